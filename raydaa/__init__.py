@@ -1,0 +1,30 @@
+"""raydaa: which alignment loss, which β, which learning rate — answered by one study file.
+
+The public names below load their modules on first use, so ``import raydaa`` itself costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LossOutput": "raydaa.algorithms.losses",
+    "Objective": "raydaa.algorithms.losses",
+    "PairLogps": "raydaa.algorithms.logprobs",
+    "Study": "raydaa.study",
+    "TrialResults": "raydaa.results",
+    "loss": "raydaa.algorithms.losses",
+}
+
+__all__ = ["LossOutput", "Objective", "PairLogps", "Study", "TrialResults", "loss"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raydaa' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

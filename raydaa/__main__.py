@@ -1,0 +1,6 @@
+"""``python -m raydaa`` is ``raydaa``."""
+
+from raydaa.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

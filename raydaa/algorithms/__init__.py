@@ -1,0 +1,1 @@
+"""The losses by themselves: torch is all they import."""

@@ -1,0 +1,104 @@
+"""Results on disk: keyed by what they depend on, written whole or not at all, checked before they are trusted."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def key_of(**inputs: Any) -> str:
+    """A short hash of the inputs' canonical JSON; the same inputs give the same key on every machine."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` in one step: a reader sees the old text or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from other users of the folder
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``, or None where there is no whole file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder except its manifest, in a fixed order."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def intact(folder: Path) -> bool:
+    """Whether a sealed folder still holds exactly the bytes it was sealed with."""
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict):
+        return False
+    found = {str(path.relative_to(folder)) for path in files_below(folder)}
+    return found == set(manifest) and all(file_hash(folder / name) == digest for name, digest in manifest.items())
+
+
+def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
+    """Make ``folder`` by ``fill`` unless an intact one is there; True when it was made.
+
+    The content is written under a temporary name beside it, sealed with checksums, then renamed. A damaged
+    folder is made again.
+    """
+    if intact(folder):
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary.chmod(0o755)
+    try:
+        fill(temporary)
+        seal(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not intact(folder):  # else another process made the same content first: theirs serves as well
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest that `intact` checks."""
+    write_json(folder / MANIFEST, {str(path.relative_to(folder)): file_hash(path) for path in files_below(folder)})
+
+
+def model_hash(folder: Path) -> str:
+    """Identity of a checkpoint: its weights and architecture, not its path nor its notes."""
+    names = [p for p in files_below(folder) if p.suffix == ".safetensors" or p.name == "config.json"]
+    return key_of(files={p.name: file_hash(p) for p in names})

@@ -1,0 +1,87 @@
+"""The command line: one command to one stage or study. The only place that prints or exits."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    root = argparse.ArgumentParser(
+        prog="raydaa", description="Choose an alignment method, its β and its learning rate from one study file."
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a study, or go on with it")
+    run.add_argument("study", help="study file (YAML)")
+    run.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    run.add_argument("--output", metavar="DIR", help="study folder (default: studies/<name>)")
+    run.add_argument("--address", metavar="ADDRESS", help="Ray cluster to use, e.g. auto (default: this machine)")
+    run.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
+    report = commands.add_parser("report", help="make a study's report again")
+    report.add_argument("folder", help="study folder")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 the work failed, 2 the input can't be used, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    from raydaa.study import StudyError
+
+    try:
+        return {"run": _run, "report": _report}[options.command](options)
+    except StudyError as error:
+        print(f"raydaa: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raydaa: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    from raydaa.study import StudyError, parse_yaml
+
+    values: dict[str, Any] = {}
+    for item in options.set:
+        path, equals, text = item.partition("=")
+        if not equals or not path:
+            raise StudyError(f"--set {item}: is not PATH=VALUE; write e.g. search.seeds=[0,1]")
+        values[path] = parse_yaml(text, f"--set {path}")
+    if options.output:
+        values["storage.study"] = options.output
+    return values
+
+
+def _run(options: argparse.Namespace) -> int:
+    from raydaa.study import Study, StudyError
+
+    study = Study.load(options.study, _overrides(options), options.allow_code)
+    try:
+        results = study.run(options.address)
+    except (StudyError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        log = study.folder / "logs" / "driver.log"
+        print(f"raydaa: {lines[-1]} (see {log}; the same command goes on from here)", file=sys.stderr)
+        with log.open("a", encoding="utf-8") as file:
+            import traceback
+
+            traceback.print_exception(error, file=file)
+        return 1
+    print(f"{study.folder / 'report' / 'index.html'}: {results.summary()}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from raydaa.results import TrialResults
+    from raydaa.study import StudyError
+
+    try:
+        results = TrialResults.load(options.folder)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+    page = results.report(Path(options.folder) / "report")
+    print(f"{page}: {results.summary()}")
+    return 0

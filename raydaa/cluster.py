@@ -1,0 +1,67 @@
+"""The Ray cluster a study runs on: one started on this machine, or one that is there already."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has, counted once at the start."""
+
+    cpus: int
+    gpus: int
+    local: bool
+
+
+# Drivers of trials and Serve's own actors ask for fractions of a CPU; without a spare logical one a machine whose
+# cores all belong to workers could never start the last worker.
+SPARE_CPUS = 1
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Resources]:
+    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given."""
+    # Tune would otherwise print tables and write a second copy of every result.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
+    import ray
+
+    if address is None:
+        cores = len(os.sched_getaffinity(0))
+        ray.init(address="local", num_cpus=cores + SPARE_CPUS, include_dashboard=False, log_to_driver=True)
+    else:
+        ray.init(address=address, log_to_driver=True)
+    try:
+        total = ray.cluster_resources()
+        cpus = int(total.get("CPU", 1)) - (SPARE_CPUS if address is None else 0)
+        yield Resources(max(1, cpus), int(total.get("GPU", 0)), address is None)
+    finally:
+        ray.shutdown()
+
+
+def map_on_cluster(
+    function: Callable[..., Any],
+    items: Sequence[tuple[Any, ...]],
+    cpus: float,
+    gpus: float,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[Any]:
+    """``function(*item)`` for every item, in parallel as resources allow; results in the items' order.
+
+    ``done`` hears how many are finished. A task that raises ends the call with its error.
+    """
+    import ray
+
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(function)
+    waiting = [remote.remote(*item) for item in items]
+    left = list(waiting)
+    while left:
+        _, left = ray.wait(left, num_returns=1)
+        done(len(waiting) - len(left))
+    return list(ray.get(waiting))

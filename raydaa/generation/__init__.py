@@ -1,0 +1,1 @@
+"""Responses of a checkpoint to a set of prompts."""

@@ -1,0 +1,107 @@
+"""The stages in order: what each depends on is its key; what is there already is not made again."""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from raydaa.artifacts import read_json, write_text
+from raydaa.progress import Progress, captured
+from raydaa.study import Study, StudyError
+
+if TYPE_CHECKING:
+    from raydaa.pipeline.context import Prepared
+    from raydaa.results import TrialResults
+
+
+def run_study(study: Study, address: str | None = None) -> "TrialResults":
+    """Run every stage that is not done yet, and return the results.
+
+    ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. StudyError on input
+    that can't be used: then nothing was started, and a study folder that was not there before is not left behind.
+    """
+    folder = study.folder
+    existed = folder.exists()
+    with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
+        progress = Progress(terminal)
+        try:
+            prepared = _prepare(study, progress)
+        except StudyError:
+            if not existed and not (folder / "rejects.jsonl").exists():
+                shutil.rmtree(folder)
+            raise
+        settings = json.loads(study.settings.model_dump_json())
+        write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        return _run(study, prepared, progress, address)
+
+
+def _prepare(study: Study, progress: Progress) -> "Prepared":
+    """Model folder, tokenized tables, data report. StudyError says what is wrong with the input."""
+    from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare, rejects_text
+    from raydaa.data.sources import DataError
+    from raydaa.pipeline.context import Prepared, Start, base_model, cache_folder
+    from raydaa.training.model import load_tokenizer, quiet_transformers
+
+    quiet_transformers()
+    progress.start("prepare", study.settings.data.preferences.source)
+    try:
+        base = base_model(study)
+        inputs = open_inputs(study.settings, base)
+        tables = cache_folder(study) / "prepared" / inputs.key
+        tokenizer = load_tokenizer(base, study.settings.model.trust_remote_code)
+        made = prepare(inputs, study.settings.data, tokenizer, tables)
+    except TooManyRejectsError as error:
+        rejects = study.folder / "rejects.jsonl"
+        write_text(rejects, rejects_text(error.rejects))
+        raise StudyError(f"{study.where}: {error} (all of them: {rejects})") from None
+    except (DataError, StudyError) as error:
+        raise StudyError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
+    report = read_json(tables / "report.json")
+    shutil.copyfile(tables / "rejects.jsonl", study.folder / "rejects.jsonl")
+    shutil.copyfile(tables / "report.json", study.folder / "data.json")
+    counts = ", ".join(f"{count} {name}" for name, count in report["rows"].items())
+    progress.end(f"{counts}; {sum(report['rejected'].values())} rejected{'' if made else '; kept from before'}")
+    return Prepared(Start.at("base", base), tables, inputs.key, report["rows"])
+
+
+def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
+    from raydaa.cluster import connected
+    from raydaa.pipeline.context import Context
+    from raydaa.pipeline.evaluation import evaluate
+    from raydaa.pipeline.training import align, reference, sft
+    from raydaa.results import TrialResults
+
+    with connected(address) as resources:
+        context = Context(study, progress, resources, prepared)
+        starts = sft(context)
+        references = reference(context, starts)
+        trials = align(context, starts, references)
+        evaluate(context, starts, trials)
+    shutil.rmtree(study.folder / "ray", ignore_errors=True)
+    progress.start("report", str(study.folder / "report" / "index.html"))
+    results = TrialResults.load(study.folder)
+    results.hand_over()
+    results.report(study.folder / "report")
+    progress.end("written")
+    return results
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one run in a study folder; StudyError where it can't be written or another run holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise StudyError(f"{folder}: can't be written: {error.strerror}; choose another with --output") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StudyError(f"{folder}: another run is at work in this study folder; wait for it") from None
+        yield

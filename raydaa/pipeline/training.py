@@ -1,0 +1,215 @@
+"""The stages that train: sft, reference, align."""
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raydaa.algorithms.losses import method_class
+from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
+from raydaa.pipeline.context import Context, Start, cache_folder, local_model, starts_of_trials
+from raydaa.reporting.tensorboard import export_trial
+from raydaa.search_settings import TrainingSettings
+from raydaa.study import StudyError
+from raydaa.training import launch
+from raydaa.training.loop import read_metrics
+from raydaa.training.spec import RunSpec
+from raydaa.tuning.search_space import Point, export, groups
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of ``trials.json``: a trial of this study, in the study's order."""
+
+    key: str
+    state: str
+    steps: int
+    label: str
+    point: Point
+
+
+def sft(context: Context) -> dict[str, Start]:
+    """Every model that trials start from or are compared with; SFT checkpoints are trained where missing."""
+    settings = context.settings
+    names = {*starts_of_trials(settings), *settings.evaluation.models, settings.evaluation.baseline}
+    starts = {"base": context.prepared.base}
+    for name in sorted(names - {"base", "chosen"}):
+        fraction = _sft_fraction(context, name)
+        folder = local_model(name) if fraction is None else _sft_checkpoint(context, fraction)
+        starts[name] = Start.at(name, folder)
+    return starts
+
+
+def _sft_fraction(context: Context, name: str) -> float | None:
+    """``sft`` is the largest fraction, ``sft:0.1`` that of 10 %; None for a model of its own."""
+    fractions = context.settings.sft.fractions
+    if name == "sft":
+        return max(fractions)
+    if not name.startswith("sft:"):
+        return None
+    for fraction in fractions:
+        if name == f"sft:{fraction:g}":
+            return fraction
+    choices = ", ".join(f"sft:{fraction:g}" for fraction in fractions)
+    raise StudyError(f"{context.study.where}: {name!r} is not among sft.fractions; choose from {choices}")
+
+
+def _sft_checkpoint(context: Context, fraction: float) -> Path:
+    settings, prepared = context.settings, context.prepared
+    spec = RunSpec(
+        **_common(context, settings.training),
+        batch_size=settings.sft.batch_size or settings.training.batch_size,
+        start=str(prepared.base.folder),
+        train=str(prepared.table("sft")),
+        learning_rate=settings.sft.learning_rate,
+        epochs=settings.sft.epochs,
+        seed=settings.sft.seed,
+        fraction=fraction,
+    )
+    folder = context.folder / "sft" / spec.key(prepared.base.hash, prepared.key)
+    total = spec.steps(prepared.rows["sft"])
+    context.progress.start("sft", f"{total} steps on {fraction:.0%} of the examples")
+    if intact(folder / "model"):
+        context.progress.end("kept from before")
+        return folder / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "settings.json", spec.to_json())
+    with _watched(context, folder, total):
+        result = launch.train(spec, folder, context.alone)
+    if "failed" in result:
+        where = context.study.where
+        raise StudyError(f"{where}: sft.learning_rate: {spec.learning_rate}: {result['failed']}; lower it")
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    context.progress.end(f"loss {read_metrics(folder)[-1]['loss']:.3f}")
+    return folder / "model"
+
+
+def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
+    names = "warmup_ratio max_grad_norm adam_betas weight_decay precision checkpoint_every validations"
+    return {
+        **{name: getattr(training, name) for name in names.split()},
+        "tokens_per_microbatch": training.tokens_per_microbatch,
+        "engine": context.engine,
+        "zero_stage": context.settings.scaling.zero_stage,
+        "trust_remote_code": context.settings.model.trust_remote_code,
+    }
+
+
+@contextlib.contextmanager
+def _watched(context: Context, folder: Path, total: int) -> Iterator[None]:
+    """Show the steps that a worker logs while the driver waits for it."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            if metrics := read_metrics(folder):
+                step, loss = metrics[-1]["step"], metrics[-1]["loss"]
+                context.progress.update(step, total, f"step {step}/{total}, loss {loss:.3f}")
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def reference(context: Context, starts: dict[str, Start]) -> dict[str, Path]:
+    """Log-probabilities of all pairs under each start whose trials need them, in the shared cache."""
+    settings, prepared = context.settings, context.prepared
+    needing = {m.name: m for m in settings.search.methods if method_class(m.name).score == "ratio"}.values()
+    names = dict.fromkeys(name for method in needing for name in method.init or settings.search.init)
+    return {name: _reference(context, starts[name], prepared.rows) for name in names}
+
+
+def _reference(context: Context, start: Start, rows: dict[str, int]) -> Path:
+    settings, prepared = context.settings, context.prepared
+    precision = settings.training.precision
+    key = key_of(weights=start.hash, data=prepared.key, precision=precision)
+    folder = cache_folder(context.study) / "reference" / key
+    context.progress.start("reference", f"log-probabilities under {start.name}")
+    tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
+    options = {
+        "precision": precision,
+        "budget": settings.training.tokens_per_microbatch,
+        "trust_remote_code": settings.model.trust_remote_code,
+    }
+    made = make_folder(
+        folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
+    )
+    context.progress.end(f"{rows['train'] + rows['validation']} pairs" if made else "kept from before")
+    return folder
+
+
+def _spec(context: Context, start: Start, reference: Path | None, point: Point) -> RunSpec:
+    settings = context.settings
+    training = TrainingSettings(**{**settings.training.model_dump(), **point.training})
+    early = settings.search.early_stopping
+    return RunSpec(
+        **_common(context, training),
+        batch_size=training.batch_size,
+        start=str(start.folder),
+        train=str(context.prepared.table("train")),
+        validation=str(context.prepared.table("validation")),
+        reference=None if reference is None else str(reference),
+        learning_rate=point.learning_rate,
+        epochs=training.epochs,
+        seed=point.seed,
+        fraction=settings.data.preferences.fraction,
+        method=point.method,
+        parameters=point.parameters,
+        sft_weight=point.sft_weight,
+        align_weight=point.align_weight,
+        rungs=early.rungs if early else (),
+    )
+
+
+def align(context: Context, starts: dict[str, Start], references: dict[str, Path]) -> list[Trial]:
+    """The sweep: every trial of the study finished, stopped or failed."""
+    from raydaa.tuning.schedule import run
+    from raydaa.tuning.sweep import Sweep, SweptTrial
+
+    def make(point: Point) -> tuple[str, RunSpec]:
+        spec = _spec(context, starts[point.init], references.get(point.init), point)
+        return spec.key(starts[point.init].hash, context.prepared.key), spec
+
+    found = groups(context.settings.search)
+    early, progress = context.settings.search.early_stopping, context.progress
+    sweep = Sweep(found, make, context.folder / "trials", early, context.prepared.rows["train"])
+    progress.start("align", f"{len(sweep.trials)} trials, {context.concurrent_trials} at a time")
+    reached: dict[str, float] = {}
+
+    def notify(trial: SweptTrial, result: dict[str, Any]) -> None:
+        reached[trial.key] = result.get("step", 0) / trial.steps
+        name = label(trial.point, trial.key)
+        if trial.over:
+            export_trial(trial.folder, context.folder / "tensorboard" / name)
+        if trial.state == "failed":
+            progress.line(f"align     {name} failed: {(read_json(trial.folder / 'record.json') or {}).get('reason')}")
+        work = sum(1.0 if t.over else reached.get(t.key, 0.0) for t in sweep.trials.values())
+        over = sum(t.over for t in sweep.trials.values())
+        progress.update(work, len(sweep.trials), f"{over}/{len(sweep.trials)} trials over; {name} {trial.state}")
+
+    run(sweep, context.workers, context.concurrent_trials, notify)
+    (context.folder / "optuna.db").unlink(missing_ok=True)
+    export(found, f"sqlite:///{context.folder / 'optuna.db'}")
+    trials = [Trial(t.key, t.state, t.steps, label(t.point, t.key), t.point) for t in sweep.trials.values()]
+    write_json(context.folder / "trials.json", [asdict(trial) for trial in trials])
+    states = [trial.state for trial in trials]
+    progress.end(", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in states))
+    if "finished" not in states:
+        records = [read_json(context.folder / "trials" / trial.key / "record.json") or {} for trial in trials]
+        reasons = sorted({str(record.get("reason")) for record in records})
+        raise StudyError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
+    return trials
+
+
+def label(point: Point, key: str) -> str:
+    """A short name of a trial for people, and for a folder."""
+    values = [f"{name}={value:g}" for name, value in point.parameters.items() if not isinstance(value, bool)]
+    start = [] if point.init == "sft" else [point.init.replace("/", "_")]
+    return " ".join([*start, point.method, *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])

@@ -1,0 +1,71 @@
+"""What the terminal shows: raydaa's own lines. Everything else goes to the study's log."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def duration(seconds: float) -> str:
+    """``75`` → ``1m15s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class Progress:
+    """Prints stages and what they reach to ``terminal`` (a file descriptor), with the time left where it is known."""
+
+    def __init__(self, terminal: int, interval: float = 2.0) -> None:
+        self.terminal = terminal
+        self.interval = interval
+        self.begun = time.monotonic()
+        self.stage = ""
+        self.stage_begun = self.begun
+        self.last = -interval
+
+    def line(self, text: str) -> None:
+        """One line, with the time since the start before it."""
+        os.write(self.terminal, f"[{duration(time.monotonic() - self.begun):>6}] {text}\n".encode())
+
+    def start(self, stage: str, what: str) -> None:
+        """A stage begins."""
+        self.stage, self.stage_begun, self.last = stage, time.monotonic(), time.monotonic()
+        self.line(f"{stage:<9} {what}")
+
+    def update(self, done: float, total: float, what: str) -> None:
+        """How far the stage is; printed at most every ``interval`` seconds."""
+        now = time.monotonic()
+        if now - self.last < self.interval or done <= 0:
+            return
+        self.last = now
+        left = (now - self.stage_begun) * (total - done) / done
+        self.line(f"{self.stage:<9} {what}, {duration(left)} left")
+
+    def end(self, what: str) -> None:
+        """The stage is over."""
+        self.line(f"{self.stage:<9} {what} ({duration(time.monotonic() - self.stage_begun)})")
+
+
+@contextlib.contextmanager
+def captured(log: Path) -> Iterator[int]:
+    """Send this process's output, C++ libraries' included, to ``log``; yields a descriptor of the real terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal, errors = os.dup(1), os.dup(2)
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.close(sink)
+    try:
+        yield terminal
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(terminal, 1)
+        os.dup2(errors, 2)
+        os.close(terminal)
+        os.close(errors)

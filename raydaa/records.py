@@ -1,0 +1,52 @@
+"""The tables that stages hand each other: Arrow schemas, and how they are read and written."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TOKENS = pa.list_(pa.int32())
+
+PAIRS = pa.schema(
+    [
+        ("pair_id", pa.int64()),  # row number in the source, from 1
+        ("prompt_tokens", TOKENS),
+        ("chosen_tokens", TOKENS),
+        ("rejected_tokens", TOKENS),
+    ]
+)
+EXAMPLES = pa.schema([("example_id", pa.int64()), ("tokens", TOKENS), ("scored", pa.list_(pa.bool_()))])
+PROMPTS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("question", pa.string()),  # the last user turn, as the data has it
+        ("prompt", pa.string()),  # as the model reads it, template applied
+        ("prompt_tokens", TOKENS),
+        ("chosen", pa.string()),  # the data's preferred response; null where there is none
+    ]
+)
+REFERENCE = pa.schema([("pair_id", pa.int64()), ("chosen_logp", pa.float64()), ("rejected_logp", pa.float64())])
+GENERATIONS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("response", pa.string()),
+        ("tokens", TOKENS),
+        ("logp", pa.float64()),  # Σ log π_θ of the tokens, raw (no temperature, no top-k), nats
+        ("cut", pa.bool_()),  # stopped by max_new_tokens, not by end-of-sequence
+    ]
+)
+SCORES = pa.schema([("prompt_id", pa.string()), ("logp", pa.float64())])
+VERDICTS = pa.schema(
+    [("prompt_id", pa.string()), ("outcome", pa.float64()), ("score", pa.float64()), ("baseline_score", pa.float64())]
+)
+
+
+def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Rows as Parquet; a column of the schema that a row lacks is null."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def read(path: Path) -> pa.Table:
+    """A Parquet table."""
+    return pq.read_table(path)

@@ -1,0 +1,138 @@
+"""The figures of a report, drawn with matplotlib: each as SVG (for the page) and PNG."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from raydaa.results import TrialResults, TrialRow
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.
+FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
+STYLE = {"svg.hashsalt": "raydaa", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def quality_name(results: TrialResults) -> str:
+    """What the vertical axes show."""
+    return "win rate (%)" if results.judged else "held-out accuracy (%)"
+
+
+def _quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
+    """Quality in percent with its error bars (0 where there is no interval)."""
+    if row.win_rate is not None and row.win_rate_low is not None and row.win_rate_high is not None:
+        return row.win_rate, row.win_rate - row.win_rate_low, row.win_rate_high - row.win_rate
+    return 100 * results.quality(row), 0.0, 0.0
+
+
+def pareto(results: TrialResults) -> Figure:
+    """Quality against KL for every finished trial, with intervals; the front as a line."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for family, (colour, marker) in FAMILIES.items():
+        rows = [row for row in results if row.state == "finished" and row.ranking == family and row.kl is not None]
+        for row in rows:
+            value, below, above = _quality(results, row)
+            kl, low, high = row.kl or 0.0, row.kl_low or 0.0, row.kl_high or 0.0
+            spread = [[max(0.0, kl - low)], [max(0.0, high - kl)]]
+            axes.errorbar(kl, value, xerr=spread, yerr=[[below], [above]], color=colour, marker=marker, ms=5, lw=0.8)
+        if rows:
+            axes.plot([], [], color=colour, marker=marker, ls="", label=family)
+    front = results.pareto_front()
+    axes.plot([row.kl for row in front], [_quality(results, row)[0] for row in front], color="0.4", lw=1, zorder=0)
+    for place, row in enumerate(front):
+        axes.annotate(
+            f"{row.method} β={row.beta:g}" if row.beta is not None else row.method,
+            (row.kl or 0.0, _quality(results, row)[0]),
+            textcoords="offset points",
+            # Neighbours on a front lie close: their names take turns above left and below right.
+            xytext=(-6, 7) if place % 2 else (6, -11),
+            ha="right" if place % 2 else "left",
+            fontsize=8,
+        )
+    if results.judged:
+        axes.axhline(50, color="0.7", lw=0.8, ls=":")
+    # Trials gone wrong lie ten times farther out than the others: a linear axis would hide everybody else.
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=min([0.0, *(row.kl_low or 0.0 for row in results)]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="KL from the start (nats per response)", ylabel=quality_name(results))
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def beta_curve(results: TrialResults) -> Figure:
+    """For each method the quality of the best finished trial at each β."""
+    curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
+    for row in results:
+        if row.state == "finished" and row.beta is not None:
+            known = curves[row.method].get(row.beta)
+            if known is None or results.quality(row) > results.quality(known):
+                curves[row.method][row.beta] = row
+    columns = min(4, max(1, len(curves)))
+    lines = max(1, -(-len(curves) // columns))
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(2.3 * columns + 0.8, 2.2 * lines + 0.4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (method, curve) in zip(grid.flat, curves.items(), strict=False):
+        colour, marker = FAMILIES[next(iter(curve.values())).ranking]
+        values = [(beta, *_quality(results, row)) for beta, row in sorted(curve.items())]
+        betas, middle, below, above = zip(*values, strict=True)
+        axes.errorbar(betas, middle, yerr=[below, above], color=colour, marker=marker, ms=4, lw=1)
+        axes.set(xscale="log", title=method)
+        axes.set_xticks(betas, [f"{beta:g}" for beta in betas], minor=False, rotation=45 if len(betas) > 4 else 0)
+        axes.set_xticks([], minor=True)
+        axes.margins(x=0.2)
+    for axes in list(grid.flat)[len(curves) :]:
+        axes.set_axis_off()
+    figure.supxlabel("β", fontsize=10)
+    figure.supylabel(quality_name(results), fontsize=10)
+    return figure
+
+
+def learning_curves(results: TrialResults) -> Figure:
+    """Held-out accuracy of every trial over the share of its steps; stopped trials end early."""
+    from raydaa.training.loop import read_metrics
+
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for row in results:
+        colour, _ = FAMILIES[row.ranking]
+        points = [
+            (metrics["step"] / row.steps, 100 * metrics["validation/rewards/accuracies"])
+            for metrics in read_metrics(results.folder / "trials" / row.key)
+            if "validation/rewards/accuracies" in metrics
+        ]
+        if points:
+            shares, values = zip(*points, strict=True)
+            axes.plot(shares, values, color=colour, lw=0.9, alpha=1 if row.state == "finished" else 0.35, marker=".")
+    for family, (colour, _) in FAMILIES.items():
+        axes.plot([], [], color=colour, label=family)
+    axes.set(xlabel="share of the trial's steps", ylabel="held-out accuracy (%)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw(results: TrialResults, folder: Path) -> dict[str, Path]:
+    """Write every figure that the results allow into ``folder``; name → SVG path."""
+    drawers: dict[str, Any] = {"beta_curve": beta_curve, "learning_curves": learning_curves}
+    if any(row.kl is not None for row in results):
+        drawers = {"pareto": pareto, **drawers}
+    paths = {}
+    with plt.rc_context(STYLE):
+        for name, drawer in drawers.items():
+            figure = drawer(results)
+            paths[name] = folder / f"{name}.svg"
+            # Without a date the same results give the same file.
+            figure.savefig(paths[name], metadata={"Date": None})
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            plt.close(figure)
+    return paths

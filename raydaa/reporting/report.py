@@ -1,0 +1,153 @@
+"""The report: one self-contained page, and the same as figures, Markdown and Parquet."""
+
+import base64
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader
+
+from raydaa import __version__
+from raydaa.artifacts import read_json
+from raydaa.reporting.figures import draw
+from raydaa.results import TrialResults, TrialRow
+
+CAPTIONS = {
+    "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
+    "beta_curve": "The best finished trial of each method at each β (over learning rates and seeds).",
+    "learning_curves": "Held-out accuracy during training; pale curves were stopped early.",
+}
+
+
+def write_report(results: TrialResults, folder: Path) -> Path:
+    """Write page, figures and tables; an older report is replaced when the new one is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".report."))
+    try:
+        figures = draw(results, temporary)
+        pq.write_table(results.table, temporary / "trials.parquet")
+        (temporary / "tables.md").write_text(_markdown(results), encoding="utf-8")
+        environment = Environment(loader=PackageLoader("raydaa.reporting"), autoescape=True, trim_blocks=True)
+        page = environment.get_template("report.html").render(
+            name=results.folder.name,
+            summary=results.summary(),
+            best_header=BEST_HEADER,
+            best=best_table(results),
+            trials_header=TRIALS_HEADER,
+            trials=trials_table(results),
+            lost=[row for row in results if row.state != "finished"],
+            figures=[(CAPTIONS[name], _data_url(path)) for name, path in figures.items()],
+            data=read_json(results.folder / "data.json") or {},
+            settings=_text(results.folder / "study.yaml"),
+            judged=results.judged,
+            version=__version__,
+        )
+        (temporary / "index.html").write_text(page, encoding="utf-8")
+        temporary.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder / "index.html"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _data_url(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None, digits: int = 1) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def _settings(row: TrialRow) -> str:
+    values = [f"{name} {value:g}" for name, value in row.parameters.items() if name != "beta"]
+    values += ["from " + row.init] if row.init != "sft" else []
+    values += [f"SFT weight {row.sft_weight:g}"] if row.sft_weight else []
+    values += [f"alignment weight {row.align_weight:g}"] if row.align_weight != 1 else []
+    return ", ".join(values) or "–"
+
+
+BEST_HEADER = (
+    "method",
+    "ranking",
+    "β",
+    "learning rate",
+    "other settings",
+    "win rate (%)",
+    "KL (nats)",
+    "accuracy",
+    "margin",
+    "length",
+    "tokens/s",
+    "method's cost (s)",
+)
+TRIALS_HEADER = ("trial", "state", "steps", "loss", *BEST_HEADER[5:11], "seconds", "start (s)")
+
+
+def best_table(results: TrialResults) -> list[list[str]]:
+    """The best trial of each method, best first, then the models judged beside them."""
+    table = []
+    for row in results.best_of_each():
+        spent = sum(other.seconds or 0 for other in results if other.method == row.method)
+        beta = "–" if row.beta is None else f"{row.beta:g}"
+        table.append([row.method, row.ranking, beta, f"{row.learning_rate:g}", _settings(row), *_figures(row)])
+        table[-1].append(_number(spent, 1))
+    for name, model in results.models.items():
+        rate = model.get("win_rate", {})
+        figures = _with_interval(rate.get("value"), rate.get("low"), rate.get("high"))
+        rest = ["0", "–", "–", _number(model.get("mean_length"), 1), "–", "–"]
+        table.append([f"({name})", "–", "–", "–", "judged beside the trials", figures, *rest])
+    return table
+
+
+def trials_table(results: TrialResults) -> list[list[str]]:
+    """Every trial in the study's order."""
+    return [
+        [
+            row.label,
+            row.state,
+            f"{row.step}/{row.steps}",
+            _number(row.validation_loss, 4),
+            *_figures(row),
+            _number(row.seconds, 1),
+            _number(row.start_seconds),
+        ]
+        for row in results
+    ]
+
+
+def _figures(row: TrialRow) -> list[str]:
+    return [
+        _with_interval(row.win_rate, row.win_rate_low, row.win_rate_high),
+        _with_interval(row.kl, row.kl_low, row.kl_high, 2),
+        _number(row.validation_accuracy, 3),
+        _number(row.validation_margin, 3),
+        _number(row.mean_length, 1),
+        _number(row.tokens_per_second, 0),
+    ]
+
+
+def _markdown(results: TrialResults) -> str:
+    parts = [f"# {results.folder.name}\n\n{results.summary()}\n", "## Best trial of each method\n"]
+    parts.append(_markdown_table(BEST_HEADER, best_table(results)))
+    parts += ["\n## All trials\n", _markdown_table(TRIALS_HEADER, trials_table(results))]
+    return "\n".join(parts) + "\n"
+
+
+def _markdown_table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    def line(cells: Any) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(header), line("---" for _ in header), *map(line, rows)])

@@ -1,0 +1,18 @@
+"""Metrics of a trial as TensorBoard events: an export of its log, never read back."""
+
+import shutil
+from pathlib import Path
+
+from raydaa.training.loop import read_metrics
+
+
+def export_trial(trial: Path, target: Path) -> None:
+    """Write every logged metric of the trial folder ``trial`` to ``target``."""
+    from tensorboardX import SummaryWriter
+
+    shutil.rmtree(target, ignore_errors=True)
+    with SummaryWriter(str(target)) as writer:
+        for metrics in read_metrics(trial):
+            for name, value in metrics.items():
+                if name not in ("step", "total_steps"):
+                    writer.add_scalar(name, value, metrics["step"])

@@ -1,0 +1,237 @@
+"""What came out of a study: one row per trial, read from the study folder."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.evaluation.pareto import pareto_front
+
+# Columns that differ between two runs of the same study; every other is reproducible.
+TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial's settings, state and figures; None where something was not measured."""
+
+    key: str
+    label: str
+    init: str
+    method: str
+    ranking: str
+    parameters: dict[str, Any]
+    learning_rate: float
+    seed: int
+    sft_weight: float
+    align_weight: float
+    state: str
+    reason: str | None
+    step: int
+    steps: int
+    validation_loss: float | None
+    validation_accuracy: float | None
+    validation_margin: float | None
+    win_rate: float | None
+    win_rate_low: float | None
+    win_rate_high: float | None
+    wins: float | None
+    ties: float | None
+    losses: float | None
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
+    kl_per_token: float | None
+    mean_length: float | None
+    cut_share: float | None
+    tokens_per_second: float | None
+    seconds: float | None
+    start_seconds: float | None
+    checkpoint: str | None
+
+    @property
+    def beta(self) -> float | None:
+        """The method's β, where it has one."""
+        value = self.parameters.get("beta")
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class TrialResults:
+    """All trials of a study folder."""
+
+    folder: Path
+    rows: list[TrialRow]
+    models: dict[str, dict[str, Any]]  # figures of the models judged beside the trials
+
+    @staticmethod
+    def load(folder: Path | str) -> "TrialResults":
+        """Read a study folder; ValueError where it holds no trials yet."""
+        folder = Path(folder).absolute()
+        trials = read_json(folder / "trials.json")
+        if trials is None:
+            raise ValueError(f"{folder}: holds no finished sweep; run the study first")
+        evaluation = read_json(folder / "evaluation.json") or {}
+        rows = [_row(folder, trial, evaluation.get(trial["key"], {})) for trial in trials]
+        keys = {trial["key"] for trial in trials}
+        return TrialResults(folder, rows, {name: row for name, row in evaluation.items() if name not in keys})
+
+    def __iter__(self) -> Iterator[TrialRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows as an Arrow table; loss parameters as one JSON column and β as its own."""
+        columns = [
+            {**vars(row), "beta": row.beta, "parameters": json.dumps(row.parameters, sort_keys=True)}
+            for row in self.rows
+        ]
+        return pa.Table.from_pylist(columns)
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas DataFrame (pandas is not a dependency: install it)."""
+        return self.table.to_pandas()
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are win rates."""
+        return any(row.win_rate is not None for row in self.rows)
+
+    def quality(self, row: TrialRow) -> float:
+        """What trials are ranked by: the win rate, else the held-out accuracy; −∞ for one that did not finish."""
+        value = row.win_rate if self.judged else row.validation_accuracy
+        return value if row.state == "finished" and value is not None else float("-inf")
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods in the study's order."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def best(self, method: str) -> TrialRow:
+        """The best finished trial of ``method``, the nearer one to its start where two are equal."""
+        finished = [row for row in self.rows if row.method == method and row.state == "finished"]
+        if not finished:
+            choices = ", ".join(self.methods)
+            raise ValueError(f"no trial of {method!r} finished; the study has {choices}")
+        return max(finished, key=lambda row: (self.quality(row), -(row.kl if row.kl is not None else float("inf"))))
+
+    def best_of_each(self) -> list[TrialRow]:
+        """The best trial of every method that finished one, best first."""
+        have = {row.method for row in self.rows if row.state == "finished"}
+        found = [self.best(method) for method in self.methods if method in have]
+        return sorted(found, key=lambda row: -self.quality(row))
+
+    def pareto_front(self) -> list[TrialRow]:
+        """Finished trials that no other beats in quality and KL at once, nearest to the start first."""
+        known = [row for row in self.rows if row.state == "finished" and row.kl is not None]
+        front = pareto_front([row.kl for row in known if row.kl is not None], [self.quality(row) for row in known])
+        return [known[i] for i in front]
+
+    def summary(self) -> str:
+        """What the study found, in one sentence."""
+        found = self.best_of_each()
+        if not found:
+            return "no trial finished"
+        best = found[0]
+        settings = ", ".join(f"{name} {value:g}" for name, value in best.parameters.items())
+        how = f"{best.method} ({settings}, learning rate {best.learning_rate:g})"
+        if best.win_rate is not None:
+            figures = f"win rate {best.win_rate:.1f} % [{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
+        else:
+            figures = f"held-out accuracy {best.validation_accuracy or 0:.3f}"
+        distance = f" at KL {best.kl:.2f} nats" if best.kl is not None else ""
+        return f"best is {how}, {figures}{distance}"
+
+    def hand_over(self) -> None:
+        """Copy the best model of each method to ``best/<method>/``, with a README; whole or not at all."""
+        for row in self.best_of_each():
+            target = self.folder / "best" / row.method
+            known = read_json(target / "raydaa.json")
+            if known == _figures(row) and intact(target):
+                continue
+            shutil.rmtree(target, ignore_errors=True)
+
+            def fill(temporary: Path, row: TrialRow = row) -> None:
+                source = Path(str(row.checkpoint))
+                shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+                write_json(temporary / "raydaa.json", _figures(row))
+                write_text(temporary / "README.md", self._card(row))
+
+            make_folder(target, fill)
+
+    def _card(self, row: TrialRow) -> str:
+        study = self.folder / "study.yaml"
+        lines = [f"- {name}: {value}" for name, value in _figures(row).items() if value is not None]
+        settings = study.read_text(encoding="utf-8") if study.exists() else ""
+        return (
+            f"# {self.folder.name}: best {row.method}\n\nA causal language model aligned with {row.method} by raydaa, "
+            f"starting from {row.init}.\n\n" + "\n".join(lines) + f"\n\n## Study\n\n```yaml\n{settings}```\n"
+        )
+
+    def report(self, folder: Path | str) -> Path:
+        """Write page, figures and tables into ``folder``; returns the page's path."""
+        from raydaa.reporting.report import write_report
+
+        return write_report(self, Path(folder))
+
+
+def _figures(row: TrialRow) -> dict[str, Any]:
+    """What a model's card says: everything but what differs from run to run."""
+    return {name: value for name, value in vars(row).items() if name not in (*TIME_COLUMNS, "checkpoint")}
+
+
+def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
+    from raydaa.algorithms.losses import method_class
+    from raydaa.training.loop import read_metrics
+
+    place = folder / "trials" / trial["key"]
+    record = read_json(place / "record.json") or {}
+    start = read_json(place / "start.json") or {}
+    metrics = read_metrics(place)
+    validated: dict[str, Any] = next((m for m in reversed(metrics) if "validation/loss" in m), {})
+    rate, kl, point = evaluation.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
+    speeds = sorted(m["tokens_per_second"] for m in metrics)
+    finished = trial["state"] == "finished"
+    return TrialRow(
+        key=trial["key"],
+        label=trial["label"],
+        init=point["init"],
+        method=point["method"],
+        ranking=method_class(point["method"]).ranking,
+        parameters=point["parameters"],
+        learning_rate=point["learning_rate"],
+        seed=point["seed"],
+        sft_weight=point["sft_weight"],
+        align_weight=point["align_weight"],
+        state=trial["state"],
+        reason=record.get("reason") or None,
+        step=metrics[-1]["step"] if metrics else 0,
+        steps=trial["steps"],
+        validation_loss=validated.get("validation/loss"),
+        validation_accuracy=validated.get("validation/rewards/accuracies"),
+        validation_margin=validated.get("validation/rewards/margins"),
+        win_rate=rate.get("value"),
+        win_rate_low=rate.get("low"),
+        win_rate_high=rate.get("high"),
+        wins=rate.get("wins"),
+        ties=rate.get("ties"),
+        losses=rate.get("losses"),
+        kl=kl.get("per_response"),
+        kl_low=kl.get("low"),
+        kl_high=kl.get("high"),
+        kl_per_token=kl.get("per_token"),
+        mean_length=evaluation.get("mean_length"),
+        cut_share=evaluation.get("cut_share"),
+        tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
+        seconds=metrics[-1]["seconds"] if metrics else None,
+        start_seconds=start.get("seconds"),
+        checkpoint=str(place / "model") if finished else None,
+    )

@@ -1,0 +1,212 @@
+"""What a study file may say about trials: values to search, methods, and how each is trained."""
+
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def wrong(message: str, at: str = "") -> PydanticCustomError:
+    """An error at ``at`` inside the value being checked; braces would be a template to pydantic."""
+    return PydanticCustomError("study", "{message}", {"message": message, "at": at})
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Range(Settings):
+    """Values between ``low`` and ``high``, sampled (``sampler: random`` or ``tpe``), not enumerated."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def check(self) -> "Range":
+        if not self.low < self.high:
+            raise wrong(f"low {self.low!r} is not below high {self.high!r}")
+        if self.log and self.low <= 0:
+            raise wrong(f"low {self.low!r} has no logarithm; a log range starts above 0")
+        return self
+
+
+def searched(value: Any) -> Any:
+    """One value, a list of values, or ``{low, high, log}``, as a tuple of values or a Range."""
+    if isinstance(value, dict):
+        unknown = set(value) - {"low", "high", "log"}
+        if unknown or not {"low", "high"} <= set(value):
+            raise wrong(f"{value!r} is not a range; write {{low: …, high: …, log: true}}")
+        return Range(**value)
+    if isinstance(value, Range):
+        return value
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not values:
+        raise wrong("an empty list leaves nothing to search; name at least one value")
+    if any(isinstance(v, list | dict | tuple) for v in values):
+        raise wrong(f"{value!r} holds more than plain values; write one value, a list, or a range")
+    if len(set(map(repr, values))) < len(values):
+        raise wrong(f"{list(values)!r} names a value twice")
+    return values
+
+
+def positive_rates(value: Any) -> Any:
+    """A learning rate as `searched` gives it, every value a number above 0."""
+    value = searched(value)
+    values = (value.low, value.high) if isinstance(value, Range) else value
+    for rate in values:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+            raise wrong(f"{rate!r} is not a number above 0")
+    return value
+
+
+Searched = Annotated[tuple[Any, ...] | Range, BeforeValidator(searched)]
+Rates = Annotated[tuple[float, ...] | Range, BeforeValidator(positive_rates)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+
+
+class TrainingSettings(Settings):
+    batch_size: PositiveInt = 128
+    epochs: PositiveFloat = 1
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    max_grad_norm: PositiveFloat = 2.0
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    weight_decay: NonNegative = 0.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    tokens_per_microbatch: PositiveInt = 8192
+    validations: PositiveInt = 4
+    checkpoint_every: PositiveInt = 50
+
+
+class MethodSettings(Settings):
+    """One entry of ``search.methods``: the loss's own fields, and what it overrides for its trials."""
+
+    name: str
+    parameters: dict[str, Searched] = {}
+    learning_rate: Rates | None = None
+    init: Names | None = None
+    sft_weight: Searched = (0.0,)
+    align_weight: Searched = (1.0,)
+    training: dict[str, Searched] = {}
+    num_trials: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def gather(cls, value: Any) -> Any:
+        """Loss fields stand beside the other keys in the file; here they move into ``parameters``."""
+        if not isinstance(value, dict):
+            raise wrong(f"{value!r} is not a method entry; write {{name: dpo, beta: […]}}")
+        entry: dict[str, Any] = {"parameters": dict(value.get("parameters", {})), "training": {}}
+        for key, item in value.items():
+            if key == "training":
+                entry["training"].update(item)
+            elif str(key).startswith("training."):
+                entry["training"][key.removeprefix("training.")] = item
+            elif key in cls.model_fields:
+                entry[key] = item if key != "parameters" else entry[key]
+            else:
+                entry["parameters"][key] = item
+        for key, item in entry["parameters"].items():  # a range may carry the number of trials
+            if isinstance(item, dict) and "num_trials" in item:
+                entry["num_trials"] = item["num_trials"]
+                entry["parameters"][key] = {name: part for name, part in item.items() if name != "num_trials"}
+        return entry
+
+    @model_validator(mode="after")
+    def check(self) -> "MethodSettings":
+        from raydaa.algorithms.losses import method_class
+
+        try:
+            cls = method_class(self.name)
+        except ValueError as error:
+            raise wrong(str(error), "name") from None
+        self._check_parameters(cls)
+        self._check_training()
+        return self
+
+    def _check_parameters(self, cls: Any) -> None:
+        """Every value that would be tried must make a loss."""
+        from raydaa.algorithms.losses import Objective
+
+        known = {field.name: field.default is MISSING for field in fields(cls)}
+        for key in self.parameters:
+            if key not in known:
+                others = sorted(set(type(self).model_fields) - {"name", "parameters"})
+                raise wrong(f"unknown key for {self.name}; choose from {', '.join([*sorted(known), *others])}", key)
+        for key, required in known.items():
+            if required and key not in self.parameters:
+                raise wrong(f"{self.name} needs {key}; name the values to search", key)
+        first = {key: values_of(value)[0] for key, value in self.parameters.items()}
+        for key, value in self.parameters.items():
+            for candidate in values_of(value):
+                self._try(key, partial(cls, **{**first, key: candidate}))
+        for key in ("sft_weight", "align_weight"):
+            for candidate in values_of(getattr(self, key)):
+                self._try(key, partial(Objective, cls(**first), **{key: candidate}))
+
+    @staticmethod
+    def _try(key: str, make: Callable[[], Any]) -> None:
+        try:
+            make()
+        except (TypeError, ValueError) as error:
+            raise wrong(str(error).removeprefix(f"{key}: "), key) from None
+
+    def _check_training(self) -> None:
+        for key, value in self.training.items():
+            if key not in TrainingSettings.model_fields:
+                choices = ", ".join(sorted(TrainingSettings.model_fields))
+                raise wrong(f"unknown key; choose from {choices}", f"training.{key}")
+            for candidate in values_of(value):
+                try:
+                    TrainingSettings(**{key: candidate})
+                except ValueError:
+                    raise wrong(f"{candidate!r} is not a valid value", f"training.{key}") from None
+
+
+def values_of(value: tuple[Any, ...] | Range) -> tuple[Any, ...]:
+    """The values that are tried, or the ends of the range they are drawn from."""
+    return (value.low, value.high) if isinstance(value, Range) else value
+
+
+class EarlyStopping(Settings):
+    within: Literal["beta", "method"] = "beta"
+    rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.3)
+    keep: Share = 0.5
+
+    @model_validator(mode="after")
+    def check(self) -> "EarlyStopping":
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise wrong(f"{list(self.rungs)!r} does not rise; write the shares from first to last", "rungs")
+        return self
+
+
+class SearchSettings(Settings):
+    init: Names = ("sft",)
+    learning_rate: Rates
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    methods: Annotated[tuple[MethodSettings, ...], Field(min_length=1)]
+    sampler: Literal["grid", "tpe", "random"] = "grid"
+    num_trials: PositiveInt = 12
+    early_stopping: EarlyStopping | None = EarlyStopping()
+
+    @model_validator(mode="after")
+    def check(self) -> "SearchSettings":
+        if self.sampler == "grid":
+            for index, method in enumerate(self.methods):
+                rates = method.learning_rate or self.learning_rate
+                for key, value in {"learning_rate": rates, **method.parameters, **method.training}.items():
+                    if isinstance(value, Range) and method.num_trials is None:
+                        place = f"methods[{index}].{key}"
+                        raise wrong("a range has no grid; list the values, or set sampler: tpe or random", place)
+        return self

@@ -1,0 +1,166 @@
+"""What a study file may say: typed, frozen, every key known, every value checked before any work."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from raydaa.search_settings import (
+    Names,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    SearchSettings,
+    Settings,
+    Share,
+    TrainingSettings,
+    values_of,
+    wrong,
+)
+
+
+class ModelSettings(Settings):
+    source: str
+    trust_remote_code: bool = False
+
+
+class PocketSettings(Settings):
+    """Sizes of the built-in offline world; used where a source is ``pocket``."""
+
+    seed: int = 0
+    num_sft: PositiveInt = 4000
+    num_pairs: PositiveInt = 2000
+    num_validation: PositiveInt = 400
+    num_prompts: PositiveInt = 300
+    noise: NonNegative = 1.0
+
+
+class SftSource(Settings):
+    source: str
+    split: str = "train"
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class PreferenceSource(Settings):
+    source: str
+    train: str = "train"
+    validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.05
+    fraction: Share = 1.0
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class PromptSource(Settings):
+    source: str = "preferences.validation"
+    split: str = "train"
+    num: PositiveInt = 500
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class DataSettings(Settings):
+    sft: SftSource | None = None
+    preferences: PreferenceSource
+    prompts: PromptSource = PromptSource()
+    max_length: PositiveInt = 1024
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class SftSettings(Settings):
+    learning_rate: PositiveFloat = 6e-6
+    epochs: PositiveFloat = 1
+    fractions: tuple[Share, ...] = (1.0,)
+    batch_size: PositiveInt | None = None
+    seed: int = 0
+
+
+class ScalingSettings(Settings):
+    workers: PositiveInt = 1
+    cpus_per_worker: PositiveInt = 1
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    accelerator: str | None = None
+    engine: Literal["auto", "deepspeed", "torch"] = "auto"
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    concurrent_trials: Literal["auto"] | PositiveInt = "auto"
+    max_failures: Annotated[int, Field(ge=0)] = 2
+
+
+class GenerationSettings(Settings):
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    temperature: NonNegative = 0.9
+    top_k: Annotated[int, Field(ge=0)] = 40
+    top_p: Share = 1.0
+    max_new_tokens: PositiveInt = 256
+    batch_size: PositiveInt = 64
+    seed: int = 0
+
+
+class JudgeSettings(Settings):
+    kind: Literal["rule", "none", "openai", "served", "reward_model"] = "none"
+    model: str | None = None
+    api_key_env: str | None = None
+    function: str = "pocket"
+
+
+class EvaluationSettings(Settings):
+    benchmarks: Names = ("validation",)
+    models: Names = ("sft",)
+    baseline: str = "sft"
+    judge: Annotated[JudgeSettings, BeforeValidator(lambda v: {"kind": v} if isinstance(v, str) else v)] = (
+        JudgeSettings()
+    )
+    judge_trials: Literal["finished", "best_lr_per_beta", "best_per_method"] = "finished"
+    kl_prompts: PositiveInt = 500
+    kl_sampling: Literal["study", "exact"] = "study"
+    bootstrap_draws: PositiveInt = 10_000
+
+
+class StorageSettings(Settings):
+    study: str | None = None
+    cache: str | None = None
+    mirror: str | None = None
+
+
+class StudySettings(Settings):
+    """The whole file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: ModelSettings
+    pocket: PocketSettings = PocketSettings()
+    data: DataSettings
+    sft: SftSettings = SftSettings()
+    training: TrainingSettings = TrainingSettings()
+    search: SearchSettings
+    scaling: ScalingSettings = ScalingSettings()
+    generation: GenerationSettings = GenerationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    storage: StorageSettings = StorageSettings()
+
+    @model_validator(mode="after")
+    def check(self) -> "StudySettings":
+        workers = self.scaling.workers
+        sizes = {"training.batch_size": self.training.batch_size}
+        if self.sft.batch_size is not None:
+            sizes["sft.batch_size"] = self.sft.batch_size
+        for index, method in enumerate(self.search.methods):
+            for size in values_of(method.training.get("batch_size", ())):
+                sizes[f"search.methods[{index}].training.batch_size"] = size
+        for place, size in sizes.items():
+            if size % workers:
+                raise wrong(f"{size} does not divide over {workers} workers; use a multiple of {workers}", place)
+        if self.scaling.engine == "deepspeed" and self.scaling.zero_stage == 0 and self.training.precision == "bf16":
+            # DeepSpeed's bf16 stage 0 takes a phantom optimizer step at initialisation.
+            raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
+        starts = {name for method in self.search.methods for name in method.init or self.search.init}
+        if "sft" in starts and self.data.sft is None:
+            raise wrong("trials start from sft but data.sft is missing; name its source, or init: base", "search.init")
+        if self.evaluation.judge.kind not in ("none", "rule"):
+            raise wrong(
+                f"{self.evaluation.judge.kind!r} is not available yet; use rule or none", "evaluation.judge.kind"
+            )
+        if self.evaluation.judge.kind == "rule" and self.data.preferences.source != "pocket":
+            raise wrong("the rule judge knows the pocket world only; use none", "evaluation.judge.kind")
+        if self.evaluation.benchmarks != ("validation",):
+            raise wrong(
+                f"{list(self.evaluation.benchmarks)!r} is not available yet; use [validation]", "evaluation.benchmarks"
+            )
+        if self.storage.mirror is not None:
+            raise wrong("a mirror is not available yet; leave it out", "storage.mirror")
+        return self

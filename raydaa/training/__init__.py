@@ -1,0 +1,1 @@
+"""One training run, its engines, and the Ray workers that carry it."""

@@ -1,0 +1,170 @@
+"""How gradients become steps: plain torch, or DeepSpeed with ZeRO. Both give the same losses.
+
+The loop hands an engine losses that are already divided by the global batch, so gradients are *summed* over
+micro-batches and workers; nothing here averages.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raydaa.training.spec import RunSpec
+
+SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
+
+
+class Engine(Protocol):
+    """What the loop needs of an engine."""
+
+    module: nn.Module
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of ``loss`` to those of this step."""
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update and clear; returns the gradient's norm before clipping."""
+
+    def save(self, folder: Path) -> None:
+        """Write this worker's share of weights and optimizer state."""
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote."""
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """Full weights on the first worker, None on the others; every worker must call it."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+def world_size() -> int:
+    """Workers of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This worker's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """Elementwise sum of a small tensor over all workers."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [p for p in module.parameters() if p.requires_grad],
+        lr=spec.learning_rate,
+        betas=(spec.adam_betas[0], spec.adam_betas[1]),
+        weight_decay=spec.weight_decay,
+        fused=True,
+    )
+
+
+class TorchEngine:
+    """AdamW on full weights in every worker; gradients summed over workers at the step."""
+
+    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
+        self.module = policy
+        self.max_grad_norm = spec.max_grad_norm
+        self.optimizer = _adamw(policy, spec)
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate: float) -> float:
+        if world_size() > 1:
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            dist.all_reduce(flat)
+            for parameter, piece in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
+                parameter.grad = piece.view_as(parameter)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def save(self, folder: Path) -> None:
+        if rank() == 0:
+            state = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save(state, folder / "engine.pt")
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "engine.pt", map_location="cpu", weights_only=True)
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def weights(self) -> dict[str, Tensor] | None:
+        return self.module.state_dict() if rank() == 0 else None
+
+    def close(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.parameters = []
+
+
+class DeepSpeedEngine:
+    """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
+
+    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
+        import deepspeed
+
+        self.stage = spec.zero_stage
+        zero: dict[str, Any] = {"stage": spec.zero_stage}
+        if sum(p.numel() for p in policy.parameters()) < SMALL:
+            zero |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
+        if spec.zero_stage == 3:
+            zero["stage3_gather_16bit_weights_on_model_save"] = True
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed; rows are counted by the packer
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": spec.max_grad_norm,
+            "bf16": {"enabled": spec.precision == "bf16"},
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 1 << 30,
+        }
+        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=_adamw(policy, spec), config=config)
+        self.module = self.engine
+        self.workers = world_size()
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over workers; ours are shares of one sum.
+        self.engine.backward(loss * self.workers, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag="engine")
+
+    def load(self, folder: Path) -> None:
+        path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
+        if path is None:
+            raise RuntimeError(f"{folder}: DeepSpeed found no checkpoint")
+
+    def weights(self) -> dict[str, Tensor] | None:
+        if self.stage == 3:
+            state: dict[str, Tensor] = self.engine._zero3_consolidated_16bit_state_dict()
+        else:
+            state = self.engine.module.state_dict()
+        return state if rank() == 0 else None
+
+    def close(self) -> None:
+        self.engine.destroy()
+
+
+def make_engine(policy: nn.Module, spec: RunSpec) -> Engine:
+    """The engine that ``spec.engine`` names."""
+    return DeepSpeedEngine(policy, spec) if spec.engine == "deepspeed" else TorchEngine(policy, spec)

@@ -1,0 +1,119 @@
+"""Runs on Ray Train workers: what needs more than one process, and what must not burden the driver."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydaa.artifacts import key_of
+from raydaa.training.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A worker group. ``threads`` are torch's CPU threads in each worker; ``storage`` is Ray's own folder."""
+
+    count: int
+    cpus: float
+    gpus: float
+    accelerator: str | None
+    threads: int
+    storage: str
+    max_failures: int
+
+
+def prepare_process(threads: int) -> None:
+    """What every process that trains sets first."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every import
+
+
+def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
+    """Run ``function(config)`` on every worker of a `TorchTrainer`; returns what the first worker returns."""
+    # Every report and the end of a run wait for the controller's next look; its default is 2 s.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources: dict[str, float] = {"CPU": workers.cpus}
+    if workers.gpus:
+        resources["GPU"] = workers.gpus
+    trainer = TorchTrainer(
+        function,
+        train_loop_config={**config, "threads": workers.threads},
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=resources,
+            accelerator_type=workers.accelerator if workers.gpus else None,
+        ),
+        run_config=RunConfig(
+            name=f"{function.__name__.strip('_')}-{key_of(config=config)[:8]}",
+            storage_path=workers.storage,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]:
+    """Resume a run in this process, go on to step ``until`` (None: the end) and leave checkpoint or model behind.
+
+    Returns the last metrics with ``done``; a run whose loss is no number returns ``failed`` with the reason,
+    since raising would make Ray try it again.
+    """
+    from raydaa.training.loop import NonFiniteLossError, Run, advance, resume
+
+    run = Run(spec)
+    try:
+        resume(run, folder)
+        target = run.total_steps if until is None else min(until, run.total_steps)
+        try:
+            metrics = advance(run, folder, target)
+        except NonFiniteLossError as error:
+            return {"failed": str(error), "done": True}
+        run.save(folder / "checkpoint")
+        if run.step >= run.total_steps:
+            run.export(folder / "model")
+        return {**metrics, "step": run.step, "done": run.step >= run.total_steps}
+    finally:
+        run.close()
+
+
+def _train(config: dict[str, Any]) -> Any:
+    prepare_process(config["threads"])
+    return train_part(RunSpec.from_json(config["spec"]), Path(config["folder"]), config["until"])
+
+
+def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = None) -> dict[str, Any]:
+    """`train_part` on a worker group; results lie in ``folder`` (seen by all workers)."""
+    config = {"spec": spec.to_json(), "folder": str(folder), "until": until}
+    result: dict[str, Any] = on_workers(_train, config, workers)
+    return result
+
+
+def _reference(config: dict[str, Any]) -> None:
+    prepare_process(config["threads"])
+    from raydaa.training.reference import write_share
+
+    write_share(
+        config["source"],
+        config["tables"],
+        Path(config["folder"]),
+        config["precision"],
+        config["budget"],
+        config["trust_remote_code"],
+    )
+
+
+def reference(source: str, tables: dict[str, str], folder: Path, spec: dict[str, Any], workers: Workers) -> None:
+    """Reference log-probabilities of all ``tables`` (name → Parquet) under ``source``, into ``folder``."""
+    from raydaa.training.reference import join_shares
+
+    config = {"source": source, "tables": tables, "folder": str(folder), **spec}
+    on_workers(_reference, config, workers)
+    join_shares(folder, tables, workers.count)

@@ -1,0 +1,254 @@
+"""One training run without Ray in it: SFT and alignment alike."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydaa.algorithms.logprobs import PairLogps
+from raydaa.algorithms.losses import LossOutput, Objective, loss, sft_loss
+from raydaa.artifacts import make_folder, read_json, write_json, write_text
+from raydaa.data.packing import ExampleTable, PackedBatch, PairTable, global_batches, split_work, subset
+from raydaa.data.tokenize import with_template
+from raydaa.records import read
+from raydaa.training import checkpoint
+from raydaa.training.engine import make_engine, rank, sum_over_workers, world_size
+from raydaa.training.model import Policy, StartWeights, device_of_worker, load_model, load_tokenizer
+from raydaa.training.spec import RunSpec
+
+Metrics = dict[str, float]
+# The sums that make a batch's metrics; each is divided by the weight of the pairs in it.
+NAMES = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected")
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss is NaN or infinite: the run can't recover, and repeating it would not help."""
+
+
+class Run:
+    """A training from start to end: ``train_step``, ``validate``, ``save``, ``load``, ``export``, ``close``."""
+
+    def __init__(self, spec: RunSpec, start: StartWeights | None = None) -> None:
+        self.spec = spec
+        torch.manual_seed(spec.seed)
+        self.device = device_of_worker()
+        with_torch = spec.engine == "torch"
+        model = (start if start is not None and with_torch else StartWeights()).fresh(
+            spec.start, spec.trust_remote_code
+        )
+        self.config = model.config
+        policy = Policy(model, autocast=with_torch and spec.precision == "bf16").to(self.device)
+        policy.train()
+        self.engine = make_engine(policy, spec)
+        self.objective: Objective | None = None
+        if spec.method is not None:
+            self.objective = Objective(loss(spec.method, **spec.parameters), spec.sft_weight, spec.align_weight)
+        self.table = self._open(spec.train, "train")
+        self.held_out = self._open(spec.validation, "validation") if spec.validation else None
+        rows = subset(len(self.table), spec.fraction)
+        self.batches = [rows[batch] for batch in global_batches(len(rows), spec.batch_size, spec.epochs, spec.seed)]
+        self.step = 0
+        self.seconds = 0.0
+
+    def _open(self, path: str, part: str) -> PairTable | ExampleTable:
+        if self.objective is None:
+            return ExampleTable(read(Path(path)))
+        reference = None
+        if self.objective.method.needs_reference:
+            if self.spec.reference is None:
+                raise ValueError(f"{self.spec.method} needs reference log-probabilities")
+            reference = read(Path(self.spec.reference) / f"{part}.parquet")
+        return PairTable(read(Path(path)), reference)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.batches)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then linear decay to 0; ``step`` counts from 0."""
+        warmup = math.ceil(self.spec.warmup_ratio * self.total_steps)
+        if step < warmup:
+            return self.spec.learning_rate * (step + 1) / warmup
+        return self.spec.learning_rate * (self.total_steps - step) / max(1, self.total_steps - warmup)
+
+    def train_step(self) -> Metrics:
+        """One optimizer step over the next global batch; the metrics of that batch."""
+        begun = time.monotonic()
+        indices = self.batches[self.step]
+        learning_rate = self.learning_rate(self.step)
+        sums, tokens = self._pass(self.table, indices, train=True)
+        metrics = _means(sums, len(indices), self.objective is not None)
+        if not math.isfinite(metrics["loss"]):
+            raise NonFiniteLossError(f"the loss is {metrics['loss']} at step {self.step + 1}")
+        norm = self.engine.step(learning_rate)
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(f"the gradient is {norm} at step {self.step + 1}")
+        self.step += 1
+        spent = time.monotonic() - begun
+        self.seconds += spent
+        return {**metrics, "grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
+
+    def validate(self) -> Metrics:
+        """Metrics of the held-out table with the current weights, named ``validation/…``."""
+        if self.held_out is None:
+            return {}
+        begun = time.monotonic()
+        self.engine.module.eval()
+        sums = torch.zeros(len(NAMES), dtype=torch.float64)
+        size, block = len(self.held_out), max(self.spec.batch_size, 256)
+        with torch.no_grad():
+            for first in range(0, size, block):
+                part, _ = self._pass(self.held_out, np.arange(first, min(first + block, size)), train=False)
+                sums += part
+        self.engine.module.train()
+        self.seconds += time.monotonic() - begun
+        means = _means(sums, size, self.objective is not None)
+        return {f"validation/{name}": value for name, value in means.items()}
+
+    def _pass(self, table: PairTable | ExampleTable, indices: np.ndarray, train: bool) -> tuple[Tensor, float]:
+        """Forward (and backward) over a global batch; metric sums and tokens over all workers."""
+        lengths = table.row_lengths[indices]
+        plan = split_work(lengths, world_size(), self.spec.tokens_per_microbatch)[rank()]
+        sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64)
+        for places in plan:
+            # A worker without work of its own runs the shortest row at weight 0.
+            chosen, weight = (places, 1.0) if places else ([int(lengths.argmin())], 0.0)
+            batch = table.pack([int(indices[place]) for place in chosen], weight).to(self.device)
+            output, parts = self._losses(table, [int(indices[place]) for place in chosen], batch)
+            if train:
+                self.engine.backward((output.loss * batch.weights).sum() / len(indices))
+            sums[:-1] += (parts.double().cpu() * weight).sum(dim=1)
+            sums[-1] += weight * float(lengths[chosen].sum())
+        sums = sum_over_workers(sums.to(self.device)).cpu()
+        return sums[:-1], float(sums[-1])
+
+    def _losses(
+        self, table: PairTable | ExampleTable, indices: list[int], batch: PackedBatch
+    ) -> tuple[LossOutput, Tensor]:
+        """Loss of each row, and what it adds to each of `NAMES`, ``(names, rows)``."""
+        logps = self.engine.module(batch)
+        if self.objective is None:
+            losses = sft_loss(logps, batch.lengths)
+            zero = torch.zeros_like(losses.detach())
+            parts = torch.stack([losses.detach(), zero, zero, zero, logps.detach(), zero])
+            return LossOutput(losses, zero, zero), parts
+        assert isinstance(table, PairTable)
+        reference = [column[indices].to(self.device) for column in table.reference or ()]
+        pairs = PairLogps(logps[0::2], logps[1::2], batch.lengths[0::2], batch.lengths[1::2], *reference)
+        output = self.objective(pairs)
+        chosen, rejected = output.chosen_reward, output.rejected_reward
+        accuracy = (chosen > rejected).float() + 0.5 * (chosen == rejected)
+        return output, torch.stack(
+            [output.loss.detach(), chosen, rejected, accuracy, pairs.chosen.detach(), pairs.rejected.detach()]
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a resume checkpoint into ``folder``; every worker calls it."""
+        checkpoint.save(folder, self.step, self._fill)
+
+    def _fill(self, folder: Path) -> None:
+        self.engine.save(folder)
+        if rank() == 0:
+            write_json(folder / "run.json", {"step": self.step, "seconds": self.seconds, "workers": world_size()})
+        torch.save(torch.get_rng_state(), folder / f"rng-{rank()}.pt")
+
+    def load(self, folder: Path) -> bool:
+        """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
+        found = checkpoint.latest(folder)
+        state = {} if found is None else read_json(found / "run.json")
+        if found is None or state["workers"] != world_size():
+            return False
+        self.engine.load(found)
+        torch.set_rng_state(torch.load(found / f"rng-{rank()}.pt", weights_only=True))
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def export(self, folder: Path) -> None:
+        """Seal the weights as a Hugging Face folder (safetensors, tokenizer); every worker calls it."""
+        state = self.engine.weights()
+        if state is not None:
+            make_folder(folder, lambda temporary: self._write_model(temporary, state))
+
+    def _write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
+        dtype = torch.bfloat16 if self.spec.precision == "bf16" else torch.float32
+        model = load_model(self.spec.start, dtype, self.spec.trust_remote_code)
+        model.load_state_dict({name.removeprefix("model."): t.detach().to("cpu", dtype) for name, t in state.items()})
+        model.config.use_cache = True
+        model.save_pretrained(folder)
+        with_template(load_tokenizer(self.spec.start, self.spec.trust_remote_code)).save_pretrained(folder)
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self.engine.close()
+
+
+def _means(sums: Tensor, size: int, pairs: bool) -> Metrics:
+    values = dict(zip(NAMES, (sums / size).tolist(), strict=True))
+    if not pairs:
+        return {"loss": values["loss"], "logps/chosen": values["logps/chosen"]}
+    return {**values, "rewards/margins": values["rewards/chosen"] - values["rewards/rejected"]}
+
+
+def stops(run: Run) -> list[int]:
+    """Steps at which the run is validated: evenly spaced ones, the rungs, and the end."""
+    total = run.total_steps
+    even = {round(total * (i + 1) / run.spec.validations) for i in range(run.spec.validations)}
+    return sorted({max(1, s) for s in even | set(rung_steps(run.spec.rungs, total))} | {total})
+
+
+def rung_steps(rungs: tuple[float, ...], total_steps: int) -> list[int]:
+    """The step of each rung: a share of the trial's own steps, at least 1."""
+    return [max(1, math.ceil(share * total_steps)) for share in rungs]
+
+
+def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None] = lambda _: None) -> Metrics:
+    """Train up to step ``until``: metrics appended to ``folder/metrics.jsonl``, checkpoints to ``folder/checkpoint``.
+
+    Returns the metrics of the last step, with those of its validation. The first worker writes.
+    """
+    log = folder / "metrics.jsonl"
+    validated = set(stops(run))
+    metrics: Metrics = {}
+    while run.step < until:
+        metrics = {"step": run.step + 1, "total_steps": run.total_steps, **run.train_step()}
+        if run.step in validated:
+            metrics |= run.validate()
+        metrics["seconds"] = run.seconds
+        if rank() == 0:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
+        notify(metrics)
+        if run.step % run.spec.checkpoint_every == 0 and run.step < until:
+            run.save(folder / "checkpoint")
+    return metrics
+
+
+def resume(run: Run, folder: Path) -> None:
+    """Load the newest checkpoint of ``folder`` and drop metrics of steps after it: they will be made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run.load(folder / "checkpoint")
+    if rank() == 0:
+        kept = [metrics for metrics in read_metrics(folder) if metrics["step"] <= run.step]
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metrics logged so far, in order of steps; a line that was being written is left out."""
+    log = folder / "metrics.jsonl"
+    found: list[dict[str, Any]] = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            continue
+        if found and metrics["step"] <= found[-1]["step"]:
+            continue
+        found.append(metrics)
+    return found

@@ -1,0 +1,154 @@
+"""The sweep on Ray Tune: a searcher hands its trials out, a scheduler pauses and stops them at rungs."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from raydaa.artifacts import write_json
+from raydaa.training.checkpoint import latest, step_of
+from raydaa.training.launch import Workers
+from raydaa.tuning.sweep import RECORD, SPEC, Sweep, SweptTrial
+from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
+
+
+class _Points(Searcher):
+    """Hands the sweep's trials to Tune, never more than ``limit`` at a time."""
+
+    def __init__(self, sweep: Sweep, configure: Callable[[SweptTrial], dict[str, Any]], limit: int) -> None:
+        super().__init__()
+        self.sweep, self.configure, self.limit = sweep, configure, limit
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        active = sum(trial.state == "running" for trial in self.sweep.trials.values())
+        trial = self.sweep.next_trial() if active < self.limit else None
+        if trial is None:
+            return Searcher.FINISHED if self.sweep.over else None
+        trial.started, trial.state = True, "running"
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        (trial.folder / RECORD).unlink(missing_ok=True)
+        write_json(trial.folder / SPEC, trial.spec.to_json())
+        return self.configure(trial)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler has heard it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the trial folders are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the trial folders are the state."""
+
+
+class _Brackets(TrialScheduler):
+    """Pauses trials at rungs until their bracket has decided."""
+
+    def __init__(self, sweep: Sweep, limit: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+        super().__init__()
+        self.sweep, self.limit, self.notify = sweep, limit, notify
+
+    def _of(self, trial: Any) -> SweptTrial:
+        return self.sweep.trials[trial.config["key"]]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Known already: the searcher took it from the sweep."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        swept = self._of(trial)
+        self.notify(swept, result)
+        if result.get("failed") or result.get("done"):
+            return str(TrialScheduler.CONTINUE)  # `on_trial_complete` follows
+        decision = self.sweep.decide(swept, result)
+        if decision == "wait":
+            swept.state = "waiting"
+            return str(TrialScheduler.PAUSE)
+        if decision == "stop":
+            self._lost(swept)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    def _lost(self, swept: SweptTrial) -> None:
+        self.sweep.close(swept, "stopped", "the others of its bracket were better at a rung")
+        self.notify(swept, {})
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        swept = self._of(trial)
+        if result.get("failed"):
+            self.sweep.close(swept, "failed", result["failed"])
+        else:
+            self.sweep.decide(swept, result)
+            self.sweep.close(swept, "finished")
+        self.notify(swept, {})
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        error = trial.get_error()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        self.sweep.close(self._of(trial), "failed", lines[-1] if lines else "the worker died", retry=True)
+        self.notify(self._of(trial), {})
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Comes after this scheduler's own decision to stop a paused trial."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        trials = [t for t in tune_controller.get_trials() if t.status in (t.PENDING, t.PAUSED)]
+        for trial in trials:
+            if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
+                self._lost(self._of(trial))
+                tune_controller.stop_trial(trial)
+        active = sum(trial.state == "running" for trial in self.sweep.trials.values())
+        for trial in trials:
+            swept = self._of(trial)
+            if trial.status == trial.PENDING:
+                return trial
+            if not swept.over and active < self.limit and swept.bracket.decision(swept.key) == "go":
+                swept.state = "running"
+                return trial
+        return None
+
+    def debug_string(self) -> str:
+        return "raydaa brackets"
+
+
+def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+    """Run every trial that is not over yet, at most ``limit`` at a time."""
+    if sweep.next_trial() is None and sweep.over:
+        return
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C must reach the pipeline, which says how to go on
+
+    def configure(trial: SweptTrial) -> dict[str, Any]:
+        found = latest(trial.folder / "checkpoint")
+        reached = step_of(found) if found else 0
+        base = {"key": trial.key, "folder": str(trial.folder), "threads": workers.threads}
+        if workers.count == 1:
+            return base
+        return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
+
+    one = workers.count == 1
+    request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {"CPU": 0.01}
+    trainable = tune.with_resources(OneWorkerTrial if one else GroupTrial, request)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="step",
+            mode="max",
+            search_alg=_Points(sweep, configure, limit),
+            scheduler=_Brackets(sweep, limit, notify),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"align-{os.getpid()}",
+            storage_path=workers.storage,
+            failure_config=tune.FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(Path(workers.storage) / f"align-{os.getpid()}", ignore_errors=True)

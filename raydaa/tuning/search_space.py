@@ -1,0 +1,127 @@
+"""Which trials a study asks for: Optuna hands out the points of every (start, method)."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from raydaa.search_settings import MethodSettings, Range, SearchSettings
+
+# Points that tpe draws before it looks at results again. Fixed, so that a resumed study draws the same ones.
+COHORT = 4
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial's place in the search space."""
+
+    init: str
+    method: str
+    parameters: dict[str, Any]
+    learning_rate: float
+    seed: int
+    sft_weight: float = 0.0
+    align_weight: float = 1.0
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the sampler learns of a finished trial: a value to maximise, or None where there is none."""
+
+    value: float | None
+
+
+class Group:
+    """All trials of one start and method: an Optuna study that is asked in the same order every time."""
+
+    def __init__(self, init: str, settings: MethodSettings, search: SearchSettings) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.init, self.settings = init, settings
+        # A method with a range has no grid: its points are drawn.
+        ranged = any(isinstance(v, Range) for v in _dimensions(settings, search).values())
+        self.sampler = "tpe" if search.sampler == "grid" and ranged else search.sampler
+        self.dimensions = {name: _distribution(value) for name, value in _dimensions(settings, search).items()}
+        samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
+            "grid": lambda: optuna.samplers.RandomSampler(seed=0),  # never asked: every point is enqueued
+            "random": lambda: optuna.samplers.RandomSampler(seed=0),
+            "tpe": lambda: optuna.samplers.TPESampler(seed=0, n_startup_trials=2 * COHORT, multivariate=True),
+        }
+        self.name = f"{init}/{settings.name}"
+        self.study = optuna.create_study(study_name=self.name, sampler=samplers[self.sampler](), direction="maximize")
+        if self.sampler == "grid":
+            choices = {name: d.choices for name, d in self.dimensions.items() if isinstance(d, CategoricalDistribution)}
+            grid = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+            for values in grid:
+                self.study.enqueue_trial(values)
+            self.total = len(grid)
+        else:
+            self.total = settings.num_trials or search.num_trials
+        self.asked = 0
+
+    def next_cohort(self) -> list[tuple[int, Point]]:
+        """The next points with their numbers; empty when all are handed out. Tell results between calls."""
+        size = min(COHORT, self.total - self.asked) if self.sampler == "tpe" else self.total - self.asked
+        trials = [self.study.ask(self.dimensions) for _ in range(size)]
+        self.asked += size
+        return [(trial.number, self._point(trial.params)) for trial in trials]
+
+    def tell(self, number: int, result: Result) -> None:
+        """What came of point ``number``; a trial without a value counts as failed."""
+        if result.value is None:
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, result.value)
+
+    def _point(self, values: dict[str, Any]) -> Point:
+        own = self.settings
+        return Point(
+            self.init,
+            own.name,
+            {key: values[f"parameters.{key}"] for key in own.parameters},
+            values["learning_rate"],
+            values["seed"],
+            values["sft_weight"],
+            values["align_weight"],
+            {key: values[f"training.{key}"] for key in own.training},
+        )
+
+
+def _dimensions(settings: MethodSettings, search: SearchSettings) -> dict[str, tuple[Any, ...] | Range]:
+    return {
+        **{f"parameters.{key}": value for key, value in settings.parameters.items()},
+        "learning_rate": settings.learning_rate or search.learning_rate,
+        "seed": search.seeds,
+        "sft_weight": settings.sft_weight,
+        "align_weight": settings.align_weight,
+        **{f"training.{key}": value for key, value in settings.training.items()},
+    }
+
+
+def _distribution(value: tuple[Any, ...] | Range) -> BaseDistribution:
+    if isinstance(value, Range):
+        return FloatDistribution(value.low, value.high, log=value.log)
+    return CategoricalDistribution(value)
+
+
+def groups(search: SearchSettings) -> list[Group]:
+    """One group per start and method entry, in the study's order."""
+    return [Group(init, method, search) for method in search.methods for init in (method.init or search.init)]
+
+
+def export(found: list[Group], url: str) -> None:
+    """Copy every group's Optuna study into one storage, for optuna-dashboard and Optuna's own tools."""
+    taken: dict[str, int] = {}
+    for group in found:
+        taken[group.name] = taken.get(group.name, 0) + 1
+        name = group.name if taken[group.name] == 1 else f"{group.name}#{taken[group.name]}"
+        optuna.copy_study(
+            from_study_name=group.study.study_name,
+            from_storage=group.study._storage,
+            to_storage=url,
+            to_study_name=name,
+        )

@@ -1,0 +1,163 @@
+"""The state of a sweep: which trials there are, how far each is, and which may go on.
+
+Each trial is one folder, named by its key; the folders are the only truth. A sweep that starts again reads
+them: finished trials are not run, unfinished ones go on from their checkpoints, and brackets are refilled
+from the logged metrics.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raydaa.artifacts import intact, key_of, read_json, write_json
+from raydaa.search_settings import EarlyStopping
+from raydaa.training.loop import read_metrics, rung_steps
+from raydaa.training.spec import RunSpec
+from raydaa.tuning.halving import Bracket
+from raydaa.tuning.search_space import Group, Point, Result
+
+SPEC, RECORD = "settings.json", "record.json"  # files of a trial's folder
+LOSS, ACCURACY = "validation/loss", "validation/rewards/accuracies"
+
+
+@dataclass
+class SweptTrial:
+    """One trial of the sweep while it runs."""
+
+    key: str
+    point: Point
+    spec: RunSpec
+    folder: Path
+    steps: int
+    bracket: Bracket
+    askers: list[tuple[Group, int]] = field(default_factory=list)
+    started: bool = False
+    state: str = "waiting"  # waiting, running, finished, stopped, failed
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.state in ("finished", "stopped", "failed")
+
+
+class Sweep:
+    """Which trials there are, how far each is, and which may go on."""
+
+    def __init__(
+        self,
+        groups: list[Group],
+        make: Callable[[Point], tuple[str, RunSpec]],
+        folder: Path,
+        early_stopping: EarlyStopping | None,
+        table_size: int,
+    ) -> None:
+        self.groups, self.make, self.folder, self.table_size = groups, make, folder, table_size
+        self.early = early_stopping
+        self.trials: dict[str, SweptTrial] = {}
+        self.brackets: dict[str, Bracket] = {}
+        for group in groups:
+            self._draw(group)
+
+    def _draw(self, group: Group) -> None:
+        """The group's next cohort becomes trials; cohorts that are over already are followed by the next."""
+        while cohort := group.next_cohort():
+            joined = [self._join(group, number, point) for number, point in cohort]
+            for trial in joined:
+                self._read(trial)
+            if not all(trial.over for trial in joined):
+                return
+            for number, trial in zip([number for number, _ in cohort], joined, strict=True):
+                group.tell(number, _result(trial))
+
+    def _join(self, group: Group, number: int, point: Point) -> SweptTrial:
+        key, spec = self.make(point)
+        if key not in self.trials:
+            bracket = self._bracket(point, group.asked)
+            bracket.add(key)
+            folder, steps = self.folder / key, spec.steps(self.table_size)
+            self.trials[key] = SweptTrial(key, point, spec, folder, steps, bracket)
+        trial = self.trials[key]
+        trial.askers.append((group, number))
+        return trial
+
+    def _bracket(self, point: Point, asked: int) -> Bracket:
+        comparable: dict[str, Any] = {"init": point.init, "method": point.method, "asked": asked}
+        if self.early is None or self.early.within == "beta":
+            # The held-out loss is the same function only where everything that enters the objective is the same.
+            comparable |= {"parameters": point.parameters, "weights": [point.sft_weight, point.align_weight]}
+        rungs, keep = (len(self.early.rungs), self.early.keep) if self.early else (0, 1.0)
+        return self.brackets.setdefault(key_of(**comparable), Bracket(rungs, keep))
+
+    def _read(self, trial: SweptTrial) -> None:
+        """What the trial's folder says of it."""
+        for metrics in read_metrics(trial.folder):
+            self._note(trial, metrics)
+        record = read_json(trial.folder / RECORD)
+        if record is None:
+            return
+        if record["state"] == "finished" and intact(trial.folder / "model"):
+            trial.state = "finished"
+        elif record["state"] == "failed" and not record["retry"]:
+            trial.state = "failed"
+            trial.bracket.fail(trial.key)
+
+    def _note(self, trial: SweptTrial, metrics: dict[str, Any]) -> None:
+        """Pass a rung's metric to the bracket."""
+        if self.early is None or LOSS not in metrics:
+            return
+        value = metrics[LOSS] if self.early.within == "beta" else -metrics[ACCURACY]
+        for rung, step in enumerate(rung_steps(trial.spec.rungs, trial.steps)):
+            if step == metrics["step"]:
+                trial.bracket.report(trial.key, rung, value)
+
+    def next_trial(self) -> SweptTrial | None:
+        """The next trial to hand to Tune, in the order of the study; those that lost already are closed here."""
+        for trial in self.trials.values():
+            if trial.started or trial.over:
+                continue
+            decision = trial.bracket.decision(trial.key)
+            if decision == "stop":
+                self.close(trial, "stopped", "the others of its bracket were better at a rung")
+            elif decision == "go":
+                return trial
+        return None
+
+    def decide(self, trial: SweptTrial, metrics: dict[str, Any]) -> str:
+        """What becomes of a trial that has just reported."""
+        self._note(trial, metrics)
+        return trial.bracket.decision(trial.key)
+
+    def close(self, trial: SweptTrial, state: str, reason: str = "", retry: bool = False) -> None:
+        """The trial is over: write its record unless its worker did, free its disk, tell its samplers."""
+        if trial.over:
+            return
+        trial.state = state
+        if state != "finished":
+            trial.bracket.fail(trial.key) if state == "failed" else None
+            if read_json(trial.folder / RECORD) is None or state == "stopped":
+                write_json(trial.folder / RECORD, {"state": state, "reason": reason, "retry": retry})
+        if not retry:
+            shutil.rmtree(trial.folder / "checkpoint", ignore_errors=True)
+        for group in {id(group): group for group, _ in trial.askers}.values():
+            mine = [t for t in self.trials.values() if any(g is group for g, _ in t.askers)]
+            if all(t.over for t in mine):
+                for t in mine:
+                    self._tell(group, t)
+                self._draw(group)
+
+    def _tell(self, group: Group, trial: SweptTrial) -> None:
+        for asker, number in trial.askers:
+            if asker is group and not group.study.trials[number].state.is_finished():
+                group.tell(number, _result(trial))
+
+    @property
+    def over(self) -> bool:
+        """Whether every trial is over."""
+        return all(trial.over for trial in self.trials.values())
+
+
+def _result(trial: SweptTrial) -> Result:
+    metrics = [m for m in read_metrics(trial.folder) if ACCURACY in m] if trial.state != "failed" else []
+    return Result(metrics[-1][ACCURACY] if metrics else None)

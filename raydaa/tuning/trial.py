@@ -1,0 +1,115 @@
+"""A trial as Ray Tune runs it: in its own actor on one worker, or through Ray Train on several."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Trainable
+
+from raydaa.artifacts import read_json, write_json
+from raydaa.training.launch import Workers, prepare_process, train
+from raydaa.training.loop import NonFiniteLossError, Run, advance, resume, rung_steps, stops
+from raydaa.training.model import StartWeights
+from raydaa.training.spec import RunSpec
+from raydaa.tuning.sweep import RECORD, SPEC
+
+
+class OneWorkerTrial(Trainable):
+    """Trains in this process, which outlives the trial: imports and base weights are paid once per slot.
+
+    The trial's folder is the truth: the first `step` goes on from its newest checkpoint, so Tune's own
+    checkpoints carry nothing.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.start = StartWeights()
+        self.idle_since: float | None = None
+        self.run: Run | None = None
+        prepare_process(config["threads"])
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        # Tune may set up a trial here and then run it in another actor: nothing may be touched before `step`.
+        self._end()
+        self.folder = Path(new_config["folder"])
+        return True
+
+    def _begin(self) -> Run:
+        run = Run(RunSpec.from_json(read_json(self.folder / SPEC)), self.start)
+        resume(run, self.folder)
+        self.first_step = True
+        return run
+
+    def _end(self) -> None:
+        if self.run is not None:
+            self.run.close()
+            self.run = None
+
+    def step(self) -> dict[str, Any]:
+        if self.run is None:
+            self.run = self._begin()
+        run = self.run
+        until = min([s for s in stops(run) if s > run.step], default=run.total_steps)
+        try:
+            metrics = advance(run, self.folder, until, self._note_start)
+        except NonFiniteLossError as error:
+            write_json(self.folder / RECORD, {"state": "failed", "reason": str(error), "retry": False})
+            return {"step": run.step, "failed": str(error), "done": True}
+        done = run.step >= run.total_steps
+        if done:
+            run.export(self.folder / "model")
+            write_json(self.folder / RECORD, {"state": "finished", "steps": run.step, "seconds": run.seconds})
+        self.idle_since = time.monotonic()
+        return {**metrics, "step": run.step, "done": done}
+
+    def _note_start(self, _: dict[str, float]) -> None:
+        """After a trial's first step: how long this slot stood between two trials' steps."""
+        if self.first_step and self.idle_since is not None:
+            write_json(self.folder / "start.json", {"seconds": time.monotonic() - self.idle_since})
+        self.first_step = False
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        if self.run is not None:
+            self.run.save(self.folder / "checkpoint")
+            self.idle_since = time.monotonic()
+        return {"step": 0 if self.run is None else self.run.step}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """The first `step` does it, from the trial's folder."""
+
+    def cleanup(self) -> None:
+        self._end()
+
+
+class GroupTrial(Trainable):
+    """Drives a Ray Train worker group from rung to rung; the workers go home while the trial waits for a decision."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.folder = Path(new_config["folder"])
+        self.spec = RunSpec.from_json(read_json(self.folder / SPEC))
+        self.workers = Workers(**new_config["workers"])
+        self.steps = new_config["steps"]
+        self.reached = new_config["reached"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        total = self.steps
+        until = min([s for s in rung_steps(self.spec.rungs, total) if s > self.reached], default=total)
+        result = train(self.spec, self.folder, self.workers, until)
+        if "failed" in result:
+            write_json(self.folder / RECORD, {"state": "failed", "reason": result["failed"], "retry": False})
+            return {**result, "step": self.reached}
+        self.reached = int(result["step"])
+        if result["done"]:
+            write_json(self.folder / RECORD, {"state": "finished", "steps": total, "seconds": result["seconds"]})
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"step": self.reached}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        if checkpoint:
+            self.reached = checkpoint["step"]
