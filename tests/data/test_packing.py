@@ -1,0 +1,66 @@
+"""Packing loses nothing, pads little, and keeps workers in step."""
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydaa.data.packing import ExampleTable, PairTable, global_batches, num_steps, split_work, subset
+from raydaa.records import EXAMPLES, PAIRS
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 4), st.integers(1, 200))
+def test_work_is_split_whole_and_in_step(lengths: list[int], workers: int, budget: int) -> None:
+    plans = split_work(np.array(lengths), workers, budget)
+    assert sorted(item for plan in plans for batch in plan for item in batch) == list(range(len(lengths)))
+    assert len({len(plan) for plan in plans}) == 1
+    for batch in (batch for plan in plans for batch in plan):
+        padded = len(batch) * max((lengths[item] for item in batch), default=0)
+        assert padded <= budget or len(batch) == 1
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.sampled_from([0.3, 1, 1.5, 3]), st.integers(0, 5))
+def test_epochs_are_permutations_cut_into_batches(size: int, batch: int, epochs: float, seed: int) -> None:
+    batches = global_batches(size, batch, epochs, seed)
+    assert len(batches) == num_steps(size, batch, epochs)
+    order = np.concatenate(batches)
+    for first in range(0, len(order), size):
+        part = order[first : first + size]
+        assert len(set(part)) == len(part)
+    total = max(1, round(size * epochs))
+    assert total - len(order) < batch
+    again = global_batches(size, batch, epochs, seed)
+    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+
+
+@given(st.integers(1, 300), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_smaller_fractions_are_nested(size: int, one: float, other: float) -> None:
+    small, large = sorted((one, other))
+    assert set(subset(size, small)) <= set(subset(size, large))
+    assert len(subset(size, small)) == max(1, round(size * small))
+
+
+def test_a_pair_is_one_row() -> None:
+    row = {"pair_id": 1, "prompt_tokens": [5, 6], "chosen_tokens": [7, 8, 2], "rejected_tokens": [9, 2]}
+    other = {"pair_id": 2, "prompt_tokens": [5], "chosen_tokens": [2], "rejected_tokens": [7, 2]}
+    batch = PairTable(pa.Table.from_pylist([row, other], schema=PAIRS)).pack([0, 1])
+    assert batch.tokens.tolist() == [[5, 6, 7, 8, 2, 9, 2], [5, 2, 7, 2, 0, 0, 0]]
+    assert batch.positions[0].tolist() == [0, 1, 2, 3, 4, 2, 3]
+    assert batch.segments is not None
+    assert batch.segments.tolist() == [[0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 2, -1, -1, -1]]
+    # The first token of both responses is predicted from the prompt's last.
+    scored = list(zip(batch.sequences.tolist(), batch.columns.tolist(), batch.targets.tolist(), strict=True))
+    assert scored[:5] == [(0, 1, 7), (0, 2, 8), (0, 3, 2), (1, 1, 9), (1, 5, 2)]
+    assert batch.lengths.tolist() == [3, 2, 1, 2]
+    mask = batch.attention_mask()
+    assert mask is not None
+    assert mask[0, 0, 6].tolist() == [True, True, False, False, False, True, True]
+
+
+def test_an_example_scores_marked_tokens_only() -> None:
+    row = {"example_id": 1, "tokens": [1, 5, 6, 7, 2], "scored": [False, False, False, True, True]}
+    batch = ExampleTable(pa.Table.from_pylist([row], schema=EXAMPLES)).pack([0])
+    assert batch.attention_mask() is None
+    assert list(zip(batch.columns.tolist(), batch.targets.tolist(), strict=True)) == [(2, 7), (3, 2)]

@@ -1,0 +1,40 @@
+"""Study files for tests."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MICRO: dict[str, Any] = {
+    "name": "micro",
+    "model": {"source": "pocket"},
+    "pocket": {"num_sft": 600, "num_pairs": 320, "num_validation": 64, "num_prompts": 40, "noise": 0.5},
+    "data": {
+        "sft": {"source": "pocket"},
+        "preferences": {"source": "pocket"},
+        "prompts": {"source": "pocket"},
+        "max_length": 64,
+    },
+    "sft": {"learning_rate": 3.0e-3, "epochs": 2, "batch_size": 32},
+    "training": {"batch_size": 16, "precision": "fp32", "tokens_per_microbatch": 256, "checkpoint_every": 4},
+    "search": {
+        "learning_rate": [3.0e-4, 1.0e-3],
+        "methods": [{"name": "dpo", "beta": [0.1]}, {"name": "orpo", "beta": [0.5]}],
+        "early_stopping": {"rungs": [0.3]},
+    },
+    "generation": {"engine": "transformers", "temperature": 1.0, "top_k": 0, "max_new_tokens": 16},
+    "evaluation": {"judge": "rule"},
+}
+
+
+def micro(**changes: Any) -> dict[str, Any]:
+    """The micro study; ``changes`` replace whole top-level groups."""
+    return {**copy.deepcopy(MICRO), **changes}
+
+
+def written(folder: Path, tree: dict[str, Any]) -> Path:
+    """``tree`` as a study file in ``folder``."""
+    path = folder / f"{tree['name']}.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path

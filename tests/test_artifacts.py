@@ -1,0 +1,62 @@
+"""Folders are whole or not there, and damage is noticed."""
+
+from pathlib import Path
+
+import pytest
+
+from raydaa.artifacts import intact, key_of, make_folder, model_hash, write_json
+
+
+def fill(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.txt").write_text("one")
+
+
+def test_made_once(tmp_path: Path) -> None:
+    assert make_folder(tmp_path / "x", fill)
+    assert not make_folder(tmp_path / "x", fill)
+
+
+@pytest.mark.parametrize("damage", ["alter", "truncate", "remove", "add", "manifest"])
+def test_damage_is_noticed_and_mended(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "x"
+    make_folder(folder, fill)
+    file = folder / "sub" / "a.txt"
+    {
+        "alter": lambda: file.write_text("two"),
+        "truncate": lambda: file.write_text("o"),
+        "remove": file.unlink,
+        "add": lambda: (folder / "b.txt").write_text("?"),
+        "manifest": lambda: (folder / "manifest.json").write_text('{"sub'),
+    }[damage]()
+    assert not intact(folder)
+    assert make_folder(folder, fill)
+    assert intact(folder)
+    assert file.read_text() == "one"
+
+
+def test_failure_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError):
+        make_folder(tmp_path / "x", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_depend_on_values_alone() -> None:
+    assert key_of(a=1, b=[1, 2]) == key_of(b=[1, 2], a=1)
+    assert key_of(a=1) != key_of(a=2)
+
+
+def test_model_hash_sees_weights_and_architecture_only(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        write_json(folder / "config.json", {"layers": 1})
+    (tmp_path / "two" / "README.md").write_text("a note")
+    assert model_hash(tmp_path / "one") == model_hash(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").write_bytes(b"others!")
+    assert model_hash(tmp_path / "one") != model_hash(tmp_path / "two")

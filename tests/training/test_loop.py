@@ -1,0 +1,191 @@
+"""One run without Ray: steps, weighting, resuming."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydaa.data import pocket
+from raydaa.data.prepare import open_inputs, prepare
+from raydaa.records import REFERENCE, read, write
+from raydaa.study import Study
+from raydaa.training.loop import NonFiniteLossError, Run, advance, read_metrics, resume, rung_steps, stops
+from raydaa.training.model import StartWeights, load_model, load_tokenizer
+from raydaa.training.reference import join_shares, write_share
+from raydaa.training.spec import RunSpec
+from tests.studies import micro
+
+Make = Callable[..., RunSpec]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
+    """Specs over a small prepared pocket world with its reference log-probabilities."""
+    folder = tmp_path_factory.mktemp("prepared")
+    study = Study.from_tree(micro(pocket={"num_sft": 48, "num_pairs": 48, "num_validation": 20, "num_prompts": 5}))
+    inputs = open_inputs(study.settings, pocket_model)
+    prepare(inputs, study.settings.data, load_tokenizer(pocket_model), folder / "tables")
+    tables = {name: str(folder / "tables" / f"{name}.parquet") for name in ("train", "validation")}
+    (folder / "reference").mkdir()
+    write_share(str(pocket_model), tables, folder / "reference", "fp32", 256, False)
+    join_shares(folder / "reference", tables, 1)
+
+    def spec(**changes: object) -> RunSpec:
+        base = RunSpec(
+            start=str(pocket_model),
+            train=tables["train"],
+            validation=tables["validation"],
+            reference=str(folder / "reference"),
+            learning_rate=1e-3,
+            batch_size=8,
+            epochs=1,
+            warmup_ratio=0.2,
+            max_grad_norm=1.0,
+            adam_betas=(0.9, 0.95),
+            weight_decay=0.0,
+            precision="fp32",
+            tokens_per_microbatch=128,
+            seed=0,
+            engine="torch",
+            zero_stage=0,
+            checkpoint_every=2,
+            validations=2,
+            method="dpo",
+            parameters={"beta": 0.1},
+            rungs=(0.5,),
+        )
+        return replace(base, **changes)  # type: ignore[arg-type]
+
+    return spec
+
+
+def losses(spec: RunSpec, steps: int | None = None) -> list[float]:
+    run = Run(spec)
+    return [run.train_step()["loss"] for _ in range(steps or run.total_steps)]
+
+
+def test_first_loss_is_ln2_and_training_lowers_it(make: Make) -> None:
+    values = losses(make(epochs=3))
+    assert values[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert sum(values[-3:]) / 3 < values[0] - 0.02
+
+
+@pytest.mark.parametrize("budget", [1, 64, 4096])
+def test_micro_batches_change_nothing(make: Make, budget: int) -> None:
+    assert losses(make(tokens_per_microbatch=budget), 4) == pytest.approx(losses(make(), 4), abs=1e-5)
+
+
+def test_sft_on_examples(make: Make) -> None:
+    table = Path(make().train).with_name("sft.parquet")
+    spec = make(train=str(table), method=None, parameters={}, validation=None, reference=None, epochs=3)
+    values = losses(spec)
+    assert values[0] == pytest.approx(math.log(len(pocket.vocabulary())), abs=0.4)
+    assert values[-1] < values[0] - 0.3
+
+
+def test_every_method_trains(make: Make) -> None:
+    from raydaa.algorithms.losses import METHODS
+
+    for name in METHODS:
+        values = losses(make(method=name, parameters={"beta": 0.5}), 2)
+        assert all(math.isfinite(value) for value in values), name
+
+
+def test_sft_term_is_added(make: Make) -> None:
+    plain = losses(make(method="orpo", parameters={"beta": 1.0}), 1)[0]
+    both = losses(make(method="orpo", parameters={"beta": 1.0}, sft_weight=1.0, align_weight=0.5), 1)[0]
+    run = Run(make(method="orpo", parameters={"beta": 1.0}))
+    indices = run.batches[0]
+    batch = run.table.pack([int(i) for i in indices])
+    with torch.no_grad():
+        logps = run.engine.module(batch)
+    sft = float((-logps[0::2] / batch.lengths[0::2]).mean())
+    assert both == pytest.approx(0.5 * plain + sft, abs=1e-4)
+
+
+def test_resumed_run_equals_uninterrupted(make: Make, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    run = Run(make())
+    advance(run, whole, run.total_steps)
+    broken = Run(make())
+    advance(broken, parts, 5)  # checkpoints after steps 2 and 4: step 5 is lost
+    again = Run(make())
+    resume(again, parts)
+    assert again.step == 4
+    advance(again, parts, again.total_steps)
+    names = ("loss", "grad_norm", "lr", "validation/loss")
+    for one, other in zip(read_metrics(whole), read_metrics(parts), strict=True):
+        assert [one.get(name) for name in names] == [other.get(name) for name in names]
+
+
+def test_damaged_checkpoint_is_passed_over(make: Make, tmp_path: Path) -> None:
+    run = Run(make())
+    advance(run, tmp_path, 3)
+    file = next((tmp_path / "checkpoint").glob("step-*/engine.pt"))
+    file.write_bytes(file.read_bytes()[:-10])
+    again = Run(make())
+    resume(again, tmp_path)
+    assert again.step == 0
+    assert read_metrics(tmp_path) == []
+
+
+def test_reused_weights_are_the_starts_own(make: Make) -> None:
+    start = StartWeights()
+    first = Run(make(), start)
+    values = [first.train_step()["loss"] for _ in range(3)]
+    first.close()
+    second = Run(make(), start)
+    assert [second.train_step()["loss"] for _ in range(3)] == values
+
+
+def test_non_finite_loss_stops_the_run(make: Make, tmp_path: Path) -> None:
+    reference = Path(str(make().reference))
+    for name in ("train", "validation"):
+        rows = read(reference / f"{name}.parquet").to_pylist()
+        write(tmp_path / f"{name}.parquet", [{**row, "chosen_logp": float("nan")} for row in rows], REFERENCE)
+    with pytest.raises(NonFiniteLossError, match="the loss is nan at step 1"):
+        Run(make(reference=str(tmp_path))).train_step()
+
+
+def test_reference_of_another_table_is_refused(make: Make, tmp_path: Path) -> None:
+    reference = Path(str(make().reference))
+    rows = read(reference / "train.parquet").to_pylist()
+    write(tmp_path / "train.parquet", [{**row, "pair_id": row["pair_id"] + 1} for row in rows], REFERENCE)
+    with pytest.raises(ValueError, match="belong to another table"):
+        Run(make(reference=str(tmp_path)))
+
+
+def test_schedule_and_stops(make: Make) -> None:
+    run = Run(make(epochs=2, validations=3))
+    assert run.total_steps == 12
+    rates = [run.learning_rate(step) for step in range(12)]
+    assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert rates[3] == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1e-3 / 9)
+    assert stops(run) == [4, 6, 8, 12]
+    assert rung_steps((0.1, 0.3), 12) == [2, 4]
+
+
+def test_exported_model_is_the_trained_one(make: Make, tmp_path: Path) -> None:
+    run = Run(make())
+    run.train_step()
+    run.export(tmp_path / "model")
+    kept = load_model(tmp_path / "model").state_dict()
+    for name, tensor in run.engine.module.model.state_dict().items():
+        assert torch.equal(kept[name], tensor)
+    assert load_tokenizer(tmp_path / "model").chat_template == pocket.TEMPLATE
+
+
+def test_key_ignores_what_changes_only_time(make: Make) -> None:
+    key = make().key("start", "data")
+    for same in ({"tokens_per_microbatch": 1}, {"engine": "deepspeed"}, {"rungs": ()}, {"checkpoint_every": 9}):
+        assert make(**same).key("start", "data") == key
+    for other in ({"learning_rate": 2e-3}, {"parameters": {"beta": 0.2}}, {"seed": 1}, {"batch_size": 16}):
+        assert make(**other).key("start", "data") != key
+    assert RunSpec.from_json(json.loads(json.dumps(make().to_json()))) == make()
