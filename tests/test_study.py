@@ -17,7 +17,8 @@ name: uf_8b
 model: {source: meta-llama/Llama-3.1-8B}
 data:
   sft: {source: HuggingFaceH4/ultrachat_200k, split: train_sft}
-  preferences: {source: HuggingFaceH4/ultrafeedback_binarized, train: train_prefs, validation: test_prefs, fraction: 1.0}
+  preferences:
+    {source: HuggingFaceH4/ultrafeedback_binarized, train: train_prefs, validation: test_prefs, fraction: 1.0}
   prompts: {source: alpaca_eval}
   max_length: 4096
 sft: {learning_rate: 6.0e-6, epochs: 1, fractions: [1.0]}

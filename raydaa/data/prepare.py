@@ -136,23 +136,33 @@ def _fill(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> N
         assert isinstance(data.preferences.validation, float)
         pairs, held_out = _split_by_prompt(pairs, data.preferences.validation)
     counts = {
-        "train": _write_pairs(folder / "train.parquet", inputs.train.source, "train", pairs, encoder, outcome),
-        "validation": _write_pairs(
-            folder / "validation.parquet", inputs.train.source, "validation", held_out, encoder, outcome
-        ),
+        "train": _write_pairs(folder / "train.parquet", "train", pairs, encoder, outcome),
+        "validation": _write_pairs(folder / "validation.parquet", "validation", held_out, encoder, outcome),
     }
     if data.sft is not None:
         counts["sft"] = _write_examples(folder / "sft.parquet", inputs, data, pairs, encoder, outcome)
+    _refuse(counts, inputs, data, outcome)
     counts["prompts"] = _write_prompts(folder / "prompts.parquet", inputs, data, held_out, encoder, outcome)
-    for table, rows in (("train", inputs.train), ("validation", inputs.validation), ("sft", inputs.sft)):
-        if rows is not None:
-            _check_share(rows, [r for name, r in outcome.rejects if name == table], data.max_rejected_share, outcome)
     write_text(folder / "rejects.jsonl", rejects_text(outcome.rejects))
     reasons = Counter(f"{table}: {reject.reason}" for table, reject in outcome.rejects)
     write_json(
         folder / "report.json",
         {"rows": counts, "rejected": dict(reasons.most_common()), "notes": dict(encoder.notes)},
     )
+
+
+def _refuse(counts: dict[str, int], inputs: Inputs, data: DataSettings, outcome: Outcome) -> None:
+    """TooManyRejectsError where too little of a table is usable."""
+    for table, rows in (("train", inputs.train), ("validation", inputs.validation), ("sft", inputs.sft)):
+        if rows is not None:
+            _check_share(rows, [r for name, r in outcome.rejects if name == table], data.max_rejected_share, outcome)
+    for table, remedy in (
+        ("train", "pairs"),
+        ("validation", "pairs; raise data.preferences.validation"),
+        ("sft", "examples"),
+    ):
+        if counts.get(table) == 0:
+            raise TooManyRejectsError(f"{inputs.train.source}: {table} has no usable {remedy}", outcome.rejects)
 
 
 def rejects_text(rejects: Iterable[tuple[str, Reject]]) -> str:
@@ -187,7 +197,7 @@ def _split_by_prompt(
 
 
 def _write_pairs(
-    path: Path, source: str, table: str, pairs: list[tuple[int, PreferencePair]], encoder: Encoder, outcome: Outcome
+    path: Path, table: str, pairs: list[tuple[int, PreferencePair]], encoder: Encoder, outcome: Outcome
 ) -> int:
     rows = []
     for number, pair in pairs:
@@ -204,10 +214,6 @@ def _write_pairs(
                 "rejected_tokens": ids.rejected,
             }
         )
-    if not rows:
-        reasons = Counter(reject.reason for name, reject in outcome.rejects if name == table)
-        why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common()) or "no rows"
-        raise TooManyRejectsError(f"{source}: no usable {table} pair is left ({why})", outcome.rejects)
     write(path, rows, PAIRS)
     return len(rows)
 
@@ -234,8 +240,6 @@ def _write_examples(
             outcome.rejects.append(("sft", Reject(number, str(error))))
             continue
         rows.append({"example_id": number, "tokens": example.tokens, "scored": example.scored})
-    if not rows:
-        raise TooManyRejectsError(f"{data.sft.source}: no usable SFT example is left", outcome.rejects)
     write(path, rows, EXAMPLES)
     return len(rows)
 

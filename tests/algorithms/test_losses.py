@@ -139,7 +139,7 @@ def test_log1mexp_near_both_ends() -> None:
 def test_length_normalization_replaces_every_ratio() -> None:
     output = loss("ipo", beta=BETA, length_normalized=True)(pair())
     assert output.loss.item() == pytest.approx((R_W / LEN_W - R_L / LEN_L - 1 / (2 * BETA)) ** 2, rel=1e-12)
-    with pytest.raises(ValueError, match="length_normalized.*is not a parameter of orpo"):
+    with pytest.raises(ValueError, match=r"length_normalized.*is not a parameter of orpo"):
         loss("orpo", beta=1.0, length_normalized=False)
 
 

@@ -89,7 +89,8 @@ def test_key_sees_data_and_lengths_not_names(tmp_path: Path, pocket_model: Path)
 @pytest.mark.parametrize(
     ("rows", "data", "message"),
     [
-        ([{**pair(i), "rejected": "cat and dog"} for i in range(10)], {}, "no usable train pair is left"),
+        ([{**pair(i), "rejected": "cat and dog"} for i in range(10)], {}, r"10 of 10 rows can't be used \(chosen"),
+        ([pair(0)], {}, "train has no usable pairs"),
         (
             [{**pair(i), "rejected": "cat and dog" if i % 3 else "no"} for i in range(30)],
             {},

@@ -1,0 +1,76 @@
+"""The command line as a user runs it: a process of its own, with its own Ray folder and cache."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Command:
+    """Runs ``raydaa`` with everything it starts marked by a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        # Sockets have short names only: Ray's folder can't lie below pytest's.
+        self.ray = Path("/tmp") / f"rd{os.getpid()}-{abs(hash(str(folder))) % 10**8}"
+        self.ray.mkdir(exist_ok=True)
+        self.environment = {
+            **os.environ,
+            "RAY_TMPDIR": str(self.ray),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """To the end, with output captured."""
+        command = [sys.executable, "-m", "raydaa", *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd=self.folder, check=False
+        )
+
+    def kill_at(self, sign: str, *arguments: str, number: int = signal.SIGKILL, timeout: float = 300) -> str:
+        """Start, wait until a line of the output holds ``sign``, send the signal; returns the output."""
+        command = [sys.executable, "-m", "raydaa", *arguments]
+        lines = []
+        with subprocess.Popen(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+        ) as process:
+            assert process.stdout is not None
+            deadline = time.monotonic() + timeout
+            for line in process.stdout:
+                lines.append(line)
+                if sign in line or time.monotonic() > deadline:
+                    process.send_signal(number)
+                    break
+            lines.append(process.stdout.read())
+            process.wait(60)
+        text = "".join(lines)
+        assert sign in text, text
+        return text
+
+    def processes(self) -> list[str]:
+        """Command lines of living processes that belong to this command's Ray."""
+        marker = f"RAY_TMPDIR={self.ray}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if int(entry.name) != os.getpid() and marker in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+            except OSError:
+                continue
+        return found
+
+    def wait_until_gone(self, seconds: float = 60) -> list[str]:
+        """What is still alive after at most ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return left
