@@ -1,6 +1,9 @@
 """What tests share: the pocket world's base model, made once."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,18 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("RAYDAA_TEST_DATA does not name a folder with real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[None]:
+    """A Ray of this test module's own, with its own folder and ports."""
+    from raydaa.cluster import connected
+
+    folder = tempfile.mkdtemp(prefix="rd", dir="/tmp")  # sockets have short names only
+    os.environ["RAY_TMPDIR"] = folder
+    try:
+        with connected(None):
+            yield
+    finally:
+        del os.environ["RAY_TMPDIR"]
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,103 @@
+"""vLLM behind Ray Serve: the same as transformers, also after its weights were swapped."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydaa.artifacts import model_hash
+from raydaa.generation import server
+from raydaa.generation.sample import Response, Sampling, generate
+from raydaa.training.model import load_model
+from tests.models import make_llama
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not server.available(), reason="vLLM is not installed"),
+]
+
+# Prompts of more than 128 tokens fill whole blocks of the prefix cache: stale blocks would show.
+PROMPTS = [[1, *[4 + (7 * i + j) % 60 for j in range(length)], 7] for i, length in enumerate((5, 150, 9, 160, 12))]
+NAMES = [f"{i:012x}" for i in range(len(PROMPTS))]
+GREEDY = Sampling(0.0, 0, 1.0, 16, seed=0)
+SAMPLED = Sampling(1.0, 0, 1.0, 16, seed=0)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> list[Path]:
+    """Two checkpoints of one architecture with different weights, large enough for clear preferences."""
+    folders = []
+    for seed in (1, 2):
+        model = load_model(pocket_model)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        folder = tmp_path_factory.mktemp(f"checkpoint-{seed}")
+        shutil.copytree(pocket_model, folder, dirs_exist_ok=True)
+        model.save_pretrained(folder)
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def handle(own_ray: None, checkpoints: list[Path]) -> Iterator[Any]:
+    options = {
+        "checkpoint": str(checkpoints[0]),
+        "dtype": "float32",
+        "max_model_len": 200,
+        "max_num_seqs": 16,
+        "on_gpu": False,
+    }
+    with server.served(options, replicas=1, cpus=1, gpus=0) as made:
+        yield made
+
+
+def ask(handle: Any, checkpoint: Path, sampling: Sampling, order: list[int] | None = None) -> list[Response]:
+    order = order or list(range(len(PROMPTS)))
+    prompts, names = [PROMPTS[i] for i in order], [NAMES[i] for i in order]
+    version, responses = handle.generate.remote(str(checkpoint), prompts, names, sampling, 2).result()
+    assert version == model_hash(checkpoint)
+    return [responses[order.index(i)] for i in range(len(PROMPTS)) if i in order]
+
+
+def by_transformers(checkpoint: Path) -> list[Response]:
+    return generate(load_model(checkpoint).eval(), PROMPTS, GREEDY, eos=2, pad=0, batch_size=8)
+
+
+def test_greedy_equals_transformers_through_every_swap(handle: Any, checkpoints: list[Path]) -> None:
+    expected = [by_transformers(checkpoint) for checkpoint in checkpoints]
+    assert [r.tokens for r in expected[0]] != [r.tokens for r in expected[1]]
+    for turn in (0, 1, 0):
+        found = ask(handle, checkpoints[turn], GREEDY)
+        assert [r.tokens for r in found] == [r.tokens for r in expected[turn]]
+        assert [r.logp for r in found] == pytest.approx([r.logp for r in expected[turn]], abs=1e-4)
+        assert [r.cut for r in found] == [r.cut for r in expected[turn]]
+
+
+def test_a_prompts_response_depends_on_nothing_else(handle: Any, checkpoints: list[Path]) -> None:
+    together = ask(handle, checkpoints[0], SAMPLED)
+    assert ask(handle, checkpoints[0], SAMPLED, order=[4, 2, 0, 3, 1]) == together
+    alone = [ask(handle, checkpoints[0], SAMPLED, order=[i])[0] for i in (1, 2)]
+    assert [response.tokens for response in alone] == [together[i].tokens for i in (1, 2)]
+
+
+def test_another_architecture_is_refused_and_the_server_goes_on(
+    handle: Any, checkpoints: list[Path], tmp_path: Path
+) -> None:
+    other = make_llama(tmp_path / "other", ["some text"] * 3)
+    with pytest.raises(Exception, match="is of another architecture"):
+        ask(handle, other, GREEDY)
+    lacking = tmp_path / "lacking"
+    shutil.copytree(checkpoints[1], lacking)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(lacking / "model.safetensors")
+    tensors.pop("lm_head.weight")
+    save_file(tensors, lacking / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Exception, match="is of another architecture"):
+        ask(handle, lacking, GREEDY)
+    assert ask(handle, checkpoints[1], GREEDY) != []

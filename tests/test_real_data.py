@@ -1,0 +1,52 @@
+"""Studies over real preference data, cut to a few hundred pairs; nothing of the data enters the project."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from raydaa.results import TrialResults
+from tests.command import Command
+from tests.real_studies import METHODS, alpaca, harmless
+from tests.studies import written
+
+pytestmark = pytest.mark.slow
+
+
+def cut(data: Path, folder: Path) -> Path:
+    """The first rows of both data sets, with every split in them."""
+    folder.mkdir()
+    table = pq.read_table(data / "alpaca_gpt4_pairs.parquet")
+    parts = [
+        table.filter(pc.equal(table["split"], name)).slice(0, n) for name, n in (("train", 320), ("validation", 48))
+    ]
+    pq.write_table(pa.concat_tables(parts), folder / "alpaca_gpt4_pairs.parquet")
+    pq.write_table(pq.read_table(data / "hh_harmless_test.parquet").slice(0, 360), folder / "hh_harmless_test.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("make", [alpaca, harmless], ids=["alpaca", "harmless"])
+def test_a_study_over_real_pairs(
+    real_data: Path, tmp_path: Path, make: Callable[[Path, Path, float], dict[str, Any]]
+) -> None:
+    tree = make(cut(real_data, tmp_path / "data"), tmp_path, 1.0)
+    tree["data"] |= {"max_length": 192, "prompts": {"num": 16}}
+    command = Command(tmp_path / "home")
+    result = command.run("run", str(written(tmp_path, tree)), "--output", str(tmp_path / "out"), timeout=800)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert command.wait_until_gone() == []
+    assert (tmp_path / "out" / "report" / "index.html").exists()
+    rows = TrialResults.load(tmp_path / "out").rows
+    finished = [row for row in rows if row.state == "finished"]
+    assert {row.method for row in finished} == {method["name"] for method in METHODS}
+    for row in finished:
+        assert row.win_rate is None
+        assert row.validation_accuracy is not None
+        assert 0.3 < row.validation_accuracy < 0.95
+        assert row.kl is not None
+        assert math.isfinite(row.kl)

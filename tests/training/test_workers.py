@@ -1,0 +1,123 @@
+"""Ray Train workers and DeepSpeed: the same losses as one plain process, step by step."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydaa.data.packing import split_work
+from raydaa.records import PAIRS, read, write
+from raydaa.training import launch
+from raydaa.training.launch import Workers
+from raydaa.training.loop import read_metrics
+from raydaa.training.reference import join_shares, write_share
+from raydaa.training.spec import RunSpec
+
+pytestmark = pytest.mark.slow
+
+BATCH, BUDGET = 4, 96
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpec:
+    """dpo over pairs of very different lengths, with the reference log-probabilities of its start."""
+    folder = tmp_path_factory.mktemp("uneven")
+    rng = np.random.default_rng(0)
+
+    def tokens(size: int) -> list[int]:
+        return [*map(int, rng.integers(4, 70, size)), 2]
+
+    lengths = [90, 4, 5, 6] * 6  # a batch has about one long pair: one worker gets it, the other has less to do
+    rows = [
+        {"pair_id": i, "prompt_tokens": [1, *tokens(3)], "chosen_tokens": tokens(n), "rejected_tokens": tokens(n // 2)}
+        for i, n in enumerate(lengths)
+    ]
+    tables = {"train": str(folder / "train.parquet"), "validation": str(folder / "validation.parquet")}
+    write(folder / "train.parquet", rows, PAIRS)
+    write(folder / "validation.parquet", rows[:7], PAIRS)
+    (folder / "reference").mkdir()
+    write_share(str(pocket_model), tables, folder / "reference", "fp32", 256, False)
+    join_shares(folder / "reference", tables, 1)
+    return RunSpec(
+        start=str(pocket_model),
+        train=tables["train"],
+        validation=tables["validation"],
+        reference=str(folder / "reference"),
+        learning_rate=3e-4,
+        batch_size=BATCH,
+        epochs=2,
+        warmup_ratio=0.1,
+        max_grad_norm=1.0,
+        adam_betas=(0.9, 0.95),
+        weight_decay=0.01,
+        precision="fp32",
+        tokens_per_microbatch=BUDGET,
+        seed=0,
+        engine="torch",
+        zero_stage=0,
+        checkpoint_every=100,
+        validations=2,
+        method="dpo",
+        parameters={"beta": 0.1},
+    )
+
+
+def workers(folder: Path, count: int) -> Workers:
+    return Workers(count, cpus=1, gpus=0, accelerator=None, threads=1, storage=str(folder / "ray"), max_failures=0)
+
+
+def losses(spec: RunSpec, folder: Path, count: int) -> list[float]:
+    folder.mkdir()
+    launch.train(spec, folder, workers(folder, count))
+    metrics = read_metrics(folder)
+    assert len(metrics) == 12
+    return [m["loss"] for m in metrics] + [m["validation/loss"] for m in metrics if "validation/loss" in m]
+
+
+@pytest.fixture(scope="module")
+def alone(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of one worker with the plain torch engine."""
+    return losses(spec, tmp_path_factory.mktemp("alone") / "run", 1)
+
+
+def test_the_two_workers_have_unequal_work(spec: RunSpec) -> None:
+    lengths = np.array([90 + 45 + 6, 20, 20, 20])
+    order = split_work(lengths, 2, BUDGET)
+    assert [sum(bool(batch) for batch in plan) for plan in order] == [2, 1]
+    assert len(order[0]) == len(order[1])
+
+
+@pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 0), ("deepspeed", 2), ("deepspeed", 3)])
+def test_two_workers_give_the_losses_of_one(
+    alone: list[float], spec: RunSpec, tmp_path: Path, engine: str, stage: int
+) -> None:
+    found = losses(replace(spec, engine=engine, zero_stage=stage), tmp_path / "run", 2)
+    assert found == pytest.approx(alone, abs=1e-4)
+
+
+def test_deepspeed_goes_on_exactly_from_a_checkpoint(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+    sharded = replace(spec, engine="deepspeed", zero_stage=2)
+    whole = losses(sharded, tmp_path / "whole", 2)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    first = launch.train(sharded, folder, workers(folder, 2), until=5)
+    assert first["step"] == 5
+    launch.train(sharded, folder, workers(folder, 2))
+    assert [m["loss"] for m in read_metrics(folder)] == pytest.approx(whole[:12], abs=1e-6)
+
+
+def test_bf16_trains(own_ray: None, spec: RunSpec, alone: list[float], tmp_path: Path) -> None:
+    found = losses(replace(spec, engine="deepspeed", zero_stage=1, precision="bf16"), tmp_path / "run", 1)
+    assert found == pytest.approx(alone, abs=0.05)
+
+
+def test_reference_is_the_same_from_two_workers(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+    tables = {"train": spec.train, "validation": str(spec.validation)}
+    options = {"precision": "fp32", "budget": 256, "trust_remote_code": False}
+    launch.reference(spec.start, tables, tmp_path, options, workers(tmp_path, 2))
+    for name in tables:
+        mine, theirs = read(tmp_path / f"{name}.parquet"), read(Path(str(spec.reference)) / f"{name}.parquet")
+        assert mine["pair_id"].equals(theirs["pair_id"])
+        for column in ("chosen_logp", "rejected_logp"):
+            assert mine[column].to_pylist() == pytest.approx(theirs[column].to_pylist(), abs=1e-4)
