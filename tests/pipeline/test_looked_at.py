@@ -1,0 +1,39 @@
+"""Which finished trials are looked at."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raydaa.pipeline.evaluation import looked_at
+from raydaa.pipeline.training import Trial
+from raydaa.tuning.search_space import Point
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> list[Trial]:
+    """Two β of dpo with two learning rates each, and a stopped one."""
+    made = []
+    for number, (beta, loss, accuracy, state) in enumerate(
+        [
+            (0.1, 0.5, 0.7, "finished"),
+            (0.1, 0.4, 0.6, "finished"),
+            (0.2, 0.3, 0.65, "finished"),
+            (0.2, 0.9, 0.5, "finished"),
+            (0.3, 0.1, 0.9, "stopped"),
+        ]
+    ):
+        point = Point("sft", "dpo", {"beta": beta}, 1e-4 * (number + 1), 0)
+        made.append(Trial(str(number), state, 10, str(number), point))
+        folder = tmp_path / "trials" / str(number)
+        folder.mkdir(parents=True)
+        metrics = {"step": 10, "validation/loss": loss, "validation/rewards/accuracies": accuracy}
+        (folder / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "0")]
+)
+def test_rules(tmp_path: Path, trials: list[Trial], rule: str, keys: str) -> None:
+    assert [trial.key for trial in looked_at(tmp_path, trials, rule)] == list(keys)
