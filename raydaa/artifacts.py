@@ -81,13 +81,11 @@ def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
     try:
         fill(temporary)
         seal(temporary)
+        if intact(folder):  # another process made the same content first: theirs serves as well
+            return False
         if folder.exists():
             shutil.rmtree(folder)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not intact(folder):  # else another process made the same content first: theirs serves as well
-                raise
+        temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
@@ -100,5 +98,5 @@ def seal(folder: Path) -> None:
 
 def model_hash(folder: Path) -> str:
     """Identity of a checkpoint: its weights and architecture, not its path nor its notes."""
-    names = [p for p in files_below(folder) if p.suffix == ".safetensors" or p.name == "config.json"]
-    return key_of(files={p.name: file_hash(p) for p in names})
+    paths = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
+    return key_of(files={path.name: file_hash(path) for path in paths})

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,9 @@ class TrialResults:
         if trials is None:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
         evaluation = read_json(folder / "evaluation.json") or {}
-        rows = [_row(folder, trial, evaluation.get(trial["key"], {})) for trial in trials]
-        keys = {trial["key"] for trial in trials}
-        return TrialResults(folder, rows, {name: row for name, row in evaluation.items() if name not in keys})
+        measured = evaluation.get("trials", {})
+        rows = [_row(folder, trial, measured.get(trial["key"], {})) for trial in trials]
+        return TrialResults(folder, rows, evaluation.get("models", {}))
 
     def __iter__(self) -> Iterator[TrialRow]:
         return iter(self.rows)
@@ -116,7 +116,15 @@ class TrialResults:
         return list(dict.fromkeys(row.method for row in self.rows))
 
     def best(self, method: str) -> TrialRow:
-        """The best finished trial of ``method``, the nearer one to its start where two are equal."""
+        """The best finished trial of ``method``, the nearer one to its start where two are equal.
+
+        Its ``checkpoint`` is the folder that was handed over, ``best/<method>``. ValueError where none finished.
+        """
+        row = self._best(method)
+        handed = self.folder / "best" / method
+        return replace(row, checkpoint=str(handed)) if (handed / "config.json").exists() else row
+
+    def _best(self, method: str) -> TrialRow:
         finished = [row for row in self.rows if row.method == method and row.state == "finished"]
         if not finished:
             choices = ", ".join(self.methods)
@@ -126,7 +134,7 @@ class TrialResults:
     def best_of_each(self) -> list[TrialRow]:
         """The best trial of every method that finished one, best first."""
         have = {row.method for row in self.rows if row.state == "finished"}
-        found = [self.best(method) for method in self.methods if method in have]
+        found = [self._best(method) for method in self.methods if method in have]
         return sorted(found, key=lambda row: -self.quality(row))
 
     def pareto_front(self) -> list[TrialRow]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -107,6 +108,9 @@ class MethodSettings(Settings):
         """Loss fields stand beside the other keys in the file; here they move into ``parameters``."""
         if not isinstance(value, dict):
             raise wrong(f"{value!r} is not a method entry; write {{name: dpo, beta: […]}}")
+        for key in ("parameters", "training"):
+            if not isinstance(value.get(key, {}), dict):
+                raise wrong(f"{value[key]!r} is not a group of settings; write {{key: value, …}}", key)
         entry: dict[str, Any] = {"parameters": dict(value.get("parameters", {})), "training": {}}
         for key, item in value.items():
             if key == "training":
@@ -167,11 +171,15 @@ class MethodSettings(Settings):
             if key not in TrainingSettings.model_fields:
                 choices = ", ".join(sorted(TrainingSettings.model_fields))
                 raise wrong(f"unknown key; choose from {choices}", f"training.{key}")
+            if isinstance(value, Range) and TrainingSettings.model_fields[key].annotation is not float:
+                raise wrong("only fractional numbers are drawn from a range; list the values", f"training.{key}")
             for candidate in values_of(value):
                 try:
-                    TrainingSettings(**{key: candidate})
+                    checked = getattr(TrainingSettings(**{key: candidate}), key)
                 except ValueError:
                     raise wrong(f"{candidate!r} is not a valid value", f"training.{key}") from None
+                if checked != candidate:
+                    raise wrong(f"{candidate!r} is not a plain number or word", f"training.{key}")
 
 
 def values_of(value: tuple[Any, ...] | Range) -> tuple[Any, ...]:
@@ -194,7 +202,7 @@ class EarlyStopping(Settings):
 class SearchSettings(Settings):
     init: Names = ("sft",)
     learning_rate: Rates
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=1)] = (0,)
     methods: Annotated[tuple[MethodSettings, ...], Field(min_length=1)]
     sampler: Literal["grid", "tpe", "random"] = "grid"
     num_trials: PositiveInt = 12
@@ -205,7 +213,8 @@ class SearchSettings(Settings):
         if self.sampler == "grid":
             for index, method in enumerate(self.methods):
                 rates = method.learning_rate or self.learning_rate
-                for key, value in {"learning_rate": rates, **method.parameters, **method.training}.items():
+                overrides = {f"training.{key}": value for key, value in method.training.items()}
+                for key, value in {"learning_rate": rates, **method.parameters, **overrides}.items():
                     if isinstance(value, Range) and method.num_trials is None:
                         place = f"methods[{index}].{key}"
                         raise wrong("a range has no grid; list the values, or set sampler: tpe or random", place)

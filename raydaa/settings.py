@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from raydaa.search_settings import (
     Names,
+    Natural,
     NonNegative,
     PositiveFloat,
     PositiveInt,
@@ -26,7 +27,7 @@ class ModelSettings(Settings):
 class PocketSettings(Settings):
     """Sizes of the built-in offline world; used where a source is ``pocket``."""
 
-    seed: int = 0
+    seed: Natural = 0
     num_sft: PositiveInt = 4000
     num_pairs: PositiveInt = 2000
     num_validation: PositiveInt = 400
@@ -66,9 +67,9 @@ class DataSettings(Settings):
 class SftSettings(Settings):
     learning_rate: PositiveFloat = 6e-6
     epochs: PositiveFloat = 1
-    fractions: tuple[Share, ...] = (1.0,)
+    fractions: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
     batch_size: PositiveInt | None = None
-    seed: int = 0
+    seed: Natural = 0
 
 
 class ScalingSettings(Settings):
@@ -89,7 +90,7 @@ class GenerationSettings(Settings):
     top_p: Share = 1.0
     max_new_tokens: PositiveInt = 256
     batch_size: PositiveInt = 64
-    seed: int = 0
+    seed: Natural = 0
 
 
 class JudgeSettings(Settings):
@@ -148,12 +149,16 @@ class StudySettings(Settings):
         if self.scaling.engine == "deepspeed" and self.scaling.zero_stage == 0 and self.training.precision == "bf16":
             # DeepSpeed's bf16 stage 0 takes a phantom optimizer step at initialisation.
             raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
-        starts = {name for method in self.search.methods for name in method.init or self.search.init}
-        if "sft" in starts and self.data.sft is None:
-            raise wrong("trials start from sft but data.sft is missing; name its source, or init: base", "search.init")
+        self._check_sft()
         if self.evaluation.judge.kind not in ("none", "rule"):
             raise wrong(
                 f"{self.evaluation.judge.kind!r} is not available yet; use rule or none", "evaluation.judge.kind"
+            )
+        from_pairs = self.data.prompts.source == "preferences.validation"
+        if self.evaluation.judge.kind != "none" and self.evaluation.baseline == "chosen" and not from_pairs:
+            raise wrong(
+                "'chosen' needs prompts with a preferred response; use data.prompts.source preferences.validation",
+                "evaluation.baseline",
             )
         if self.evaluation.judge.kind == "rule" and self.data.preferences.source != "pocket":
             raise wrong("the rule judge knows the pocket world only; use none", "evaluation.judge.kind")
@@ -164,3 +169,15 @@ class StudySettings(Settings):
         if self.storage.mirror is not None:
             raise wrong("a mirror is not available yet; leave it out", "storage.mirror")
         return self
+
+    def _check_sft(self) -> None:
+        """Nothing may start from, or be compared with, an SFT checkpoint that has no data."""
+        if self.data.sft is not None:
+            return
+        places = {f"search.methods[{i}].init": method.init or () for i, method in enumerate(self.search.methods)}
+        places |= {"search.init": self.search.init} if not all(places.values()) else {}
+        places |= {"evaluation.models": self.evaluation.models, "evaluation.baseline": (self.evaluation.baseline,)}
+        for place, names in places.items():
+            for name in names:
+                if name == "sft" or name.startswith("sft:"):
+                    raise wrong(f"{name!r} needs data.sft, which is missing; name its source, or use base", place)

@@ -52,7 +52,7 @@ def _explain(error: ValidationError, settings: type = StudySettings) -> str:
     first = error.errors()[0]
     kind, value = first["type"], first["input"]
     context = first.get("ctx", {})
-    path = [part for part in first["loc"] if not _is_union_branch(part)]
+    path = [part for part in first["loc"] if not _is_union_branch(part) and part != "parameters"]
     place = _place(tuple(path))
     if kind == "study":
         at = context.get("at", "")

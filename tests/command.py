@@ -56,19 +56,41 @@ class Command:
         assert sign in text, text
         return text
 
-    def processes(self) -> list[str]:
-        """Command lines of living processes that belong to this command's Ray."""
+    def kill_one(self, title: str, *arguments: str, timeout: float = 300) -> str:
+        """Run to the end, with SIGKILL for the first process of its own whose title begins so; returns the output."""
+        command = [sys.executable, "-m", "raydaa", *arguments]
+        with subprocess.Popen(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+        ) as process:
+            deadline = time.monotonic() + timeout
+            victims: list[int] = []
+            while not victims and process.poll() is None and time.monotonic() < deadline:
+                victims = [pid for pid, name in self.processes().items() if name.startswith(title)]
+                time.sleep(0.02)
+            assert victims, f"no process {title} was seen"
+            os.kill(victims[0], signal.SIGKILL)
+            output, _ = process.communicate(timeout=timeout)
+        assert process.returncode == 0, output
+        return output
+
+    def processes(self) -> dict[int, str]:
+        """Living processes that belong to this command's Ray: number and command line."""
         marker = f"RAY_TMPDIR={self.ray}".encode()
-        found = []
+        found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if int(entry.name) != os.getpid() and marker in (entry / "environ").read_bytes():
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
             except OSError:
                 continue
         return found
 
-    def wait_until_gone(self, seconds: float = 60) -> list[str]:
+    def wait_until_gone(self, seconds: float = 60) -> dict[int, str]:
         """What is still alive after at most ``seconds``."""
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:

@@ -39,7 +39,7 @@ def test_a_study_over_real_pairs(
     command = Command(tmp_path / "home")
     result = command.run("run", str(written(tmp_path, tree)), "--output", str(tmp_path / "out"), timeout=800)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert command.wait_until_gone() == []
+    assert command.wait_until_gone() == {}
     assert (tmp_path / "out" / "report" / "index.html").exists()
     rows = TrialResults.load(tmp_path / "out").rows
     finished = [row for row in rows if row.state == "finished"]

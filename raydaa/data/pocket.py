@@ -120,7 +120,7 @@ def _draw_pair(noise: float, rng: random.Random) -> dict[str, Any]:
     while second == first:
         second = draw_answer(prompt, rng)
     gap = gold_reward(prompt, first) - gold_reward(prompt, second)
-    probability = float(gap > 0) if noise == 0 else 1 / (1 + math.exp(-gap / noise))
+    probability = float(gap > 0) if noise == 0 else 0.5 * (1 + math.tanh(gap / noise / 2))
     if rng.random() >= probability:
         first, second = second, first
     return {"prompt": prompt, "chosen": first, "rejected": second}

@@ -1,21 +1,19 @@
-"""The prepare stage: sources in, tokenized tables, rejects and a data report out."""
+"""The prepare stage: sources in, tokenized tables out, each kept under a key of what it depends on."""
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from raydaa.artifacts import file_hash, key_of, make_folder, write_json, write_text
+from raydaa.artifacts import file_hash, key_of, make_folder, read_json
 from raydaa.data import pocket
 from raydaa.data.sources import (
-    BadRowError,
+    FILE_SUFFIXES,
     DataError,
     Messages,
     PreferencePair,
-    Reject,
     Rows,
     conversation,
     is_transcript,
@@ -23,43 +21,34 @@ from raydaa.data.sources import (
     preference_pair,
     read_rows,
 )
+from raydaa.data.tables import Tally, parsed, split_by_prompt, write_examples, write_pairs, write_prompts
 from raydaa.data.tokenize import Encoder
-from raydaa.records import EXAMPLES, PAIRS, PROMPTS, write
-from raydaa.settings import DataSettings, PocketSettings, StudySettings
+from raydaa.settings import DataSettings, PocketSettings, PreferenceSource, StudySettings
 
 POCKET = "pocket"
 CHOSEN = "preferences.chosen"
 HELD_OUT = "preferences.validation"
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
-T = TypeVar("T")
-VERSION = 1  # of the tables' content; raise it when the same input gives other tables
+VERSION = 2  # of the tables' content; raise it when the same input gives other tables
 
 
 class TooManyRejectsError(DataError):
-    """More rows than `data.max_rejected_share` can't be used."""
+    """More rows than `data.max_rejected_share` can't be used, or none can; ``rejects`` lists them as JSON lines."""
 
-    def __init__(self, message: str, rejects: list[tuple[str, Reject]]) -> None:
+    def __init__(self, message: str, rejects: str) -> None:
         super().__init__(message)
         self.rejects = rejects
 
 
-@dataclass
+@dataclass(frozen=True)
 class Inputs:
-    """What the stage reads, opened once: the sources' rows and the key of everything the tables depend on."""
+    """The sources' rows, read once, and the key of each group of tables (``pairs``, ``sft``, ``prompts``)."""
 
     train: Rows
-    validation: Rows | None  # None: a share of train
-    sft: Rows | None
-    prompts: Rows | None
-    key: str = ""
-
-
-@dataclass
-class Outcome:
-    """Rejects by table and what was cut, gathered while the tables are made."""
-
-    rejects: list[tuple[str, Reject]] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    validation: Rows | None  # None: a share of train's prompts
+    sft: Rows | None  # None: train's chosen responses, or no SFT
+    prompts: Rows | None  # None: the held-out pairs' prompts
+    keys: dict[str, str]
 
 
 def tokenizer_hash(folder: Path) -> str:
@@ -71,44 +60,52 @@ def tokenizer_hash(folder: Path) -> str:
 def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     """Read every source of the study; DataError where one is missing, empty, or lacks a column."""
     data, world = settings.data, settings.pocket
-    preferences = data.preferences
-    train = _rows(preferences.source, preferences.train, world, "train")
-    validation = None
-    if preferences.source == POCKET:
-        validation = _rows(POCKET, "", world, "validation")
-    elif isinstance(preferences.validation, str):
-        validation = read_rows(preferences.source, preferences.validation)
-    needed = _columns(preferences.columns, "prompt", "chosen", "rejected")
-    for rows in (train, validation):
-        if rows is not None:
-            rows.require([needed["chosen"], needed["rejected"]])
-            first = rows.rows[0][1]
-            alone = isinstance(first[needed["chosen"]], str) and not is_transcript(first[needed["chosen"]])
-            if alone:  # a bare answer: its prompt must stand in a column of its own
-                rows.require([needed["prompt"]])
-    sft = None
+    train, validation = _open_pairs(data.preferences, world)
+    sft = prompts = None
     if data.sft is not None and data.sft.source != CHOSEN:
         sft = _rows(data.sft.source, data.sft.split, world, "sft")
         names = _columns(data.sft.columns, "messages", "prompt", "response")
         if not sft.rows or names["messages"] not in sft.rows[0][1]:
             sft.require([names["prompt"], names["response"]])
-    prompts = None
     if data.prompts.source != HELD_OUT:
         prompts = _rows(data.prompts.source, data.prompts.split, world, "prompts")
         prompts.require([_columns(data.prompts.columns, "prompt")["prompt"]])
-    inputs = Inputs(train, validation, sft, prompts)
-    inputs.key = key_of(
-        version=VERSION,
-        sources=[rows.fingerprint if rows else None for rows in (train, validation, sft, prompts)],
-        tokenizer=tokenizer_hash(tokenizer_folder),
-        data=data.model_dump(mode="json", exclude={"max_rejected_share": True, "preferences": {"source", "fraction"}}),
+    common = {"version": VERSION, "tokenizer": tokenizer_hash(tokenizer_folder), "max_length": data.max_length}
+    pairs = key_of(
+        **common,
+        train=train.fingerprint,
+        validation=validation.fingerprint if validation else data.preferences.validation,
+        columns=data.preferences.columns,
     )
-    return inputs
+    keys = {"pairs": pairs}
+    if data.sft is not None:
+        keys["sft"] = key_of(**common, source=sft.fingerprint if sft else pairs, columns=data.sft.columns)
+    source = prompts.fingerprint if prompts else pairs
+    keys["prompts"] = key_of(**common, source=source, columns=data.prompts.columns, num=data.prompts.num)
+    return Inputs(train, validation, sft, prompts, keys)
 
 
-def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> bool:
-    """Make ``folder`` with train, validation, sft and prompts tables; True when it was not there yet."""
-    return make_folder(folder, lambda temporary: _fill(temporary, inputs, data, tokenizer))
+def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[Rows, Rows | None]:
+    train = _rows(preferences.source, preferences.train, world, "train")
+    validation = None
+    if preferences.source == POCKET:
+        validation = _rows(POCKET, "", world, "validation")
+    elif isinstance(preferences.validation, str):
+        if preferences.source.endswith(FILE_SUFFIXES) and train.rows and "split" not in train.rows[0][1]:
+            raise DataError(
+                f"{preferences.source}: has no column split, so {preferences.validation!r} can't be held out; "
+                f"write data.preferences.validation as a share, e.g. 0.05"
+            )
+        validation = read_rows(preferences.source, preferences.validation)
+    names = _columns(preferences.columns, "prompt", "chosen", "rejected")
+    for rows in (train, validation):
+        if rows is None:
+            continue
+        rows.require([names["chosen"], names["rejected"]])
+        answer = rows.rows[0][1][names["chosen"]]
+        if isinstance(answer, str) and not is_transcript(answer):  # a bare answer: its prompt has its own column
+            rows.require([names["prompt"]])
+    return train, validation
 
 
 def _rows(source: str, split: str, world: PocketSettings, part: str) -> Rows:
@@ -125,167 +122,110 @@ def _columns(mapped: dict[str, str], *names: str) -> dict[str, str]:
     return {name: mapped.get(name, name) for name in names}
 
 
-def _fill(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    encoder = Encoder(tokenizer, data.max_length)
-    outcome = Outcome()
-    names = _columns(data.preferences.columns, "prompt", "chosen", "rejected")
-    pairs = _usable(inputs.train, "train", lambda row: preference_pair(row, names), outcome)
-    if inputs.validation is not None:
-        held_out = _usable(inputs.validation, "validation", lambda row: preference_pair(row, names), outcome)
-    else:
-        assert isinstance(data.preferences.validation, float)
-        pairs, held_out = _split_by_prompt(pairs, data.preferences.validation)
-    counts = {
-        "train": _write_pairs(folder / "train.parquet", "train", pairs, encoder, outcome),
-        "validation": _write_pairs(folder / "validation.parquet", "validation", held_out, encoder, outcome),
+@dataclass(frozen=True)
+class Tables:
+    """The folders of the prepared tables, and the merged report of what became of the rows."""
+
+    folders: dict[str, Path]
+    report: dict[str, dict[str, int]]
+    rejects: str
+    made: bool
+
+
+def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> Tables:
+    """Make the groups of tables that ``folder`` does not hold yet.
+
+    TooManyRejectsError where a source has too little that can be used.
+    """
+    makers: dict[str, Callable[[Path], None]] = {
+        "pairs": lambda target: _make_pairs(target, inputs, data, tokenizer),
+        "sft": lambda target: _make_sft(target, inputs, data, tokenizer),
+        "prompts": lambda target: _make_prompts(target, inputs, data, tokenizer),
     }
-    if data.sft is not None:
-        counts["sft"] = _write_examples(folder / "sft.parquet", inputs, data, pairs, encoder, outcome)
-    _refuse(counts, inputs, data, outcome)
-    counts["prompts"] = _write_prompts(folder / "prompts.parquet", inputs, data, held_out, encoder, outcome)
-    write_text(folder / "rejects.jsonl", rejects_text(outcome.rejects))
-    reasons = Counter(f"{table}: {reject.reason}" for table, reject in outcome.rejects)
-    write_json(
-        folder / "report.json",
-        {"rows": counts, "rejected": dict(reasons.most_common()), "notes": dict(encoder.notes)},
-    )
+    made = False
+    folders: dict[str, Path] = {}
+    merged: dict[str, dict[str, int]] = {"read": {}, "rows": {}, "rejected": {}, "notes": {}}
+    rejects = ""
+    for group, key in inputs.keys.items():
+        folders[group] = folder / f"{group}-{key}"
+        made |= make_folder(folders[group], makers[group])
+        for name, values in read_json(folders[group] / "report.json").items():
+            merged[name] |= {k: merged[name].get(k, 0) + v if name == "notes" else v for k, v in values.items()}
+        rejects += (folders[group] / "rejects.jsonl").read_text(encoding="utf-8")
+        _refuse(inputs, data, merged, rejects)
+    return Tables(folders, merged, rejects, made)
 
 
-def _refuse(counts: dict[str, int], inputs: Inputs, data: DataSettings, outcome: Outcome) -> None:
-    """TooManyRejectsError where too little of a table is usable."""
-    for table, rows in (("train", inputs.train), ("validation", inputs.validation), ("sft", inputs.sft)):
-        if rows is not None:
-            _check_share(rows, [r for name, r in outcome.rejects if name == table], data.max_rejected_share, outcome)
-    for table, remedy in (
-        ("train", "pairs"),
-        ("validation", "pairs; raise data.preferences.validation"),
-        ("sft", "examples"),
-    ):
-        if counts.get(table) == 0:
-            raise TooManyRejectsError(f"{inputs.train.source}: {table} has no usable {remedy}", outcome.rejects)
-
-
-def rejects_text(rejects: Iterable[tuple[str, Reject]]) -> str:
-    """Rejects as JSON lines: table, row number, reason."""
-    lines = ({"table": table, "row": reject.row, "reason": reject.reason} for table, reject in rejects)
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def _usable(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], outcome: Outcome) -> list[tuple[int, T]]:
-    outcome.rejects += [(table, reject) for reject in rows.rejects]
-    found = []
-    for number, row in rows.rows:
-        try:
-            found.append((number, parse(row)))
-        except BadRowError as error:
-            outcome.rejects.append((table, Reject(number, str(error))))
-    return found
-
-
-def _hash_share(messages: Messages) -> float:
-    """A number in [0, 1) that depends on the prompt alone."""
-    digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _split_by_prompt(
-    pairs: list[tuple[int, PreferencePair]], share: float
+def _pairs(
+    inputs: Inputs, data: DataSettings, tally: Tally
 ) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
-    """All pairs of a prompt go to the same side, so held-out prompts were never trained on."""
-    held_out = [pair for pair in pairs if _hash_share(pair[1].prompt) < share]
-    return [pair for pair in pairs if _hash_share(pair[1].prompt) >= share], held_out
+    names = _columns(data.preferences.columns, "prompt", "chosen", "rejected")
+    train = parsed(inputs.train, "train", lambda row: preference_pair(row, names), tally)
+    if inputs.validation is not None:
+        return train, parsed(inputs.validation, "validation", lambda row: preference_pair(row, names), tally)
+    assert isinstance(data.preferences.validation, float)
+    return split_by_prompt(train, data.preferences.validation)
 
 
-def _write_pairs(
-    path: Path, table: str, pairs: list[tuple[int, PreferencePair]], encoder: Encoder, outcome: Outcome
-) -> int:
-    rows = []
-    for number, pair in pairs:
-        try:
-            ids = encoder.pair(pair)
-        except BadRowError as error:
-            outcome.rejects.append((table, Reject(number, str(error))))
-            continue
-        rows.append(
-            {
-                "pair_id": number,
-                "prompt_tokens": ids.prompt,
-                "chosen_tokens": ids.chosen,
-                "rejected_tokens": ids.rejected,
-            }
-        )
-    write(path, rows, PAIRS)
-    return len(rows)
+def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
+    tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
+    train, held_out = _pairs(inputs, data, tally)
+    write_pairs(folder / "train.parquet", "train", train, encoder, tally)
+    # Held-out pairs of a share come from train's source: that is where their rejects are counted.
+    table = "validation" if inputs.validation is not None else "train"
+    kept = tally.rows["train"]
+    write_pairs(folder / "validation.parquet", table, held_out, encoder, tally)
+    tally.rows = {"train": kept, "validation": tally.rows[table]}
+    tally.notes = encoder.notes
+    tally.save(folder)
 
 
-def _write_examples(
-    path: Path,
-    inputs: Inputs,
-    data: DataSettings,
-    pairs: list[tuple[int, PreferencePair]],
-    encoder: Encoder,
-    outcome: Outcome,
-) -> int:
+def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
     assert data.sft is not None
+    tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
     if inputs.sft is None:
-        conversations = [(n, [*p.prompt, {"role": "assistant", "content": p.chosen}]) for n, p in pairs]
+        train, _ = _pairs(inputs, data, Tally())  # what is wrong with pairs is told once, with the pairs
+        conversations = [(n, [*pair.prompt, {"role": "assistant", "content": pair.chosen}]) for n, pair in train]
+        tally.read["sft"] = len(conversations)
     else:
         names = _columns(data.sft.columns, "messages", "prompt", "response")
-        conversations = _usable(inputs.sft, "sft", lambda row: conversation(row, names), outcome)
-    rows = []
-    for number, messages in conversations:
-        try:
-            example = encoder.example(messages)
-        except BadRowError as error:
-            outcome.rejects.append(("sft", Reject(number, str(error))))
-            continue
-        rows.append({"example_id": number, "tokens": example.tokens, "scored": example.scored})
-    write(path, rows, EXAMPLES)
-    return len(rows)
+        conversations = parsed(inputs.sft, "sft", lambda row: conversation(row, names), tally)
+    write_examples(folder / "sft.parquet", conversations, encoder, tally)
+    tally.notes = encoder.notes
+    tally.save(folder)
 
 
-def _write_prompts(
-    path: Path,
-    inputs: Inputs,
-    data: DataSettings,
-    held_out: list[tuple[int, PreferencePair]],
-    encoder: Encoder,
-    outcome: Outcome,
-) -> int:
-    candidates: list[tuple[Messages, str | None]] = [(pair.prompt, pair.chosen) for _, pair in held_out]
-    if inputs.prompts is not None:
+def _make_prompts(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
+    tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
+    candidates: list[tuple[int, tuple[Messages, str | None]]]
+    if inputs.prompts is None:
+        _, held_out = _pairs(inputs, data, Tally())
+        candidates = [(number, (pair.prompt, pair.chosen)) for number, pair in held_out]
+    else:
         column = _columns(data.prompts.columns, "prompt")["prompt"]
-        parsed = _usable(inputs.prompts, "prompts", lambda row: messages_of(row.get(column)), outcome)
-        candidates = [(messages, None) for _, messages in parsed]
-    rows: dict[str, dict[str, Any]] = {}
-    for messages, chosen in candidates:
-        name = key_of(prompt=messages)
-        ids = encoder.prompt(messages)
-        if name not in rows and len(ids) < data.max_length and len(rows) < data.prompts.num:
-            text = encoder.prompt_text(messages)
-            question = messages[-1]["content"]
-            rows[name] = {
-                "prompt_id": name,
-                "question": question,
-                "prompt": text,
-                "prompt_tokens": ids,
-                "chosen": chosen,
-            }
-    if not rows:
-        raise DataError(f"{data.prompts.source}: no usable prompt is left")
-    write(path, list(rows.values()), PROMPTS)
-    return len(rows)
+        read = parsed(inputs.prompts, "prompts", lambda row: messages_of(row.get(column)), tally)
+        candidates = [(number, (messages, None)) for number, messages in read]
+    tally.read["prompts"] = len(candidates)
+    write_prompts(folder / "prompts.parquet", candidates, data.prompts.num, encoder, tally)
+    tally.save(folder)
 
 
-def _check_share(rows: Rows, rejects: list[Reject], allowed: float, outcome: Outcome) -> None:
-    total = len(rows.rows) + len(rows.rejects)
-    if len(rejects) <= allowed * total:
-        return
-    reasons = Counter(reject.reason for reject in rejects).most_common(3)
-    why = ", ".join(f"{reason}: {count}" for reason, count in reasons)
-    first = ", ".join(str(reject.row) for reject in sorted(rejects, key=lambda r: r.row)[:5])
-    raise TooManyRejectsError(
-        f"{rows.source}: {len(rejects)} of {total} rows can't be used ({why}; first rows: {first}); "
-        f"mend them or raise data.max_rejected_share ({allowed})",
-        outcome.rejects,
-    )
+def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]], rejects: str) -> None:
+    """TooManyRejectsError where too little of a table is usable."""
+    lines = [json.loads(line) for line in rejects.splitlines()]
+    sft = data.sft.source if data.sft else ""
+    sources = {"train": inputs.train.source, "validation": inputs.train.source, "sft": sft}
+    for table, source in (sources | {"prompts": data.prompts.source}).items():
+        mine = [line for line in lines if line["table"] == table]
+        total = report["read"].get(table, 0)
+        if len(mine) > data.max_rejected_share * total:
+            reasons = Counter(line["reason"] for line in mine).most_common(3)
+            why = ", ".join(f"{reason}: {count}" for reason, count in reasons)
+            first = ", ".join(str(row) for row in sorted(line["row"] for line in mine)[:5])
+            raise TooManyRejectsError(
+                f"{source}: {len(mine)} of {total} rows can't be used ({why}; first rows: {first}); "
+                f"mend them or raise data.max_rejected_share ({data.max_rejected_share:g})",
+                rejects,
+            )
+        if report["rows"].get(table) == 0:
+            raise TooManyRejectsError(f"{source}: no usable row is left for {table}", rejects)

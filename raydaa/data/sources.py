@@ -1,6 +1,7 @@
 """Rows from where users keep them: JSONL (also gzipped), Parquet, a datasets folder, or a hub id."""
 
 import gzip
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from raydaa.artifacts import file_hash, files_below, key_of
 
 Messages = list[dict[str, str]]
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".gz", ".arrow")  # surely files, and not readable here
 
 
 class DataError(ValueError):
@@ -67,10 +69,13 @@ def read_rows(source: str, split: str) -> Rows:
     if path.is_dir():
         digests = {str(p.relative_to(path)): file_hash(p) for p in files_below(path)}
         return Rows(source, key_of(files=digests, split=split), _read_datasets(source, split))
-    if path.suffix or source.startswith(("/", ".")):
-        raise DataError(f"{source}: there is no such file; files end in {', '.join(FILE_SUFFIXES)}")
+    if path.is_file() or path.suffix in OTHER_SUFFIXES:
+        raise DataError(f"{source}: can't be read; data files end in {', '.join(FILE_SUFFIXES)}")
+    if source.startswith(("/", ".")):
+        raise DataError(f"{source}: there is no such file or folder")
     rows = _read_datasets(source, split)
-    return Rows(source, key_of(rows=[row for _, row in rows], split=split), rows)
+    content = json.dumps([row for _, row in rows], default=str)  # a hub row may hold times or bytes
+    return Rows(source, key_of(content=hashlib.sha256(content.encode()).hexdigest(), split=split), rows)
 
 
 def _read_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject]]:
@@ -181,8 +186,10 @@ def conversation(row: Mapping[str, Any], columns: Mapping[str, str]) -> Messages
 def messages_of(value: Any) -> Messages:
     """Chat messages from text (one user turn, or an Anthropic "\\n\\nHuman:" transcript) or a list of messages."""
     if isinstance(value, str):
-        return _transcript(value) if is_transcript(value) else [{"role": "user", "content": value}]
-    if isinstance(value, list) and all(isinstance(m, dict) for m in value):
+        messages = _transcript(value) if is_transcript(value) else [{"role": "user", "content": value}]
+        # A prompt that ends in "Assistant:" asks for the answer; it holds no empty one.
+        return messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages
+    if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):
         messages = [{"role": m.get("role"), "content": m.get("content")} for m in value]
         if all(isinstance(m["role"], str) and isinstance(m["content"], str) for m in messages):
             return messages

@@ -82,6 +82,8 @@ def _batch(model: Any, prompts: list[Sequence[int]], sampling: Sampling, eos: in
         pad_token_id=pad,
         **drawn,
     )
+    # The checkpoint's own defaults (a repetition penalty, say) would fill what is unset, and change raw logits.
+    model.generation_config = GenerationConfig()
     raw = _RawLogps()
     with torch.no_grad():
         output = model.generate(

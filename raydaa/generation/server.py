@@ -146,4 +146,4 @@ def served(options: dict[str, Any], replicas: int, cpus: float, gpus: float) -> 
     try:
         yield handle
     finally:
-        serve.shutdown()
+        serve.delete(APP)  # only ours: a cluster may serve other applications

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from raydaa.artifacts import read_json, write_text
+from raydaa.artifacts import write_json, write_text
 from raydaa.progress import Progress, captured
 from raydaa.study import Study, StudyError
 
@@ -42,35 +42,39 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
 
 def _prepare(study: Study, progress: Progress) -> "Prepared":
     """Model folder, tokenized tables, data report. StudyError says what is wrong with the input."""
-    from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare, rejects_text
+    from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare
     from raydaa.data.sources import DataError
+    from raydaa.pipeline.checks import check_lengths, check_models
     from raydaa.pipeline.context import Prepared, Start, base_model, cache_folder
-    from raydaa.training.model import load_tokenizer, quiet_transformers
+    from raydaa.training.model import TokenizerError, load_tokenizer, quiet_transformers
 
     quiet_transformers()
     progress.start("prepare", study.settings.data.preferences.source)
     try:
         base = base_model(study)
-        inputs = open_inputs(study.settings, base)
-        tables = cache_folder(study) / "prepared" / inputs.key
+        check_models(study.settings, base)
         tokenizer = load_tokenizer(base, study.settings.model.trust_remote_code)
-        made = prepare(inputs, study.settings.data, tokenizer, tables)
+        inputs = open_inputs(study.settings, base)
+        tables = prepare(inputs, study.settings.data, tokenizer, cache_folder(study) / "prepared")
+        prepared = Prepared(Start.at("base", base), tables.folders, inputs.keys, tables.report["rows"])
+        check_lengths(study.settings, prepared)
     except TooManyRejectsError as error:
         rejects = study.folder / "rejects.jsonl"
-        write_text(rejects, rejects_text(error.rejects))
+        write_text(rejects, error.rejects)
         raise StudyError(f"{study.where}: {error} (all of them: {rejects})") from None
-    except (DataError, StudyError) as error:
+    except (DataError, StudyError, TokenizerError) as error:
         raise StudyError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
-    report = read_json(tables / "report.json")
-    shutil.copyfile(tables / "rejects.jsonl", study.folder / "rejects.jsonl")
-    shutil.copyfile(tables / "report.json", study.folder / "data.json")
-    counts = ", ".join(f"{count} {name}" for name, count in report["rows"].items())
-    progress.end(f"{counts}; {sum(report['rejected'].values())} rejected{'' if made else '; kept from before'}")
-    return Prepared(Start.at("base", base), tables, inputs.key, report["rows"])
+    write_text(study.folder / "rejects.jsonl", tables.rejects)
+    write_json(study.folder / "data.json", tables.report)
+    counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
+    rejected = sum(tables.report["rejected"].values())
+    progress.end(f"{counts}; {rejected} rejected{'' if tables.made else '; kept from before'}")
+    return prepared
 
 
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
     from raydaa.cluster import connected
+    from raydaa.pipeline.checks import check_room
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate
     from raydaa.pipeline.training import align, reference, sft
@@ -78,6 +82,10 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
 
     with connected(address) as resources:
         context = Context(study, progress, resources, prepared)
+        try:
+            check_room(context)
+        except StudyError as error:
+            raise StudyError(f"{study.where}: {error}") from None
         starts = sft(context)
         references = reference(context, starts)
         trials = align(context, starts, references)
@@ -104,4 +112,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StudyError(f"{folder}: another run is at work in this study folder; wait for it") from None
+        for path in sorted(folder.rglob(".*")):
+            if path.is_dir():  # half-written results of a run that was killed
+                shutil.rmtree(path, ignore_errors=True)
         yield

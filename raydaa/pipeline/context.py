@@ -1,7 +1,6 @@
 """What every stage needs to know: the study, its folders, its workers."""
 
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from raydaa.data import pocket
 from raydaa.progress import Progress
 from raydaa.settings import StudySettings
 from raydaa.study import Study, StudyError
-from raydaa.training.launch import Workers
+from raydaa.training.launch import DRIVER_CPUS, Workers
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Prepared:
     """What the prepare stage leaves: the base model, the tables, and what is in them."""
 
     base: Start
-    tables: Path
-    key: str
+    folders: dict[str, Path]  # of the table groups pairs, sft, prompts
+    keys: dict[str, str]
     rows: dict[str, int]
 
     def table(self, name: str) -> Path:
-        """The Parquet file of table ``name``."""
-        return self.tables / f"{name}.parquet"
+        """The Parquet file of table ``name`` (train, validation, sft, prompts)."""
+        return self.folders.get(name, self.folders["pairs"]) / f"{name}.parquet"
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,20 @@ class Context:
     @property
     def concurrent_trials(self) -> int:
         """Trials at a time: what the cluster's workers allow, or what the study asks for."""
-        asked, each = self.settings.scaling.concurrent_trials, self.workers
-        if asked != "auto":
-            return asked
-        room = self.resources.cpus // int(each.cpus * each.count)
+        asked = self.settings.scaling.concurrent_trials
+        room = self.room
+        return room if asked == "auto" else min(asked, room)
+
+    @property
+    def room(self) -> int:
+        """Worker groups that fit into the cluster at a time."""
+        each = self.workers
+        # A group's driver takes a sliver of a CPU; on our own Ray there is a spare one for that.
+        sliver = DRIVER_CPUS if each.count > 1 and not self.resources.local else 0.0
+        room = int(self.resources.cpus / (each.cpus * each.count + sliver))
         if each.gpus:
-            room = min(room, int(self.resources.gpus // (each.gpus * each.count)))
-        return max(1, room)
+            room = min(room, int(self.resources.gpus / (each.gpus * each.count)))
+        return room
 
 
 def cache_folder(study: Study) -> Path:
@@ -116,6 +122,8 @@ def local_model(source: str) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise StudyError(f"{source}: is not a model folder; it has no config.json")
+        if not list(folder.glob("*.safetensors")):
+            raise StudyError(f"{source}: holds no safetensors weights; save the model with save_pretrained")
         return folder.absolute()
     if source.startswith(("/", ".")) or source.count("/") != 1:
         raise StudyError(f"{source}: there is no such model folder")
@@ -139,6 +147,22 @@ def base_model(study: Study) -> Path:
     return folder
 
 
-def starts_of_trials(settings: StudySettings) -> Iterable[str]:
-    """Names of all models that trials start from, each once."""
-    return dict.fromkeys(name for method in settings.search.methods for name in method.init or settings.search.init)
+def models_named(settings: StudySettings) -> list[str]:
+    """Names of all models that trials start from or are compared with, each once; the base model aside."""
+    starts = [name for method in settings.search.methods for name in method.init or settings.search.init]
+    names = dict.fromkeys([*starts, *settings.evaluation.models, settings.evaluation.baseline])
+    return [name for name in names if name not in ("base", "chosen")]
+
+
+def sft_fraction(settings: StudySettings, name: str) -> float | None:
+    """``sft`` is the largest fraction, ``sft:0.1`` that of 10 %; None for a model of its own."""
+    fractions = settings.sft.fractions
+    if name == "sft":
+        return max(fractions)
+    if not name.startswith("sft:"):
+        return None
+    for fraction in fractions:
+        if name == f"sft:{fraction:g}":
+            return fraction
+    choices = ", ".join(f"sft:{fraction:g}" for fraction in fractions)
+    raise StudyError(f"{name}: is not among sft.fractions; choose from {choices}")

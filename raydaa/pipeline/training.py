@@ -10,7 +10,7 @@ from typing import Any
 
 from raydaa.algorithms.losses import method_class
 from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
-from raydaa.pipeline.context import Context, Start, cache_folder, local_model, starts_of_trials
+from raydaa.pipeline.context import Context, Start, cache_folder, local_model, models_named, sft_fraction
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
 from raydaa.study import StudyError
@@ -34,27 +34,12 @@ class Trial:
 def sft(context: Context) -> dict[str, Start]:
     """Every model that trials start from or are compared with; SFT checkpoints are trained where missing."""
     settings = context.settings
-    names = {*starts_of_trials(settings), *settings.evaluation.models, settings.evaluation.baseline}
     starts = {"base": context.prepared.base}
-    for name in sorted(names - {"base", "chosen"}):
-        fraction = _sft_fraction(context, name)
+    for name in models_named(settings):
+        fraction = sft_fraction(settings, name)
         folder = local_model(name) if fraction is None else _sft_checkpoint(context, fraction)
         starts[name] = Start.at(name, folder)
     return starts
-
-
-def _sft_fraction(context: Context, name: str) -> float | None:
-    """``sft`` is the largest fraction, ``sft:0.1`` that of 10 %; None for a model of its own."""
-    fractions = context.settings.sft.fractions
-    if name == "sft":
-        return max(fractions)
-    if not name.startswith("sft:"):
-        return None
-    for fraction in fractions:
-        if name == f"sft:{fraction:g}":
-            return fraction
-    choices = ", ".join(f"sft:{fraction:g}" for fraction in fractions)
-    raise StudyError(f"{context.study.where}: {name!r} is not among sft.fractions; choose from {choices}")
 
 
 def _sft_checkpoint(context: Context, fraction: float) -> Path:
@@ -69,7 +54,7 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
         seed=settings.sft.seed,
         fraction=fraction,
     )
-    folder = context.folder / "sft" / spec.key(prepared.base.hash, prepared.key)
+    folder = context.folder / "sft" / spec.key(prepared.base.hash, prepared.keys["sft"])
     total = spec.steps(prepared.rows["sft"])
     context.progress.start("sft", f"{total} steps on {fraction:.0%} of the examples")
     if intact(folder / "model"):
@@ -121,7 +106,7 @@ def _watched(context: Context, folder: Path, total: int) -> Iterator[None]:
 def reference(context: Context, starts: dict[str, Start]) -> dict[str, Path]:
     """Log-probabilities of all pairs under each start whose trials need them, in the shared cache."""
     settings, prepared = context.settings, context.prepared
-    needing = {m.name: m for m in settings.search.methods if method_class(m.name).score == "ratio"}.values()
+    needing = [method for method in settings.search.methods if method_class(method.name).score == "ratio"]
     names = dict.fromkeys(name for method in needing for name in method.init or settings.search.init)
     return {name: _reference(context, starts[name], prepared.rows) for name in names}
 
@@ -129,7 +114,7 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Path]:
 def _reference(context: Context, start: Start, rows: dict[str, int]) -> Path:
     settings, prepared = context.settings, context.prepared
     precision = settings.training.precision
-    key = key_of(weights=start.hash, data=prepared.key, precision=precision)
+    key = key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision)
     folder = cache_folder(context.study) / "reference" / key
     context.progress.start("reference", f"log-probabilities under {start.name}")
     tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
@@ -175,7 +160,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Path
 
     def make(point: Point) -> tuple[str, RunSpec]:
         spec = _spec(context, starts[point.init], references.get(point.init), point)
-        return spec.key(starts[point.init].hash, context.prepared.key), spec
+        return spec.key(starts[point.init].hash, context.prepared.keys["pairs"]), spec
 
     found = groups(context.settings.search)
     early, progress = context.settings.search.early_stopping, context.progress

@@ -22,9 +22,9 @@ CAPTIONS = {
 
 
 def write_report(results: TrialResults, folder: Path) -> Path:
-    """Write page, figures and tables; an older report is replaced when the new one is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".report."))
+    """Write page, figures and tables into ``folder``, over those of an older report; other files stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".report."))
     try:
         figures = draw(results, temporary)
         pq.write_table(results.table, temporary / "trials.parquet")
@@ -45,9 +45,8 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             version=__version__,
         )
         (temporary / "index.html").write_text(page, encoding="utf-8")
-        temporary.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        for path in temporary.iterdir():
+            path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / "index.html"

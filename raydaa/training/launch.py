@@ -9,6 +9,8 @@ from typing import Any
 from raydaa.artifacts import key_of
 from raydaa.training.spec import RunSpec
 
+DRIVER_CPUS = 0.01  # of the actor that drives a worker group; Tune refuses 0
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -76,10 +78,12 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
             metrics = advance(run, folder, target)
         except NonFiniteLossError as error:
             return {"failed": str(error), "done": True}
-        run.save(folder / "checkpoint")
-        if run.step >= run.total_steps:
+        done = run.step >= run.total_steps
+        if done:
             run.export(folder / "model")
-        return {**metrics, "step": run.step, "done": run.step >= run.total_steps}
+        else:
+            run.save(folder / "checkpoint")
+        return {**metrics, "step": run.step, "seconds": run.seconds, "done": done}
     finally:
         run.close()
 

@@ -110,6 +110,8 @@ class Run:
         self.engine.module.train()
         self.seconds += time.monotonic() - begun
         means = _means(sums, size, self.objective is not None)
+        if not math.isfinite(means["loss"]):
+            raise NonFiniteLossError(f"the held-out loss is {means['loss']} at step {self.step}")
         return {f"validation/{name}": value for name, value in means.items()}
 
     def _pass(self, table: PairTable | ExampleTable, indices: np.ndarray, train: bool) -> tuple[Tensor, float]:
@@ -156,19 +158,23 @@ class Run:
     def _fill(self, folder: Path) -> None:
         self.engine.save(folder)
         if rank() == 0:
-            write_json(folder / "run.json", {"step": self.step, "seconds": self.seconds, "workers": world_size()})
+            write_json(folder / "run.json", {"step": self.step, "seconds": self.seconds, "writer": self._writer()})
         torch.save(torch.get_rng_state(), folder / f"rng-{rank()}.pt")
 
     def load(self, folder: Path) -> bool:
         """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
         found = checkpoint.latest(folder)
         state = {} if found is None else read_json(found / "run.json")
-        if found is None or state["workers"] != world_size():
+        if found is None or state["writer"] != self._writer():
             return False
         self.engine.load(found)
         torch.set_rng_state(torch.load(found / f"rng-{rank()}.pt", weights_only=True))
         self.step, self.seconds = state["step"], state["seconds"]
         return True
+
+    def _writer(self) -> list[Any]:
+        """Who can read a checkpoint: the same engine, in the same number of pieces."""
+        return [self.spec.engine, self.spec.zero_stage if self.spec.engine == "deepspeed" else 0, world_size()]
 
     def export(self, folder: Path) -> None:
         """Seal the weights as a Hugging Face folder (safetensors, tokenizer); every worker calls it."""

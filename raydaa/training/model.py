@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from raydaa.data.packing import PackedBatch
 
 
+class TokenizerError(ValueError):
+    """A model folder without a tokenizer that can be used; one line."""
+
+
 def quiet_transformers() -> None:
     """No progress bars of single loads: a sweep makes hundreds of them."""
     from transformers.utils import logging as hf_logging
@@ -24,7 +28,11 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub id."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TokenizerError(f"{source}: the tokenizer can't be loaded: {reason}") from None
 
 
 def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
@@ -33,7 +41,7 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_rem
 
     quiet_transformers()
     model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+        source, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
     )
     model.config.use_cache = False
     return model

@@ -19,7 +19,7 @@ class Bracket:
     keep: float
     members: list[str] = field(default_factory=list)
     values: dict[str, dict[int, float]] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
+    over: set[str] = field(default_factory=set)
 
     def add(self, key: str) -> None:
         """A trial joins; ties are decided in the order of joining."""
@@ -30,9 +30,9 @@ class Bracket:
         """Trial ``key`` reached ``rung`` (from 0) with ``value``; NaN counts as worst."""
         self.values[key][rung] = math.inf if math.isnan(value) else value
 
-    def fail(self, key: str) -> None:
-        """Trial ``key`` will never report again: nobody waits for it."""
-        self.failed.add(key)
+    def leave(self, key: str) -> None:
+        """Trial ``key`` will never report again: where it has no value, nobody waits for it."""
+        self.over.add(key)
 
     def decision(self, key: str) -> Decision:
         """Whether trial ``key`` goes on from where it is, waits for others, or stops."""
@@ -41,7 +41,7 @@ class Bracket:
             reached = [k for k in alive if rung in self.values[k]]
             if rung not in self.values[key]:
                 return "go"
-            if any(k not in reached and k not in self.failed for k in alive):
+            if any(k not in reached and k not in self.over for k in alive):
                 return "wait"
             order = {k: place for place, k in enumerate(self.members)}
             ranked = sorted(reached, key=lambda k: (self.values[k][rung], order[k]))

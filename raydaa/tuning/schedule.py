@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from raydaa.artifacts import write_json
 from raydaa.training.checkpoint import latest, step_of
-from raydaa.training.launch import Workers
+from raydaa.training.launch import DRIVER_CPUS, Workers
 from raydaa.tuning.sweep import RECORD, SPEC, Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
 
@@ -87,10 +87,7 @@ class _Brackets(TrialScheduler):
         self.notify(swept, {})
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        error = trial.get_error()
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        self.sweep.close(self._of(trial), "failed", lines[-1] if lines else "the worker died", retry=True)
-        self.notify(self._of(trial), {})
+        """Comes before every new try too; `_Failures` hears of the last one."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Comes after this scheduler's own decision to stop a paused trial."""
@@ -115,6 +112,19 @@ class _Brackets(TrialScheduler):
         return "raydaa brackets"
 
 
+class _Failures(tune.Callback):
+    """Closes trials that Tune has given up."""
+
+    def __init__(self, sweep: Sweep, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+        self.sweep, self.notify = sweep, notify
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        swept = self.sweep.trials[trial.config["key"]]
+        lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
+        self.sweep.close(swept, "failed", lines[-1] if lines else "the worker died", retry=True)
+        self.notify(swept, {})
+
+
 def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
     """Run every trial that is not over yet, at most ``limit`` at a time."""
     if sweep.next_trial() is None and sweep.over:
@@ -130,7 +140,9 @@ def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial
         return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
 
     one = workers.count == 1
-    request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {"CPU": 0.01}
+    request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {"CPU": DRIVER_CPUS}
+    if one and workers.gpus and workers.accelerator:
+        request[f"accelerator_type:{workers.accelerator}"] = 0.001
     trainable = tune.with_resources(OneWorkerTrial if one else GroupTrial, request)
     tuner = tune.Tuner(
         trainable,
@@ -148,6 +160,7 @@ def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial
             failure_config=tune.FailureConfig(max_failures=workers.max_failures),
             # A trial that is over needs no checkpoint: what it leaves is its model or nothing.
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
+            callbacks=[_Failures(sweep, notify)],
             verbose=0,
         ),
     )

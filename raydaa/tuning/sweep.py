@@ -101,7 +101,8 @@ class Sweep:
             trial.state = "finished"
         elif record["state"] == "failed" and not record["retry"]:
             trial.state = "failed"
-            trial.bracket.fail(trial.key)
+        if trial.over:
+            trial.bracket.leave(trial.key)
 
     def _note(self, trial: SweptTrial, metrics: dict[str, Any]) -> None:
         """Pass a rung's metric to the bracket."""
@@ -114,14 +115,18 @@ class Sweep:
 
     def next_trial(self) -> SweptTrial | None:
         """The next trial to hand to Tune, in the order of the study; those that lost already are closed here."""
-        for trial in self.trials.values():
-            if trial.started or trial.over:
-                continue
-            decision = trial.bracket.decision(trial.key)
-            if decision == "stop":
-                self.close(trial, "stopped", "the others of its bracket were better at a rung")
-            elif decision == "go":
-                return trial
+        known = 0
+        while known < len(self.trials):  # closing the last of a cohort may draw new ones
+            waiting = list(self.trials.values())[known:]
+            known += len(waiting)
+            for trial in waiting:
+                if trial.started or trial.over:
+                    continue
+                decision = trial.bracket.decision(trial.key)
+                if decision == "stop":
+                    self.close(trial, "stopped", "the others of its bracket were better at a rung")
+                elif decision == "go":
+                    return trial
         return None
 
     def decide(self, trial: SweptTrial, metrics: dict[str, Any]) -> str:
@@ -134,10 +139,10 @@ class Sweep:
         if trial.over:
             return
         trial.state = state
-        if state != "finished":
-            trial.bracket.fail(trial.key) if state == "failed" else None
-            if read_json(trial.folder / RECORD) is None or state == "stopped":
-                write_json(trial.folder / RECORD, {"state": state, "reason": reason, "retry": retry})
+        trial.bracket.leave(trial.key)
+        # A trial that finished, or whose loss was no number, wrote its record itself.
+        if state == "stopped" or (state == "failed" and read_json(trial.folder / RECORD) is None):
+            write_json(trial.folder / RECORD, {"state": state, "reason": reason, "retry": retry})
         if not retry:
             shutil.rmtree(trial.folder / "checkpoint", ignore_errors=True)
         for group in {id(group): group for group, _ in trial.askers}.values():

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from raydaa.artifacts import intact
 from raydaa.data import pocket
-from raydaa.data.prepare import Inputs, TooManyRejectsError, open_inputs, prepare
+from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
 from raydaa.data.sources import DataError
 from raydaa.records import read
 from raydaa.study import Study
@@ -30,67 +31,105 @@ def pair(i: int) -> dict[str, str]:
     return {"prompt": f"list the animals : {listed}", "chosen": "cat and dog", "rejected": "dog"}
 
 
-def run(study: Study, model: Path, folder: Path) -> Inputs:
-    inputs = open_inputs(study.settings, model)
-    prepare(inputs, study.settings.data, load_tokenizer(model), folder)
-    return inputs
+def run(study: Study, model: Path, folder: Path) -> Tables:
+    return prepare(open_inputs(study.settings, model), study.settings.data, load_tokenizer(model), folder)
 
 
 def test_tables_and_report(tmp_path: Path, pocket_model: Path) -> None:
     rows = [pair(i) for i in range(40)]
     rows[3] = {**rows[3], "rejected": ""}
     rows[7] = {**rows[7], "rejected": rows[7]["chosen"]}
-    run(study(tmp_path, [*rows, '{"broken": \n'], max_rejected_share=0.2), pocket_model, tmp_path / "out")
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    tables = run(study(tmp_path, [*rows, '{"broken": \n'], max_rejected_share=0.2), pocket_model, tmp_path / "out")
+    report = tables.report
     assert report["rejected"] == {
         "train: broken JSON": 1,
         "train: empty response": 1,
         "train: chosen equals rejected": 1,
     }
-    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    rejects = [json.loads(line) for line in tables.rejects.splitlines()]
     assert {(reject["row"], reject["reason"]) for reject in rejects} == {
         (4, "empty response"),
         (8, "chosen equals rejected"),
         (41, "broken JSON"),
     }
+    assert report["read"]["train"] == 41
     assert report["rows"]["train"] + report["rows"]["validation"] == 38
     assert report["rows"]["sft"] == report["rows"]["train"]
-    ids = [set(read(tmp_path / "out" / f"{name}.parquet")["pair_id"].to_pylist()) for name in ("train", "validation")]
+    ids = [set(pairs(tables, name)["pair_id"].to_pylist()) for name in ("train", "validation")]
     assert not ids[0] & ids[1]
+
+
+def pairs(tables: Tables, name: str) -> pa.Table:
+    return read(tables.folders["pairs"] / f"{name}.parquet")
 
 
 def test_pairs_of_one_prompt_stay_together(tmp_path: Path, pocket_model: Path) -> None:
     rows = [{**pair(i % 10), "chosen": "cat and dog" if i < 10 else "cat"} for i in range(20)]
-    run(study(tmp_path, rows), pocket_model, tmp_path / "out")
-    tables = [read(tmp_path / "out" / f"{name}.parquet") for name in ("train", "validation")]
-    prompts = [set(map(tuple, table["prompt_tokens"].to_pylist())) for table in tables]
+    tables = run(study(tmp_path, rows), pocket_model, tmp_path / "out")
+    prompts = [set(map(tuple, pairs(tables, name)["prompt_tokens"].to_pylist())) for name in ("train", "validation")]
     assert not prompts[0] & prompts[1]
 
 
 def test_same_input_is_kept_and_damage_is_rebuilt(tmp_path: Path, pocket_model: Path) -> None:
     one = study(tmp_path, [pair(i) for i in range(40)])
-    inputs = run(one, pocket_model, tmp_path / "out")
-    tokenizer = load_tokenizer(pocket_model)
-    assert not prepare(inputs, one.settings.data, tokenizer, tmp_path / "out")
-    table = tmp_path / "out" / "train.parquet"
+    assert run(one, pocket_model, tmp_path / "out").made
+    tables = run(one, pocket_model, tmp_path / "out")
+    assert not tables.made
+    table = tables.folders["pairs"] / "train.parquet"
     table.write_bytes(table.read_bytes()[:-20])
-    assert prepare(inputs, one.settings.data, tokenizer, tmp_path / "out")
-    assert intact(tmp_path / "out")
+    assert run(one, pocket_model, tmp_path / "out").made
+    assert intact(tables.folders["pairs"])
 
 
-def test_key_sees_data_and_lengths_not_names(tmp_path: Path, pocket_model: Path) -> None:
+def test_keys_see_what_their_tables_depend_on(tmp_path: Path, pocket_model: Path) -> None:
     rows = [pair(i) for i in range(10)]
-    key = open_inputs(study(tmp_path, rows).settings, pocket_model).key
-    assert key == open_inputs(study(tmp_path, rows, max_rejected_share=0.9).settings, pocket_model).key
-    assert key != open_inputs(study(tmp_path, rows, max_length=32).settings, pocket_model).key
-    assert key != open_inputs(study(tmp_path, rows[:-1]).settings, pocket_model).key
+
+    def keys(rows: list[Any], **data: Any) -> dict[str, str]:
+        return open_inputs(study(tmp_path, rows, **data).settings, pocket_model).keys
+
+    base = keys(rows)
+    assert keys(rows, max_rejected_share=0.9) == base
+    fewer_prompts = keys(rows, prompts={"num": 3})
+    assert (fewer_prompts["pairs"], fewer_prompts["sft"]) == (base["pairs"], base["sft"])
+    assert fewer_prompts["prompts"] != base["prompts"]
+    own_sft = keys(rows, sft={"source": "pocket"})
+    assert (own_sft["pairs"], own_sft["prompts"]) == (base["pairs"], base["prompts"])
+    assert own_sft["sft"] != base["sft"]
+    for other in (keys(rows, max_length=32), keys(rows[:-1]), keys(rows, preferences={"validation": 0.4})):
+        assert all(other[name] != base[name] for name in base)
+
+
+def test_a_lowered_share_is_checked_again(tmp_path: Path, pocket_model: Path) -> None:
+    rows = [{**pair(i), "rejected": "cat and dog" if i % 3 == 0 else "no"} for i in range(30)]
+    run(study(tmp_path, rows, max_rejected_share=0.5), pocket_model, tmp_path / "out")
+    with pytest.raises(TooManyRejectsError, match="10 of 30 rows"):
+        run(study(tmp_path, rows, max_rejected_share=0.1), pocket_model, tmp_path / "out")
+
+
+def test_a_named_split_needs_its_column(tmp_path: Path, pocket_model: Path) -> None:
+    one = study(tmp_path, [pair(i) for i in range(9)], preferences={"validation": "test"})
+    with pytest.raises(DataError, match="has no column split, so 'test' can't be held out"):
+        run(one, pocket_model, tmp_path / "out")
+
+
+def test_prompts_that_the_template_refuses_are_rejects(tmp_path: Path, pocket_model: Path) -> None:
+    tokenizer = load_tokenizer(pocket_model)
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + pocket.TEMPLATE
+    )
+    system = [{"role": "system", "content": "be nice"}]
+    rows = [pair(i) for i in range(30)]
+    rows += [{**pair(i), "prompt": [*system, {"role": "user", "content": f"cat {i}"}]} for i in range(2)]
+    one = study(tmp_path, rows)
+    tables = prepare(open_inputs(one.settings, pocket_model), one.settings.data, tokenizer, tmp_path / "out")
+    assert tables.report["rejected"]["train: the chat template refuses the conversation: no system turn"] == 2
 
 
 @pytest.mark.parametrize(
     ("rows", "data", "message"),
     [
         ([{**pair(i), "rejected": "cat and dog"} for i in range(10)], {}, r"10 of 10 rows can't be used \(chosen"),
-        ([pair(0)], {}, "train has no usable pairs"),
+        ([pair(0)], {}, "no usable row is left for train"),
         (
             [{**pair(i), "rejected": "cat and dog" if i % 3 else "no"} for i in range(30)],
             {},
@@ -106,4 +145,3 @@ def test_key_sees_data_and_lengths_not_names(tmp_path: Path, pocket_model: Path)
 def test_unusable_data(tmp_path: Path, pocket_model: Path, rows: list[Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises((DataError, TooManyRejectsError), match=message):
         run(study(tmp_path, rows, **data), pocket_model, tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -70,7 +70,7 @@ def test_broken_lines_are_rejects(tmp_path: Path) -> None:
         ("empty.jsonl", b"", "the file is empty"),
         ("bad.parquet", b"not parquet at all", "is not a readable Parquet file"),
         ("bad.jsonl.gz", b"not gzip", "can't be read"),
-        ("x.csv", b"a,b", "there is no such file; files end in"),
+        ("x.csv", b"a,b", "can't be read; data files end in"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

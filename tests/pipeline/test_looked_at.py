@@ -32,8 +32,6 @@ def trials(tmp_path: Path) -> list[Trial]:
     return made
 
 
-@pytest.mark.parametrize(
-    ("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "0")]
-)
+@pytest.mark.parametrize(("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "0")])
 def test_rules(tmp_path: Path, trials: list[Trial], rule: str, keys: str) -> None:
     assert [trial.key for trial in looked_at(tmp_path, trials, rule)] == list(keys)

@@ -28,11 +28,13 @@ def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
     folder = tmp_path_factory.mktemp("prepared")
     study = Study.from_tree(micro(pocket={"num_sft": 48, "num_pairs": 48, "num_validation": 20, "num_prompts": 5}))
     inputs = open_inputs(study.settings, pocket_model)
-    prepare(inputs, study.settings.data, load_tokenizer(pocket_model), folder / "tables")
-    tables = {name: str(folder / "tables" / f"{name}.parquet") for name in ("train", "validation")}
+    made = prepare(inputs, study.settings.data, load_tokenizer(pocket_model), folder / "tables")
+    tables = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
     (folder / "reference").mkdir()
     write_share(str(pocket_model), tables, folder / "reference", "fp32", 256, False)
     join_shares(folder / "reference", tables, 1)
+
+    (made.folders["pairs"] / "sft.parquet").write_bytes((made.folders["sft"] / "sft.parquet").read_bytes())
 
     def spec(**changes: object) -> RunSpec:
         base = RunSpec(

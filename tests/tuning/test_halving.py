@@ -29,11 +29,11 @@ def test_waits_for_all_then_keeps_the_lower_half() -> None:
     assert [made.decision(f"t{i}") for i in (1, 2)] == ["stop", "go"]
 
 
-def test_nobody_waits_for_a_failed_trial() -> None:
+def test_nobody_waits_for_a_trial_that_is_over() -> None:
     made = bracket(2, rungs=1)
     made.report("t0", 0, 1.0)
     assert made.decision("t0") == "wait"
-    made.fail("t1")
+    made.leave("t1")
     assert made.decision("t0") == "go"
 
 

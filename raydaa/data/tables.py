@@ -1,0 +1,123 @@
+"""Parsed rows to tokenized tables; what can't be used becomes a reject with its reason."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raydaa.artifacts import key_of, write_json, write_text
+from raydaa.data.sources import BadRowError, Messages, PreferencePair, Reject, Rows
+from raydaa.data.tokenize import Encoder
+from raydaa.records import EXAMPLES, PAIRS, PROMPTS, write
+
+T = TypeVar("T")
+Numbered = Sequence[tuple[int, T]]
+
+
+@dataclass
+class Tally:
+    """What happened to the rows of each table: how many were read, kept and rejected, and what was cut."""
+
+    read: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    rejects: dict[str, list[Reject]] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, table: str, row: int, reason: str) -> None:
+        """Row ``row`` of the source of ``table`` can't be used."""
+        self.rejects.setdefault(table, []).append(Reject(row, reason))
+
+    def save(self, folder: Path) -> None:
+        """``rejects.jsonl`` and ``report.json``."""
+        lines = [
+            {"table": table, "row": reject.row, "reason": reject.reason}
+            for table, rejects in self.rejects.items()
+            for reject in sorted(rejects, key=lambda r: r.row)
+        ]
+        write_text(folder / "rejects.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        reasons = Counter(f"{line['table']}: {line['reason']}" for line in lines)
+        report = {"read": self.read, "rows": self.rows, "rejected": dict(reasons.most_common()), "notes": self.notes}
+        write_json(folder / "report.json", report)
+
+
+def parsed(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], tally: Tally) -> list[tuple[int, T]]:
+    """Every row that ``parse`` accepts, with its row number."""
+    tally.read[table] = len(rows.rows) + len(rows.rejects)
+    for reject in rows.rejects:
+        tally.reject(table, reject.row, reject.reason)
+    return _kept(rows.rows, table, parse, tally)
+
+
+def _kept(rows: Numbered[Any], table: str, make: Callable[[Any], T], tally: Tally) -> list[tuple[int, T]]:
+    kept = []
+    for number, row in rows:
+        try:
+            kept.append((number, make(row)))
+        except BadRowError as error:
+            tally.reject(table, number, str(error))
+    return kept
+
+
+def split_by_prompt(
+    pairs: Numbered[PreferencePair], share: float
+) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
+    """Train and held-out pairs: all pairs of a prompt go to the same side, so held-out prompts are never trained on."""
+    held_out = [pair for pair in pairs if _hash_share(pair[1].prompt) < share]
+    return [pair for pair in pairs if _hash_share(pair[1].prompt) >= share], held_out
+
+
+def _hash_share(messages: Messages) -> float:
+    """A number in [0, 1) that depends on the prompt alone."""
+    digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def write_pairs(path: Path, table: str, pairs: Numbered[PreferencePair], encoder: Encoder, tally: Tally) -> None:
+    """Preference pairs as token ids."""
+    rows = [
+        {"pair_id": n, "prompt_tokens": p.prompt, "chosen_tokens": p.chosen, "rejected_tokens": p.rejected}
+        for n, p in _kept(pairs, table, encoder.pair, tally)
+    ]
+    tally.rows[table] = len(rows)
+    write(path, rows, PAIRS)
+
+
+def write_examples(path: Path, conversations: Numbered[Messages], encoder: Encoder, tally: Tally) -> None:
+    """SFT conversations as token ids with the scored ones marked."""
+    rows = [
+        {"example_id": number, "tokens": example.tokens, "scored": example.scored}
+        for number, example in _kept(conversations, "sft", encoder.example, tally)
+    ]
+    tally.rows["sft"] = len(rows)
+    write(path, rows, EXAMPLES)
+
+
+def write_prompts(
+    path: Path, candidates: Numbered[tuple[Messages, str | None]], num: int, encoder: Encoder, tally: Tally
+) -> None:
+    """The first ``num`` distinct prompts, each with the data's preferred response where it has one."""
+
+    def make(candidate: tuple[Messages, str | None]) -> dict[str, Any]:
+        messages, chosen = candidate
+        ids = encoder.prompt(messages)
+        if len(ids) >= encoder.max_length:
+            raise BadRowError("prompt longer than max_length")
+        return {
+            "prompt_id": key_of(prompt=messages),
+            "question": messages[-1]["content"],
+            "prompt": encoder.prompt_text(messages),
+            "prompt_tokens": ids,
+            "chosen": chosen,
+        }
+
+    rows: dict[str, dict[str, Any]] = {}
+    for candidate in candidates:
+        if len(rows) == num:
+            break
+        for _, row in _kept([candidate], "prompts", make, tally):
+            rows.setdefault(row["prompt_id"], row)
+    tally.rows["prompts"] = len(rows)
+    write(path, list(rows.values()), PROMPTS)

@@ -1,0 +1,49 @@
+"""What can be known to go wrong later is refused before anything is started."""
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from raydaa.artifacts import read_json
+from raydaa.data.prepare import tokenizer_hash
+from raydaa.pipeline.context import Context, Prepared, local_model, models_named, sft_fraction
+from raydaa.pipeline.generation import engine_of
+from raydaa.records import read
+from raydaa.settings import StudySettings
+from raydaa.study import StudyError
+
+
+def check_models(settings: StudySettings, base: Path) -> None:
+    """Every model that the study names is there and reads the same tokens; the engine is installed."""
+    engine_of(settings)
+    for name in models_named(settings):
+        if sft_fraction(settings, name) is None and tokenizer_hash(local_model(name)) != tokenizer_hash(base):
+            raise StudyError(f"{name}: has another tokenizer or chat template than the base model; they must agree")
+
+
+def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
+    """Sequences of training and generation fit into the model's positions."""
+    config = read_json(prepared.base.folder / "config.json")
+    positions = config.get("max_position_embeddings")
+    if positions is None:
+        return
+    if settings.data.max_length > positions:
+        raise StudyError(f"data.max_length: {settings.data.max_length} exceeds the model's {positions} positions")
+    longest = pc.max(pc.list_value_length(read(prepared.table("prompts"))["prompt_tokens"])).as_py()
+    asked = settings.generation.max_new_tokens
+    if longest + asked > positions:
+        raise StudyError(
+            f"generation.max_new_tokens: {asked} and the longest prompt's {longest} exceed the model's "
+            f"{positions} positions; use at most {positions - longest}"
+        )
+
+
+def check_room(context: Context) -> None:
+    """The cluster can hold one worker group."""
+    if context.room:
+        return
+    each, have = context.workers, context.resources
+    asked = f"{each.count} x {each.cpus:g} CPUs" + (f" and {each.count} x {each.gpus:g} GPUs" if each.gpus else "")
+    raise StudyError(
+        f"scaling.workers: a trial asks for {asked}; the cluster has {have.cpus} CPUs and {have.gpus} GPUs"
+    )
