@@ -1,5 +1,6 @@
 """The command line as a user runs it: a process of its own, with its own Ray folder and cache."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -79,20 +80,31 @@ class Command:
         return output
 
     def processes(self) -> dict[int, str]:
-        """Living processes that belong to this command's Ray: number and command line."""
-        marker = f"RAY_TMPDIR={self.ray}".encode()
+        """Living processes of this command: number and title. They work below its two folders, and nobody else does."""
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if int(entry.name) != os.getpid() and marker in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+                place = (entry / "cwd").readlink()
+                if place.is_relative_to(self.folder) or place.is_relative_to(self.ray):
+                    title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                    found[int(entry.name)] = title[:120]
             except OSError:
                 continue
         return found
 
     def wait_until_gone(self, seconds: float = 60) -> dict[int, str]:
-        """What is still alive after at most ``seconds``."""
+        """What is still at work after at most ``seconds``.
+
+        Ray's agents notice a killed raylet in their own time and do nothing until then: they are ended here.
+        """
         deadline = time.monotonic() + seconds
-        while (left := self.processes()) and time.monotonic() < deadline:
+        while True:
+            left = self.processes()
+            busy = {pid: title for pid, title in left.items() if not title.endswith("Agent") and title}
+            if not busy or time.monotonic() > deadline:
+                break
             time.sleep(0.5)
-        return left
+        for pid in left.keys() - busy.keys():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return busy

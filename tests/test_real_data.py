@@ -35,7 +35,7 @@ def test_a_study_over_real_pairs(
     real_data: Path, tmp_path: Path, make: Callable[[Path, Path, float], dict[str, Any]]
 ) -> None:
     tree = make(cut(real_data, tmp_path / "data"), tmp_path, 1.0)
-    tree["data"] |= {"max_length": 192, "prompts": {"num": 16}}
+    tree["data"] |= {"max_length": 192, "max_rejected_share": 0.3, "prompts": {"num": 16}}
     command = Command(tmp_path / "home")
     result = command.run("run", str(written(tmp_path, tree)), "--output", str(tmp_path / "out"), timeout=800)
     assert result.returncode == 0, result.stdout + result.stderr

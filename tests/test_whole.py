@@ -146,7 +146,7 @@ def test_a_killed_trial_goes_on(command: Command, undisturbed: tuple[Path, str])
     """The actor of a trial dies in the middle: the trial is tried again, and nothing else is touched."""
     folder = command.folder / "one-killed"
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    output = command.kill_one("ray::OneWorkerTrial.train", *arguments)
+    output = command.kill_one("ray::OneWorkerTrial", *arguments)
     assert "failed" not in output
     assert table(folder) == table(undisturbed[0])
 
