@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from raydaa.algorithms.losses import method_class, titled
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.pareto import pareto_front
 
@@ -53,6 +54,11 @@ class TrialRow:
     seconds: float | None
     start_seconds: float | None
     checkpoint: str | None
+
+    @property
+    def title(self) -> str:
+        """The method's name, marked where it is normalised otherwise than the method's own form."""
+        return titled(self.method, self.parameters)
 
     @property
     def beta(self) -> float | None:
@@ -149,8 +155,8 @@ class TrialResults:
         if not found:
             return "no trial finished"
         best = found[0]
-        settings = ", ".join(f"{name} {value:g}" for name, value in best.parameters.items())
-        how = f"{best.method} ({settings}, learning rate {best.learning_rate:g})"
+        settings = ", ".join(f"{k} {v:g}" for k, v in best.parameters.items() if k != "length_normalized")
+        how = f"{best.title} ({settings}, learning rate {best.learning_rate:g})"
         if best.win_rate is not None:
             figures = f"win rate {best.win_rate:.1f} % [{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
         else:
@@ -197,7 +203,6 @@ def _figures(row: TrialRow) -> dict[str, Any]:
 
 
 def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
-    from raydaa.algorithms.losses import method_class
     from raydaa.training.loop import read_metrics
 
     place = folder / "trials" / trial["key"]

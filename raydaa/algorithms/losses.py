@@ -209,6 +209,15 @@ def method_class(name: str) -> type[Method]:
     return METHODS[name]
 
 
+def titled(method: str, parameters: dict[str, Any]) -> str:
+    """``ipo (per token)``: another normalisation than the method's own is another method with another β."""
+    default = getattr(method_class(method), "length_normalized", None)
+    normalized = parameters.get("length_normalized", default)
+    if normalized == default:
+        return method
+    return f"{method} ({'per token' if normalized else 'summed'})"
+
+
 def loss(name: str, **hyper_parameters: Any) -> Method:
     """A loss by name: ``loss("dpo", beta=0.1)(PairLogps(…))``. ValueError on unknown names or values."""
     cls = method_class(name)

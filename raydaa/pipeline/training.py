@@ -197,4 +197,4 @@ def label(point: Point, key: str) -> str:
     """A short name of a trial for people, and for a folder."""
     values = [f"{name}={value:g}" for name, value in point.parameters.items() if not isinstance(value, bool)]
     start = [] if point.init == "sft" else [point.init.replace("/", "_")]
-    return " ".join([*start, point.method, *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])
+    return " ".join([*start, point.title, *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])

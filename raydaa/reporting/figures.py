@@ -61,7 +61,7 @@ def pareto(results: TrialResults) -> Figure:
     axes.set_xlim(left=min([0.0, *(row.kl_low or 0.0 for row in results)]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="KL from the start (nats per response)", ylabel=quality_name(results))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left")
     return figure
 
 

@@ -71,7 +71,9 @@ def _with_interval(value: float | None, low: float | None, high: float | None, d
 
 
 def _settings(row: TrialRow) -> str:
-    values = [f"{name} {value:g}" for name, value in row.parameters.items() if name != "beta"]
+    values = [
+        f"{name} {value:g}" for name, value in row.parameters.items() if name not in ("beta", "length_normalized")
+    ]
     values += ["from " + row.init] if row.init != "sft" else []
     values += [f"SFT weight {row.sft_weight:g}"] if row.sft_weight else []
     values += [f"alignment weight {row.align_weight:g}"] if row.align_weight != 1 else []
@@ -101,7 +103,7 @@ def best_table(results: TrialResults) -> list[list[str]]:
     for row in results.best_of_each():
         spent = sum(other.seconds or 0 for other in results if other.method == row.method)
         beta = "–" if row.beta is None else f"{row.beta:g}"
-        table.append([row.method, row.ranking, beta, f"{row.learning_rate:g}", _settings(row), *_figures(row)])
+        table.append([row.title, row.ranking, beta, f"{row.learning_rate:g}", _settings(row), *_figures(row)])
         table[-1].append(_number(spent, 1))
     for name, model in results.models.items():
         rate = model.get("win_rate", {})

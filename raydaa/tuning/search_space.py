@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from raydaa.algorithms.losses import titled
 from raydaa.search_settings import MethodSettings, Range, SearchSettings
 
 # Points that tpe draws before it looks at results again. Fixed, so that a resumed study draws the same ones.
@@ -27,6 +28,11 @@ class Point:
     sft_weight: float = 0.0
     align_weight: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The method's name, marked where its scores are per token although the method's are sums, or the reverse."""
+        return titled(self.method, self.parameters)
 
 
 @dataclass(frozen=True)

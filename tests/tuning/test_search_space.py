@@ -30,6 +30,12 @@ def test_a_grid_is_every_combination_once() -> None:
     assert {point.init for point in found if point.method == "dpo"} == {"sft", "base"}
 
 
+def test_another_normalisation_is_named() -> None:
+    methods = [{"name": "ipo", "beta": 0.1, "length_normalized": [False, True]}, {"name": "simpo", "beta": 1.0}]
+    found = points(groups(search(methods=methods, learning_rate=1e-4)))
+    assert [point.title for point in found] == ["ipo", "ipo (per token)", "simpo"]
+
+
 def test_overrides_and_weights_are_searched() -> None:
     entry = {"name": "asft", "beta": 1.0, "sft_weight": 1.0, "align_weight": [0.1, 1.0], "training": {"epochs": [1, 2]}}
     found = points(groups(search(methods=[entry], learning_rate=1e-5)))
