@@ -27,10 +27,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark) from (
-                    ValueError(line)
-                )
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -47,7 +44,7 @@ def _place(path: tuple[int | str, ...]) -> str:
     return text
 
 
-def _explain(error: ValidationError, settings: type = StudySettings) -> str:
+def _explain(error: ValidationError) -> str:
     """The first problem of a ValidationError as ``place: value: rule; remedy``."""
     first = error.errors()[0]
     kind, value = first["type"], first["input"]
@@ -59,9 +56,7 @@ def _explain(error: ValidationError, settings: type = StudySettings) -> str:
         place = f"{place}.{at}" if place and at else place or at
         return f"{place}: {context['message']}" if place else context["message"]
     if kind == "extra_forbidden":
-        parent = StudySettings.model_validate if not path[:-1] else None
-        choices = _keys_at(path[:-1]) if path[:-1] or parent else []
-        return f"{place}: unknown key; choose from {', '.join(choices)}"
+        return f"{place}: unknown key; choose from {', '.join(_keys_at(path[:-1]))}"
     if kind == "missing":
         return f"{place}: is missing; every study needs it"
     if kind in ("model_type", "model_attributes_type", "dict_type"):

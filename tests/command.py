@@ -32,18 +32,15 @@ class Command:
             command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd=self.folder, check=False
         )
 
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "raydaa", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, env=self.environment, text=True, cwd=self.folder, **pipes)
+
     def kill_at(self, sign: str, *arguments: str, number: int = signal.SIGKILL, timeout: float = 300) -> str:
         """Start, wait until a line of the output holds ``sign``, send the signal; returns the output."""
-        command = [sys.executable, "-m", "raydaa", *arguments]
         lines = []
-        with subprocess.Popen(
-            command,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.folder,
-        ) as process:
+        with self._start(*arguments) as process:
             assert process.stdout is not None
             deadline = time.monotonic() + timeout
             for line in process.stdout:
@@ -59,15 +56,7 @@ class Command:
 
     def kill_one(self, title: str, *arguments: str, timeout: float = 300) -> str:
         """Run to the end, with SIGKILL for the first process of its own whose title begins so; returns the output."""
-        command = [sys.executable, "-m", "raydaa", *arguments]
-        with subprocess.Popen(
-            command,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.folder,
-        ) as process:
+        with self._start(*arguments) as process:
             deadline = time.monotonic() + timeout
             victims: list[int] = []
             while not victims and process.poll() is None and time.monotonic() < deadline:

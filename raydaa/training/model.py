@@ -1,8 +1,6 @@
 """Loading a causal language model, and scoring packed batches with it."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +105,3 @@ class StartWeights:
                     tensor.copy_(self._weights[name])
             self._model.zero_grad(set_to_none=True)
         return self._model
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """torch on ``count`` CPU threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
