@@ -9,15 +9,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LossOutput": "raydaa.algorithms.losses",
-    "Objective": "raydaa.algorithms.losses",
+    "LossOutput": "raydaa.algorithms.method",
+    "Method": "raydaa.algorithms.method",
+    "Objective": "raydaa.algorithms.objective",
     "PairLogps": "raydaa.algorithms.logprobs",
     "Study": "raydaa.study",
     "TrialResults": "raydaa.results",
-    "loss": "raydaa.algorithms.losses",
+    "loss": "raydaa.algorithms.catalog",
 }
 
-__all__ = ["LossOutput", "Objective", "PairLogps", "Study", "TrialResults", "loss"]
+__all__ = ["LossOutput", "Method", "Objective", "PairLogps", "Study", "TrialResults", "loss"]
 
 
 def __getattr__(name: str) -> Any:

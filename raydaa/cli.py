@@ -1,6 +1,7 @@
 """The command line: one command to one stage or study. The only place that prints or exits."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
+    commands.add_parser("methods", help="the built-in methods and their formulas")
     return root
 
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from raydaa.study import StudyError
 
     try:
-        return {"run": _run, "report": _report}[options.command](options)
+        return {"run": _run, "report": _report, "methods": _methods}[options.command](options)
     except StudyError as error:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
@@ -56,6 +58,8 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> int:
     from raydaa.study import Study, StudyError
 
+    if options.allow_code:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: own methods lie beside the study
     study = Study.load(options.study, _overrides(options), options.allow_code)
     try:
         results = study.run(options.address)
@@ -84,4 +88,11 @@ def _report(options: argparse.Namespace) -> int:
         raise StudyError(str(error)) from None
     page = results.report(Path(options.folder) / "report")
     print(f"{page}: {results.summary()}")
+    return 0
+
+
+def _methods(_: argparse.Namespace) -> int:
+    from raydaa.algorithms.catalog import table
+
+    print(table())
     return 0

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydaa.algorithms.losses import method_class, titled
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.pareto import pareto_front
 
@@ -25,6 +24,7 @@ class TrialRow:
     label: str
     init: str
     method: str
+    title: str  # the method, marked where it is normalised otherwise than its own form
     ranking: str
     parameters: dict[str, Any]
     learning_rate: float
@@ -54,11 +54,6 @@ class TrialRow:
     seconds: float | None
     start_seconds: float | None
     checkpoint: str | None
-
-    @property
-    def title(self) -> str:
-        """The method's name, marked where it is normalised otherwise than the method's own form."""
-        return titled(self.method, self.parameters)
 
     @property
     def beta(self) -> float | None:
@@ -203,7 +198,7 @@ def _figures(row: TrialRow) -> dict[str, Any]:
 
 
 def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
-    from raydaa.training.loop import read_metrics
+    from raydaa.training.advance import read_metrics
 
     place = folder / "trials" / trial["key"]
     record = read_json(place / "record.json") or {}
@@ -217,8 +212,9 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         key=trial["key"],
         label=trial["label"],
         init=point["init"],
-        method=point["method"],
-        ranking=method_class(point["method"]).ranking,
+        method=trial["method"],
+        title=trial["title"],
+        ranking=trial["ranking"],
         parameters=point["parameters"],
         learning_rate=point["learning_rate"],
         seed=point["seed"],

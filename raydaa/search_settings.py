@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -128,9 +128,11 @@ class MethodSettings(Settings):
         return entry
 
     @model_validator(mode="after")
-    def check(self) -> "MethodSettings":
-        from raydaa.algorithms.losses import method_class
+    def check(self, info: ValidationInfo) -> "MethodSettings":
+        from raydaa.algorithms.catalog import is_known, method_class
 
+        if not is_known(self.name) and not (info.context or {}).get("allow_code"):
+            raise wrong(f"{self.name!r} is code of your own; add --allow-code to run it", "name")
         try:
             cls = method_class(self.name)
         except ValueError as error:
@@ -141,7 +143,7 @@ class MethodSettings(Settings):
 
     def _check_parameters(self, cls: Any) -> None:
         """Every value that would be tried must make a loss."""
-        from raydaa.algorithms.losses import Objective
+        from raydaa.algorithms.objective import Objective
 
         known = {field.name: field.default is MISSING for field in fields(cls)}
         for key in self.parameters:
@@ -210,6 +212,7 @@ class SearchSettings(Settings):
 
     @model_validator(mode="after")
     def check(self) -> "SearchSettings":
+        self._check_names()
         if self.sampler == "grid":
             for index, method in enumerate(self.methods):
                 rates = method.learning_rate or self.learning_rate
@@ -219,3 +222,15 @@ class SearchSettings(Settings):
                         place = f"methods[{index}].{key}"
                         raise wrong("a range has no grid; list the values, or set sampler: tpe or random", place)
         return self
+
+    def _check_names(self) -> None:
+        """Tables and folders know a method by the name it calls itself."""
+        from raydaa.algorithms.catalog import method_class
+
+        taken: dict[str, str] = {}
+        for index, method in enumerate(self.methods):
+            name = method_class(method.name).name
+            if taken.setdefault(name, method.name) != method.name:
+                raise wrong(
+                    f"{method.name!r} and {taken[name]!r} both call themselves {name!r}", f"methods[{index}].name"
+                )

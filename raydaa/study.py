@@ -106,6 +106,22 @@ def _set(tree: Any, path: str, value: Any) -> None:
             raise StudyError(f"{place}: {tree!r} is a plain value; it holds no keys to set")
 
 
+def _plain(value: Any) -> Any:
+    """The same tree with classes of own methods replaced by the names they travel under."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if not isinstance(value, type):
+        return value
+    from raydaa.algorithms.catalog import use
+
+    try:
+        return use(value)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """YAML text as Python values; StudyError with line and column where it is broken."""
     try:
@@ -142,14 +158,14 @@ class Study:
     def from_tree(
         tree: Any, values: Mapping[str, Any] | None = None, where: str = "study", allow_code: bool = False
     ) -> "Study":
-        """A study from nested dicts, as YAML would give them."""
+        """A study from nested dicts, as YAML would give them; a method's name may be a class of your own."""
         if not isinstance(tree, dict):
             raise StudyError(f"{where}: holds no settings; a study has name, model, data and search")
-        tree = yaml.safe_load(yaml.safe_dump(tree))
         try:
+            tree = yaml.safe_load(yaml.safe_dump(_plain(tree)))
             for key, value in (values or {}).items():
-                _set(tree, key, value)
-            settings = StudySettings.model_validate(tree)
+                _set(tree, key, _plain(value))
+            settings = StudySettings.model_validate(tree, context={"allow_code": allow_code})
         except ValidationError as error:
             raise StudyError(f"{where}: {_explain(error)}") from None
         except StudyError as error:

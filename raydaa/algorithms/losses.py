@@ -1,261 +1,253 @@
-"""Direct alignment losses: a ranking of scores.
+"""The twelve built-in methods.
 
-A method names its score (ratio to a reference, log-probability, or log odds), scores both responses
-of a pair and ranks them: *pairwise* losses look at the difference of the two scores only, *pointwise*
-losses pull each score towards its own side. Formulas follow "The Differences Between Direct Alignment
-Algorithms are a Blur" (arXiv 2502.01237), Section 2; symbols: r = log π_θ − log π_ref (nats, summed over
-response tokens), p = exp(average log-probability), o = log(p / (1 − p)), w chosen, l rejected.
+Symbols: π_θ the policy, π_ref the reference, w the chosen and l the rejected response; logp = Σ log π_θ over a
+response's tokens, end-of-sequence included, in nats; avg = logp / tokens; r = logp − log π_ref (summed alike);
+p = exp(avg); o = log(p / (1 − p)); σ the logistic function. Every method maps `PairLogps`, tensors of shape
+``(pairs,)``, to a loss and two rewards of shape ``(pairs,)``; the batch loss is the mean over pairs. "The survey"
+is "The Differences Between Direct Alignment Algorithms are a Blur" (arXiv 2502.01237), whose Section 2 collects
+these forms.
+
+Scores are sums over tokens unless ``length_normalized`` is true: then every logp and r of the formula, its side
+terms and the reward become means over tokens, which is another method with another β.
 """
 
-import math
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from raydaa.algorithms.logprobs import PairLogps, log_odds
-
-Ranking = Literal["pairwise", "pointwise"]
-Score = Literal["ratio", "logp", "odds"]
+from raydaa.algorithms.logprobs import PairLogps
+from raydaa.algorithms.method import Method, at_least, pairwise_logistic, pointwise_logistic
 
 
-@dataclass(frozen=True)
-class LossOutput:
-    """Loss and implicit rewards of each pair, all of shape ``(pairs,)``; the batch loss is the mean of ``loss``."""
+@dataclass(frozen=True, kw_only=True)
+class DPO(Method):
+    """−log σ(β r_w − β r_l)
 
-    loss: Tensor
-    chosen_reward: Tensor
-    rejected_reward: Tensor
-
-
-def pairwise_logistic(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """−log σ(s_w − s_l)."""
-    return softplus(rejected - chosen)
-
-
-def pointwise_logistic(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """−log σ(s_w) − log σ(−s_l)."""
-    return softplus(-chosen) + softplus(rejected)
-
-
-@dataclass(frozen=True)
-class Method:
-    """What all losses share: β, the score, and the traits that settings, reports and tests read."""
+    Source: Rafailov et al. 2023, arXiv 2305.18290, eq. 7
+    Elsewhere: TRL ``loss_type="sigmoid"`` with the same β; per token it is TRL's ``sigmoid_norm``.
+    """
 
     beta: float
-
-    name: ClassVar[str]
-    ranking: ClassVar[Ranking]
-    score: ClassVar[Score]
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "length_normalized":
-                if not isinstance(value, bool):
-                    raise ValueError(f"length_normalized: {value!r} is not true or false")
-            elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{field.name}: {value!r} is not a finite number")
-        if self.beta <= 0:
-            raise ValueError(f"beta: {self.beta!r} is not above 0; β scales the score and must be positive")
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the reference log-probabilities enter the loss."""
-        return self.score == "ratio"
-
-    def scores(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
-        """The scores of chosen and rejected, ``(pairs,)`` each, before β."""
-        chosen, rejected = logps.chosen, logps.rejected
-        if self.score == "ratio":
-            reference_chosen, reference_rejected = logps.reference
-            chosen, rejected = chosen - reference_chosen, rejected - reference_rejected
-        if self.score == "odds" or getattr(self, "length_normalized", False):
-            chosen, rejected = chosen / logps.chosen_length, rejected / logps.rejected_length
-        if self.score == "odds":
-            chosen, rejected = log_odds(chosen), log_odds(rejected)
-        return chosen, rejected
-
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        """The formula: scores of shape ``(pairs,)`` in, loss of shape ``(pairs,)`` out."""
-        raise NotImplementedError
-
-    def __call__(self, logps: PairLogps) -> LossOutput:
-        chosen, rejected = self.scores(logps)
-        return LossOutput(
-            self.per_pair(chosen, rejected), (self.beta * chosen).detach(), (self.beta * rejected).detach()
-        )
-
-
-@dataclass(frozen=True)
-class DPO(Method):
-    """−log σ(β r_w − β r_l). Rafailov et al. 2023, eq. 7."""
-
-    length_normalized: bool = False
     name = "dpo"
     ranking = "pairwise"
     score = "ratio"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         return pairwise_logistic(self.beta * chosen, self.beta * rejected)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IPO(Method):
-    """(r_w − r_l − 1/(2β))². Azar et al. 2023, eq. 17; TRL and others average r over tokens instead:
-    ``length_normalized=True`` gives theirs."""
+    """(r_w − r_l − 1/(2β))²
 
-    length_normalized: bool = False
+    Source: Azar et al. 2023, arXiv 2310.12036, eq. 17 (β is τ there)
+    Elsewhere: TRL, LLaMA-Factory and HALOs average r over tokens; ``length_normalized=True`` with the same β is
+    theirs. The reward is β r.
+    """
+
+    beta: float
     name = "ipo"
     ranking = "pairwise"
     score = "ratio"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         return (chosen - rejected - 0.5 / self.beta).square()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimPO(Method):
-    """−log σ(β avg_w − β avg_l − γ), γ = ``gamma_beta_ratio``·β. Meng et al. 2024, eq. 6; TRL's
-    ``simpo_gamma`` is γ itself."""
+    """−log σ(β avg_w − β avg_l − γ), γ = gamma_beta_ratio·β
 
+    Source: Meng et al. 2024, arXiv 2405.14734, eq. 6
+    Elsewhere: the authors' code has the same ``gamma_beta_ratio``; TRL's ``simpo_gamma`` is γ itself, and its CPO
+    trainer adds an SFT term unless ``cpo_alpha=0``.
+    """
+
+    beta: float
     gamma_beta_ratio: float = 0.5
     length_normalized: bool = True
     name = "simpo"
     ranking = "pairwise"
     score = "logp"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         return pairwise_logistic(self.beta * chosen, self.beta * (rejected + self.gamma_beta_ratio))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ORPO(Method):
-    """−log σ(β o_w − β o_l). Hong et al. 2024, eq. 6, with β inside the sigmoid as in arXiv 2502.01237;
-    the weight λ that other libraries call beta is the objective's ``align_weight``."""
+    """−log σ(β o_w − β o_l)
 
+    Source: Hong et al. 2024, arXiv 2403.07691, eq. 7, with β inside the sigmoid as in the survey
+    Elsewhere: what TRL and others call ``beta`` is the weight λ outside, `Objective`'s ``align_weight``; the method
+    as published is one-stage: sft_weight 1, align_weight λ, β 1.
+    """
+
+    beta: float
+    length_normalized: bool = True
     name = "orpo"
     ranking = "pairwise"
     score = "odds"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         return pairwise_logistic(self.beta * chosen, self.beta * rejected)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NCA(Method):
-    """−log σ(β r_w) − ½ log σ(−β r_w) − ½ log σ(−β r_l). Chen et al. 2024, pairwise-data form."""
+    """−log σ(β r_w) − ½ log σ(−β r_w) − ½ log σ(−β r_l)
 
-    length_normalized: bool = False
+    Source: Chen et al. 2024, arXiv 2402.05369, the form for pairs
+    Elsewhere: TRL ``loss_type="nca_pair"`` with the same β. Chosen is pushed down where β r_w > ln 2.
+    """
+
+    beta: float
     name = "nca"
     ranking = "pointwise"
     score = "ratio"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         chosen, rejected = self.beta * chosen, self.beta * rejected
         return softplus(-chosen) + 0.5 * softplus(chosen) + 0.5 * softplus(rejected)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalDPO(Method):
-    """−log σ(r_w − r_l) + (r_w − 1/(2β))² + (r_l + 1/(2β))². Xiao et al. 2024."""
+    """−log σ(r_w − r_l) + (r_w − 1/(2β))² + (r_l + 1/(2β))²
 
-    length_normalized: bool = False
+    Source: Xiao et al. 2024, arXiv 2412.14516, in the form of the survey
+    Elsewhere: the two squares alone are TRL's ``sppo_hard`` with the same β. Beyond its targets ±1/(2β) a ratio is
+    pulled back.
+    """
+
+    beta: float
     name = "cal_dpo"
     ranking = "pointwise"
     score = "ratio"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         target = 0.5 / self.beta
         return pairwise_logistic(chosen, rejected) + (chosen - target).square() + (rejected + target).square()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class APOZero(Method):
-    """−σ(β r_w) + σ(β r_l). D'Oosterlinck et al. 2024; elsewhere with a constant +1, the same gradient."""
+    """−σ(β r_w) + σ(β r_l)
 
-    length_normalized: bool = False
+    Source: D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7
+    Elsewhere: TRL ``loss_type="apo_zero"`` is this plus 1, the same β and gradient.
+    """
+
+    beta: float
     name = "apo_zero"
     ranking = "pointwise"
     score = "ratio"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         return torch.sigmoid(self.beta * rejected) - torch.sigmoid(self.beta * chosen)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ASFT(Method):
-    """−log σ(β o_w) − log σ(−β o_l). Wang et al. 2024; LLaMA-Factory's "ASFT" is another method."""
+    """−log σ(β o_w) − log σ(−β o_l)
 
+    Source: Wang et al. 2024, arXiv 2409.10571, with β inside the sigmoids as in the survey
+    Elsewhere: "ASFT" in LLaMA-Factory is another method. As published it is one-stage: sft_weight 1, align_weight λ,
+    β 1; then it equals −(1+λ) log p_w − λ log(1 − p_l).
+    """
+
+    beta: float
+    length_normalized: bool = True
     name = "asft"
     ranking = "pointwise"
     score = "odds"
 
-    def per_pair(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         return pointwise_logistic(self.beta * chosen, self.beta * rejected)
 
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (DPO, IPO, SimPO, ORPO, NCA, CalDPO, APOZero, ASFT)
-}
+@dataclass(frozen=True, kw_only=True)
+class KTO(Method):
+    """w_D·σ(β(z − r_w)) + w_U·σ(β(r_l − z)), z = max(0, batch mean of r on mismatched responses)
 
-
-def method_class(name: str) -> type[Method]:
-    """The loss called ``name``; ValueError with the choices where there is none."""
-    if name not in METHODS:
-        raise ValueError(f"{name!r} is not a method; choose from {', '.join(sorted(METHODS))}")
-    return METHODS[name]
-
-
-def titled(method: str, parameters: dict[str, Any]) -> str:
-    """``ipo (per token)``: another normalisation than the method's own is another method with another β."""
-    default = getattr(method_class(method), "length_normalized", None)
-    normalized = parameters.get("length_normalized", default)
-    if normalized == default:
-        return method
-    return f"{method} ({'per token' if normalized else 'summed'})"
-
-
-def loss(name: str, **hyper_parameters: Any) -> Method:
-    """A loss by name: ``loss("dpo", beta=0.1)(PairLogps(…))``. ValueError on unknown names or values."""
-    cls = method_class(name)
-    known = {field.name: field.default is MISSING for field in fields(cls)}
-    for parameter in hyper_parameters:
-        if parameter not in known:
-            raise ValueError(f"{parameter!r} is not a parameter of {name}; choose from {', '.join(known)}")
-    for parameter, required in known.items():
-        if required and parameter not in hyper_parameters:
-            raise ValueError(f"{name} needs {parameter}")
-    return cls(**hyper_parameters)
-
-
-def sft_loss(logps: Tensor, lengths: Tensor) -> Tensor:
-    """−average log-probability, per example: summed ``logps`` (nats) and token ``lengths``, ``(examples,)`` each."""
-    return -logps / lengths
-
-
-@dataclass(frozen=True)
-class Objective:
-    """sft_weight · L_sft(y_w) + align_weight · L_align.
-
-    Two-stage training is ``Objective(method)``; one-stage ORPO and ASFT as published have sft_weight 1 and
-    align_weight λ.
+    Source: Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7
+    Elsewhere: both halves of a pair are summed here; TRL and HALOs average over responses, half the scale, and
+    their z comes from one micro-batch. β, w_D (``desirable_weight``) and w_U (``undesirable_weight``) are the same.
+    z is `PairLogps.kl`: one number for the whole global batch, from each prompt with the next pair's responses.
     """
 
-    method: Method
-    sft_weight: float = 0.0
-    align_weight: float = 1.0
+    beta: float
+    desirable_weight: float = at_least(0, default=1.0)
+    undesirable_weight: float = at_least(0, default=1.0)
+    name = "kto"
+    ranking = "pointwise"
+    score = "ratio"
+    needs_kl = True
 
-    def __post_init__(self) -> None:
-        for name in ("sft_weight", "align_weight"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name}: {value!r} is not a finite number of at least 0")
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        z = logps.batch_kl
+        desirable = self.desirable_weight * torch.sigmoid(self.beta * (z - chosen))
+        return desirable + self.undesirable_weight * torch.sigmoid(self.beta * (rejected - z))
 
-    def __call__(self, logps: PairLogps) -> LossOutput:
-        output = self.method(logps)
-        sft = sft_loss(logps.chosen, logps.chosen_length)
-        total = self.align_weight * output.loss + self.sft_weight * sft
-        return LossOutput(total, output.chosen_reward, output.rejected_reward)
+
+@dataclass(frozen=True, kw_only=True)
+class CPO(Method):
+    """−log σ(β logp_w − β logp_l) − α·avg_w
+
+    Source: Xu et al. 2024, arXiv 2401.08417, eq. 3 and the likelihood term beside it
+    Elsewhere: TRL's CPO trainer, ``loss_type="sigmoid"``, the same β; its ``cpo_alpha`` weighs a mean over the
+    batch's tokens, α here each pair's own mean (whatever ``length_normalized`` says).
+    """
+
+    beta: float
+    alpha: float = at_least(0, default=1.0)
+    name = "cpo"
+    ranking = "pairwise"
+    score = "logp"
+
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        likelihood = logps.chosen / logps.chosen_length
+        return pairwise_logistic(self.beta * chosen, self.beta * rejected) - self.alpha * likelihood
+
+
+@dataclass(frozen=True, kw_only=True)
+class SLiCHF(Method):
+    """max(0, δ − logp_w + logp_l) − α·logp_w
+
+    Source: Zhao et al. 2023, arXiv 2305.10425, with the chosen response as the regularisation target
+    Elsewhere: TRL's DPO trainer calls `RSO` ``hinge``; its CPO trainer's ``hinge`` at β, without its SFT term, is β
+    times this at δ = 1/β, α = 0. There is no β here: the reward is logp.
+    """
+
+    delta: float = at_least(0, default=1.0)
+    alpha: float = at_least(0, default=0.1)
+    name = "slic_hf"
+    ranking = "pairwise"
+    score = "logp"
+
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        return torch.relu(self.delta - chosen + rejected) - self.alpha * chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSO(Method):
+    """max(0, 1 − β(r_w − r_l))
+
+    Source: Liu et al. 2023, arXiv 2309.06657, the hinge loss alone (its rejection sampling is not part of this)
+    Elsewhere: TRL ``loss_type="hinge"`` with the same β.
+    """
+
+    beta: float
+    name = "rso"
+    ranking = "pairwise"
+    score = "ratio"
+
+    def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
+        return torch.relu(1 - self.beta * (chosen - rejected))
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (DPO, IPO, SimPO, ORPO, NCA, CalDPO, APOZero, ASFT, KTO, CPO, SLiCHF, RSO)
+}

@@ -74,8 +74,7 @@ class PairTable:
         if reference is not None:
             if not reference["pair_id"].equals(table["pair_id"]):
                 raise ValueError("the reference log-probabilities belong to another table")
-            chosen, rejected = (reference[f"{side}_logp"].to_numpy() for side in ("chosen", "rejected"))
-            self.reference = torch.from_numpy(chosen.copy()), torch.from_numpy(rejected.copy())
+            self.reference = _sums(reference)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -84,6 +83,39 @@ class PairTable:
         """Pairs ``indices`` as one micro-batch; sequence 2i is pair i's chosen response, 2i + 1 its rejected."""
         rows = [(self.prompts[i], [responses[i] for responses in self.responses]) for i in indices]
         return pack_responses(rows, weight)
+
+
+class MismatchedTable:
+    """Each prompt with both responses of the pair that follows it in the table, the last with the first's.
+
+    What KTO estimates its KL on. A response is cut where it would make a longer sequence than any in the table:
+    the model may know no positions beyond.
+    """
+
+    def __init__(self, pairs: PairTable, reference: pa.Table | None = None) -> None:
+        self.prompts, self.responses = pairs.prompts, pairs.responses
+        self.next = np.roll(np.arange(len(pairs)), -1)
+        sizes = [responses.lengths for responses in self.responses]
+        room = int((self.prompts.lengths + np.maximum(*sizes)).max()) - self.prompts.lengths
+        self.kept = [np.minimum(size[self.next], room) for size in sizes]
+        self.row_lengths = self.prompts.lengths + self.kept[0] + self.kept[1]
+        self.reference = None if reference is None else _sums(reference)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
+        """Prompts ``indices`` as one micro-batch; sequence 2i is under the next pair's chosen response."""
+        rows = [
+            (self.prompts[i], [r[self.next[i]][: kept[i]] for r, kept in zip(self.responses, self.kept, strict=True)])
+            for i in indices
+        ]
+        return pack_responses(rows, weight)
+
+
+def _sums(reference: pa.Table) -> tuple[Tensor, Tensor]:
+    chosen, rejected = (reference[f"{side}_logp"].to_numpy() for side in ("chosen", "rejected"))
+    return torch.from_numpy(chosen.copy()), torch.from_numpy(rejected.copy())
 
 
 class ResponseTable:
@@ -126,7 +158,7 @@ class ExampleTable:
         return _batch(tokens, None, None, rows, columns, targets, weight)
 
 
-Table = PairTable | ResponseTable | ExampleTable
+Table = PairTable | MismatchedTable | ResponseTable | ExampleTable
 
 
 def pack_responses(rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]], weight: float = 1.0) -> PackedBatch:

@@ -1,10 +1,13 @@
 """What every stage needs to know: the study, its folders, its workers."""
 
 import os
+import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from raydaa.algorithms.catalog import is_own, method_class
+from raydaa.algorithms.method import Method
 from raydaa.artifacts import make_folder, model_hash
 from raydaa.cluster import Resources
 from raydaa.data import pocket
@@ -74,6 +77,7 @@ class Context:
             threads=scaling.cpus_per_worker,
             storage=str(self.folder / "ray"),
             max_failures=scaling.max_failures,
+            methods=own_methods(self.settings),
         )
 
     @property
@@ -145,6 +149,18 @@ def base_model(study: Study) -> Path:
     folder = cache_folder(study) / "models" / f"pocket-{pocket.model_key(seed)}"
     make_folder(folder, lambda temporary: pocket.write_model(temporary, seed))
     return folder
+
+
+def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
+    """The study's methods that are not built in; their packages travel to the workers with their code."""
+    from ray.cloudpickle import register_pickle_by_value
+
+    found = tuple({m.name: method_class(m.name) for m in settings.search.methods if is_own(m.name)}.values())
+    for cls in found:
+        package = sys.modules[cls.__module__.partition(".")[0]]
+        if package.__name__ != "__main__":  # that one always travels
+            register_pickle_by_value(package)
+    return found
 
 
 def models_named(settings: StudySettings) -> list[str]:

@@ -8,23 +8,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydaa.algorithms.losses import method_class
+from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
 from raydaa.pipeline.context import Context, Start, cache_folder, local_model, models_named, sft_fraction
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
 from raydaa.study import StudyError
 from raydaa.training import launch
-from raydaa.training.loop import read_metrics
+from raydaa.training.advance import read_metrics
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.search_space import Point, export, groups
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of ``trials.json``: a trial of this study, in the study's order."""
+    """One line of ``trials.json``: a trial of this study, in the study's order.
+
+    The method's traits are written down, so that nobody needs its code to read the results.
+    """
 
     key: str
+    method: str  # what the method calls itself
+    title: str
+    ranking: str
     state: str
     steps: int
     label: str
@@ -103,34 +109,56 @@ def _watched(context: Context, folder: Path, total: int) -> Iterator[None]:
         watcher.join()
 
 
-def reference(context: Context, starts: dict[str, Start]) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Reference:
+    """Folders with the log-probabilities under one start: of the pairs, and of prompts with the next pair's
+    responses; None where no method needs them."""
+
+    pairs: Path | None
+    mismatched: Path | None
+
+
+def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference]:
     """Log-probabilities of all pairs under each start whose trials need them, in the shared cache."""
-    settings, prepared = context.settings, context.prepared
-    needing = [method for method in settings.search.methods if method_class(method.name).score == "ratio"]
-    names = dict.fromkeys(name for method in needing for name in method.init or settings.search.init)
-    return {name: _reference(context, starts[name], prepared.rows) for name in names}
+    search = context.settings.search
+
+    def needing(trait: str) -> set[str]:
+        methods = [method for method in search.methods if getattr(method_class(method.name), trait)]
+        return {name for method in methods for name in method.init or search.init}
+
+    found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
+    for name, start in starts.items():
+        found[name] = Reference(
+            _reference(context, start) if name in pairs else None,
+            _reference(context, start, mismatched=True) if name in mismatched else None,
+        )
+    return found
 
 
-def _reference(context: Context, start: Start, rows: dict[str, int]) -> Path:
+def _reference(context: Context, start: Start, mismatched: bool = False) -> Path:
     settings, prepared = context.settings, context.prepared
     precision = settings.training.precision
-    key = key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision)
+    key = key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision, mismatched=mismatched)
     folder = cache_folder(context.study) / "reference" / key
-    context.progress.start("reference", f"log-probabilities under {start.name}")
+    which = " of mismatched responses" if mismatched else ""
+    context.progress.start("reference", f"log-probabilities{which} under {start.name}")
     tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
     options = {
         "precision": precision,
         "budget": settings.training.tokens_per_microbatch,
         "trust_remote_code": settings.model.trust_remote_code,
+        "mismatched": mismatched,
     }
     made = make_folder(
         folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
     )
-    context.progress.end(f"{rows['train'] + rows['validation']} pairs" if made else "kept from before")
+    context.progress.end(
+        f"{prepared.rows['train'] + prepared.rows['validation']} pairs" if made else "kept from before"
+    )
     return folder
 
 
-def _spec(context: Context, start: Start, reference: Path | None, point: Point) -> RunSpec:
+def _spec(context: Context, start: Start, reference: Reference, point: Point) -> RunSpec:
     settings = context.settings
     training = TrainingSettings(**{**settings.training.model_dump(), **point.training})
     early = settings.search.early_stopping
@@ -140,12 +168,14 @@ def _spec(context: Context, start: Start, reference: Path | None, point: Point) 
         start=str(start.folder),
         train=str(context.prepared.table("train")),
         validation=str(context.prepared.table("validation")),
-        reference=None if reference is None else str(reference),
+        reference=None if reference.pairs is None else str(reference.pairs),
+        mismatched=None if reference.mismatched is None else str(reference.mismatched),
         learning_rate=point.learning_rate,
         epochs=training.epochs,
         seed=point.seed,
         fraction=settings.data.preferences.fraction,
         method=point.method,
+        code=code_hash(point.method),
         parameters=point.parameters,
         sft_weight=point.sft_weight,
         align_weight=point.align_weight,
@@ -153,13 +183,13 @@ def _spec(context: Context, start: Start, reference: Path | None, point: Point) 
     )
 
 
-def align(context: Context, starts: dict[str, Start], references: dict[str, Path]) -> list[Trial]:
+def align(context: Context, starts: dict[str, Start], references: dict[str, Reference]) -> list[Trial]:
     """The sweep: every trial of the study finished, stopped or failed."""
     from raydaa.tuning.schedule import run
     from raydaa.tuning.sweep import Sweep, SweptTrial
 
     def make(point: Point) -> tuple[str, RunSpec]:
-        spec = _spec(context, starts[point.init], references.get(point.init), point)
+        spec = _spec(context, starts[point.init], references[point.init], point)
         return spec.key(starts[point.init].hash, context.prepared.keys["pairs"]), spec
 
     found = groups(context.settings.search)
@@ -182,7 +212,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Path
     run(sweep, context.workers, context.concurrent_trials, notify)
     (context.folder / "optuna.db").unlink(missing_ok=True)
     export(found, f"sqlite:///{context.folder / 'optuna.db'}")
-    trials = [Trial(t.key, t.state, t.steps, label(t.point, t.key), t.point) for t in sweep.trials.values()]
+    trials = [_trial(trial) for trial in sweep.trials.values()]
     write_json(context.folder / "trials.json", [asdict(trial) for trial in trials])
     states = [trial.state for trial in trials]
     progress.end(", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in states))
@@ -191,6 +221,14 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Path
         reasons = sorted({str(record.get("reason")) for record in records})
         raise StudyError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
     return trials
+
+
+def _trial(trial: Any) -> Trial:
+    point = trial.point
+    cls = method_class(point.method)
+    return Trial(
+        trial.key, cls.name, point.title, cls.ranking, trial.state, trial.steps, label(point, trial.key), point
+    )
 
 
 def label(point: Point, key: str) -> str:

@@ -70,9 +70,9 @@ def beta_curve(results: TrialResults) -> Figure:
     curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
     for row in results:
         if row.state == "finished" and row.beta is not None:
-            known = curves[row.method].get(row.beta)
+            known = curves[row.title].get(row.beta)
             if known is None or results.quality(row) > results.quality(known):
-                curves[row.method][row.beta] = row
+                curves[row.title][row.beta] = row
     columns = min(4, max(1, len(curves)))
     lines = max(1, -(-len(curves) // columns))
     figure, grid = plt.subplots(
@@ -101,7 +101,7 @@ def beta_curve(results: TrialResults) -> Figure:
 
 def learning_curves(results: TrialResults) -> Figure:
     """Held-out accuracy of every trial over the share of its steps; stopped trials end early."""
-    from raydaa.training.loop import read_metrics
+    from raydaa.training.advance import read_metrics
 
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     for row in results:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydaa.algorithms.catalog import use
+from raydaa.algorithms.method import Method
 from raydaa.artifacts import key_of
 from raydaa.training.spec import RunSpec
 
@@ -14,7 +16,8 @@ DRIVER_CPUS = 0.01  # of the actor that drives a worker group; Tune refuses 0
 
 @dataclass(frozen=True)
 class Workers:
-    """A worker group. ``threads`` are torch's CPU threads in each worker; ``storage`` is Ray's own folder."""
+    """A worker group. ``threads`` are torch's CPU threads in each worker; ``storage`` is Ray's own folder;
+    ``methods`` are classes of the user's own that the workers must know."""
 
     count: int
     cpus: float
@@ -23,12 +26,15 @@ class Workers:
     threads: int
     storage: str
     max_failures: int
+    methods: tuple[type[Method], ...] = ()
 
 
-def prepare_process(threads: int) -> None:
+def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> None:
     """What every process that trains sets first."""
     import torch
 
+    for cls in methods:
+        use(cls)
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every import
@@ -46,7 +52,7 @@ def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any]
         resources["GPU"] = workers.gpus
     trainer = TorchTrainer(
         function,
-        train_loop_config={**config, "threads": workers.threads},
+        train_loop_config={**config, "threads": workers.threads, "methods": workers.methods},
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
@@ -68,7 +74,8 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     Returns the last metrics with ``done``; a run whose loss is no number returns ``failed`` with the reason,
     since raising would make Ray try it again.
     """
-    from raydaa.training.loop import NonFiniteLossError, Run, advance, resume
+    from raydaa.training.advance import advance, resume
+    from raydaa.training.loop import NonFiniteLossError, Run
 
     run = Run(spec)
     try:
@@ -89,7 +96,7 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
 
 
 def _train(config: dict[str, Any]) -> Any:
-    prepare_process(config["threads"])
+    prepare_process(config["threads"], config["methods"])
     return train_part(RunSpec.from_json(config["spec"]), Path(config["folder"]), config["until"])
 
 
@@ -104,20 +111,16 @@ def _reference(config: dict[str, Any]) -> None:
     prepare_process(config["threads"])
     from raydaa.training.reference import write_share
 
-    write_share(
-        config["source"],
-        config["tables"],
-        Path(config["folder"]),
-        config["precision"],
-        config["budget"],
-        config["trust_remote_code"],
-    )
+    write_share(config["source"], config["tables"], Path(config["folder"]), config["options"])
 
 
-def reference(source: str, tables: dict[str, str], folder: Path, spec: dict[str, Any], workers: Workers) -> None:
-    """Reference log-probabilities of all ``tables`` (name → Parquet) under ``source``, into ``folder``."""
+def reference(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any], workers: Workers) -> None:
+    """Reference log-probabilities of all ``tables`` (name → Parquet) under ``source``, into ``folder``.
+
+    ``options`` are those of `raydaa.training.reference.write_share`.
+    """
     from raydaa.training.reference import join_shares
 
-    config = {"source": source, "tables": tables, "folder": str(folder), **spec}
+    config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
     on_workers(_reference, config, workers)
     join_shares(folder, tables, workers.count)

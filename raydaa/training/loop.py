@@ -1,9 +1,8 @@
 """One training run without Ray in it: SFT and alignment alike."""
 
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydaa.algorithms.catalog import loss
 from raydaa.algorithms.logprobs import PairLogps
-from raydaa.algorithms.losses import LossOutput, Objective, loss, sft_loss
-from raydaa.artifacts import make_folder, read_json, write_json, write_text
-from raydaa.data.packing import ExampleTable, PackedBatch, PairTable, global_batches, split_work, subset
+from raydaa.algorithms.method import LossOutput
+from raydaa.algorithms.objective import Objective, sft_loss
+from raydaa.artifacts import make_folder, read_json, write_json
+from raydaa.data.packing import (
+    ExampleTable,
+    MismatchedTable,
+    PackedBatch,
+    PairTable,
+    Table,
+    global_batches,
+    split_work,
+    subset,
+)
 from raydaa.data.tokenize import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
@@ -51,6 +61,8 @@ class Run:
             self.objective = Objective(loss(spec.method, **spec.parameters), spec.sft_weight, spec.align_weight)
         self.table = self._open(spec.train, "train")
         self.held_out = self._open(spec.validation, "validation") if spec.validation else None
+        self.mismatched = self._open_mismatched(self.table, "train")
+        self.held_out_mismatched = self._open_mismatched(self.held_out, "validation")
         rows = subset(len(self.table), spec.fraction)
         self.batches = [rows[batch] for batch in global_batches(len(rows), spec.batch_size, spec.epochs, spec.seed)]
         self.step = 0
@@ -65,6 +77,14 @@ class Run:
                 raise ValueError(f"{self.spec.method} needs reference log-probabilities")
             reference = read(Path(self.spec.reference) / f"{part}.parquet")
         return PairTable(read(Path(path)), reference)
+
+    def _open_mismatched(self, table: PairTable | ExampleTable | None, part: str) -> MismatchedTable | None:
+        """What a method with a KL estimate compares against."""
+        if self.objective is None or not self.objective.method.needs_kl or not isinstance(table, PairTable):
+            return None
+        if self.spec.mismatched is None:
+            raise ValueError(f"{self.spec.method} needs reference log-probabilities of mismatched responses")
+        return MismatchedTable(table, read(Path(self.spec.mismatched) / f"{part}.parquet"))
 
     @property
     def total_steps(self) -> int:
@@ -83,7 +103,8 @@ class Run:
         begun = time.monotonic()
         indices = self.batches[self.step]
         learning_rate = self.learning_rate(self.step)
-        sums, tokens = self._pass(self.table, indices, train=True)
+        kl = self._kl(self.mismatched, indices)
+        sums, tokens = self._pass(self.table, indices, kl, train=True)
         metrics = _means(sums, len(indices), self.objective is not None)
         if not math.isfinite(metrics["loss"]):
             raise NonFiniteLossError(f"the loss is {metrics['loss']} at step {self.step + 1}")
@@ -104,8 +125,9 @@ class Run:
         sums = torch.zeros(len(NAMES), dtype=torch.float64)
         size, block = len(self.held_out), max(self.spec.batch_size, 256)
         with torch.no_grad():
+            kl = self._kl(self.held_out_mismatched, np.arange(size))
             for first in range(0, size, block):
-                part, _ = self._pass(self.held_out, np.arange(first, min(first + block, size)), train=False)
+                part, _ = self._pass(self.held_out, np.arange(first, min(first + block, size)), kl, train=False)
                 sums += part
         self.engine.module.train()
         self.seconds += time.monotonic() - begun
@@ -114,25 +136,45 @@ class Run:
             raise NonFiniteLossError(f"the held-out loss is {means['loss']} at step {self.step}")
         return {f"validation/{name}": value for name, value in means.items()}
 
-    def _pass(self, table: PairTable | ExampleTable, indices: np.ndarray, train: bool) -> tuple[Tensor, float]:
-        """Forward (and backward) over a global batch; metric sums and tokens over all workers."""
+    def _microbatches(self, table: Table, indices: np.ndarray) -> Iterator[tuple[list[int], PackedBatch, float]]:
+        """This worker's micro-batches of a global batch: rows of ``table``, packed, and their weight.
+
+        A worker without work of its own runs the shortest row at weight 0.
+        """
         lengths = table.row_lengths[indices]
-        plan = split_work(lengths, world_size(), self.spec.tokens_per_microbatch)[rank()]
+        for places in split_work(lengths, world_size(), self.spec.tokens_per_microbatch)[rank()]:
+            rows = [int(indices[place]) for place in places or [int(lengths.argmin())]]
+            weight = 1.0 if places else 0.0
+            yield rows, table.pack(rows, weight).to(self.device), weight
+
+    def _kl(self, table: MismatchedTable | None, indices: np.ndarray) -> Tensor | None:
+        """max(0, mean log-ratio of the mismatched responses) over the global batch, one number on all workers."""
+        if table is None:
+            return None
+        assert self.objective is not None
+        total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            for rows, batch, weight in self._microbatches(table, indices):
+                pairs = _pairs(self.engine.module(batch), batch, table.reference, rows)
+                total += weight * sum(scores.double().sum() for scores in self.objective.method.scores(pairs))
+        return (sum_over_workers(total)[0] / (2 * len(indices))).clamp(min=0)
+
+    def _pass(
+        self, table: PairTable | ExampleTable, indices: np.ndarray, kl: Tensor | None, train: bool
+    ) -> tuple[Tensor, float]:
+        """Forward (and backward) over a global batch; metric sums and tokens over all workers."""
         sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64)
-        for places in plan:
-            # A worker without work of its own runs the shortest row at weight 0.
-            chosen, weight = (places, 1.0) if places else ([int(lengths.argmin())], 0.0)
-            batch = table.pack([int(indices[place]) for place in chosen], weight).to(self.device)
-            output, parts = self._losses(table, [int(indices[place]) for place in chosen], batch)
+        for rows, batch, weight in self._microbatches(table, indices):
+            output, parts = self._losses(table, rows, batch, kl)
             if train:
                 self.engine.backward((output.loss * batch.weights).sum() / len(indices))
             sums[:-1] += (parts.double().cpu() * weight).sum(dim=1)
-            sums[-1] += weight * float(lengths[chosen].sum())
+            sums[-1] += weight * float(table.row_lengths[rows].sum())
         sums = sum_over_workers(sums.to(self.device)).cpu()
         return sums[:-1], float(sums[-1])
 
     def _losses(
-        self, table: PairTable | ExampleTable, indices: list[int], batch: PackedBatch
+        self, table: PairTable | ExampleTable, rows: list[int], batch: PackedBatch, kl: Tensor | None
     ) -> tuple[LossOutput, Tensor]:
         """Loss of each row, and what it adds to each of `NAMES`, ``(names, rows)``."""
         logps = self.engine.module(batch)
@@ -142,8 +184,7 @@ class Run:
             parts = torch.stack([losses.detach(), zero, zero, zero, logps.detach(), zero])
             return LossOutput(losses, zero, zero), parts
         assert isinstance(table, PairTable)
-        reference = [column[indices].to(self.device) for column in table.reference or ()]
-        pairs = PairLogps(logps[0::2], logps[1::2], batch.lengths[0::2], batch.lengths[1::2], *reference)
+        pairs = _pairs(logps, batch, table.reference, rows, kl)
         output = self.objective(pairs)
         chosen, rejected = output.chosen_reward, output.rejected_reward
         accuracy = (chosen > rejected).float() + 0.5 * (chosen == rejected)
@@ -195,66 +236,20 @@ class Run:
         self.engine.close()
 
 
+def _pairs(
+    logps: Tensor,
+    batch: PackedBatch,
+    reference: tuple[Tensor, Tensor] | None,
+    rows: list[int],
+    kl: Tensor | None = None,
+) -> PairLogps:
+    """The sequences of a micro-batch of pairs, two by two, with the cached reference sums of ``rows``."""
+    chosen, rejected = (None, None) if reference is None else (sums[rows].to(logps.device) for sums in reference)
+    return PairLogps(logps[0::2], logps[1::2], batch.lengths[0::2], batch.lengths[1::2], chosen, rejected, kl)
+
+
 def _means(sums: Tensor, size: int, pairs: bool) -> Metrics:
     values = dict(zip(NAMES, (sums / size).tolist(), strict=True))
     if not pairs:
         return {"loss": values["loss"], "logps/chosen": values["logps/chosen"]}
     return {**values, "rewards/margins": values["rewards/chosen"] - values["rewards/rejected"]}
-
-
-def stops(run: Run) -> list[int]:
-    """Steps at which the run is validated: evenly spaced ones, the rungs, and the end."""
-    total = run.total_steps
-    even = {round(total * (i + 1) / run.spec.validations) for i in range(run.spec.validations)}
-    return sorted({max(1, s) for s in even | set(rung_steps(run.spec.rungs, total))} | {total})
-
-
-def rung_steps(rungs: tuple[float, ...], total_steps: int) -> list[int]:
-    """The step of each rung: a share of the trial's own steps, at least 1."""
-    return [max(1, math.ceil(share * total_steps)) for share in rungs]
-
-
-def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None] = lambda _: None) -> Metrics:
-    """Train up to step ``until``: metrics appended to ``folder/metrics.jsonl``, checkpoints to ``folder/checkpoint``.
-
-    Returns the metrics of the last step, with those of its validation. The first worker writes.
-    """
-    log = folder / "metrics.jsonl"
-    validated = set(stops(run))
-    metrics: Metrics = {}
-    while run.step < until:
-        metrics = {"step": run.step + 1, "total_steps": run.total_steps, **run.train_step()}
-        if run.step in validated:
-            metrics |= run.validate()
-        metrics["seconds"] = run.seconds
-        if rank() == 0:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
-        notify(metrics)
-        if run.step % run.spec.checkpoint_every == 0 and run.step < until:
-            run.save(folder / "checkpoint")
-    return metrics
-
-
-def resume(run: Run, folder: Path) -> None:
-    """Load the newest checkpoint of ``folder`` and drop metrics of steps after it: they will be made again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run.load(folder / "checkpoint")
-    if rank() == 0:
-        kept = [metrics for metrics in read_metrics(folder) if metrics["step"] <= run.step]
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The metrics logged so far, in order of steps; a line that was being written is left out."""
-    log = folder / "metrics.jsonl"
-    found: list[dict[str, Any]] = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        try:
-            metrics = json.loads(line)
-        except ValueError:
-            continue
-        if found and metrics["step"] <= found[-1]["step"]:
-            continue
-        found.append(metrics)
-    return found

@@ -1,11 +1,12 @@
 """Log-probabilities of responses under a fixed model: computed once, kept, shared by everyone who asks again."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from raydaa.data.packing import PairTable, ResponseTable, split_work
+from raydaa.data.packing import MismatchedTable, PairTable, Table, split_work
 from raydaa.records import REFERENCE, read, write
 from raydaa.training.engine import rank, world_size
 from raydaa.training.model import Policy, device_of_worker, load_model
@@ -21,9 +22,9 @@ def make_policy(source: str, precision: str, trust_remote_code: bool = False) ->
     return policy.to(device_of_worker()).eval()
 
 
-def score(policy: Policy, table: PairTable | ResponseTable, rows: np.ndarray, budget: int) -> np.ndarray:
+def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.ndarray:
     """Summed log-probabilities (nats, float64) of the responses in ``rows``, ``(len(rows), responses per row)``."""
-    responses = 2 if isinstance(table, PairTable) else 1
+    responses = 2 if isinstance(table, PairTable | MismatchedTable) else 1
     result = np.zeros((len(rows), responses))
     device = next(policy.parameters()).device
     with torch.no_grad():
@@ -35,14 +36,18 @@ def score(policy: Policy, table: PairTable | ResponseTable, rows: np.ndarray, bu
     return result
 
 
-def write_share(source: str, tables: dict[str, str], folder: Path, precision: str, budget: int, trust: bool) -> None:
-    """This worker's share of the reference log-probabilities of each table, as ``folder/<name>.<rank>.parquet``."""
-    policy = make_policy(source, precision, trust)
+def write_share(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any]) -> None:
+    """This worker's share of the reference log-probabilities of each table, as ``folder/<name>.<rank>.parquet``.
+
+    ``options``: precision, budget (tokens of a micro-batch), trust_remote_code, and mismatched (whether each prompt
+    is scored with the next pair's responses instead of its own).
+    """
+    policy = make_policy(source, options["precision"], options["trust_remote_code"])
     for name, path in tables.items():
         pairs = read(Path(path))
-        table = PairTable(pairs)
+        table = MismatchedTable(PairTable(pairs)) if options["mismatched"] else PairTable(pairs)
         rows = np.arange(rank(), len(table), world_size())
-        sums = score(policy, table, rows, budget)
+        sums = score(policy, table, rows, options["budget"])
         ids = pairs["pair_id"].to_numpy()[rows]
         records = [
             {"pair_id": int(i), "chosen_logp": float(c), "rejected_logp": float(r)}

@@ -30,7 +30,9 @@ class RunSpec:
     fraction: float = 1.0
     validation: str | None = None
     reference: str | None = None  # folder with train.parquet and validation.parquet
+    mismatched: str | None = None  # the same for prompts with the next pair's responses
     method: str | None = None
+    code: str | None = None  # identity of the code of a method that is not built in
     parameters: dict[str, Any] = field(default_factory=dict)
     sft_weight: float = 0.0
     align_weight: float = 1.0
@@ -64,6 +66,6 @@ class RunSpec:
         """
         names = (
             "learning_rate batch_size epochs warmup_ratio max_grad_norm adam_betas weight_decay precision seed "
-            "fraction method parameters sft_weight align_weight"
+            "fraction method code parameters sft_weight align_weight"
         ).split()
         return key_of(start=start, data=data, **{name: getattr(self, name) for name in names})

@@ -134,7 +134,7 @@ def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial
     def configure(trial: SweptTrial) -> dict[str, Any]:
         found = latest(trial.folder / "checkpoint")
         reached = step_of(found) if found else 0
-        base = {"key": trial.key, "folder": str(trial.folder), "threads": workers.threads}
+        base = {"key": trial.key, "folder": str(trial.folder), "threads": workers.threads, "methods": workers.methods}
         if workers.count == 1:
             return base
         return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}

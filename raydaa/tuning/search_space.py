@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from raydaa.algorithms.losses import titled
+from raydaa.algorithms.catalog import titled
 from raydaa.search_settings import MethodSettings, Range, SearchSettings
 
 # Points that tpe draws before it looks at results again. Fixed, so that a resumed study draws the same ones.

@@ -13,7 +13,7 @@ from typing import Any
 
 from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import EarlyStopping
-from raydaa.training.loop import read_metrics, rung_steps
+from raydaa.training.advance import read_metrics, rung_steps
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result

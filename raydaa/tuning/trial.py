@@ -7,8 +7,9 @@ from typing import Any
 from ray.tune import Trainable
 
 from raydaa.artifacts import read_json, write_json
+from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.launch import Workers, prepare_process, train
-from raydaa.training.loop import NonFiniteLossError, Run, advance, resume, rung_steps, stops
+from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.sweep import RECORD, SPEC
@@ -25,7 +26,7 @@ class OneWorkerTrial(Trainable):
         self.start = StartWeights()
         self.idle_since: float | None = None
         self.run: Run | None = None
-        prepare_process(config["threads"])
+        prepare_process(config["threads"], config["methods"])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

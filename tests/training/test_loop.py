@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from raydaa.data import pocket
+from raydaa.data.packing import PairTable, pack_responses
 from raydaa.data.prepare import open_inputs, prepare
 from raydaa.records import REFERENCE, read, write
 from raydaa.study import Study
-from raydaa.training.loop import NonFiniteLossError, Run, advance, read_metrics, resume, rung_steps, stops
-from raydaa.training.model import StartWeights, load_model, load_tokenizer
+from raydaa.training.advance import advance, read_metrics, resume, rung_steps, stops
+from raydaa.training.loop import NonFiniteLossError, Run
+from raydaa.training.model import Policy, StartWeights, load_model, load_tokenizer
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
 from tests.studies import micro
@@ -30,9 +33,11 @@ def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
     inputs = open_inputs(study.settings, pocket_model)
     made = prepare(inputs, study.settings.data, load_tokenizer(pocket_model), folder / "tables")
     tables = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
-    (folder / "reference").mkdir()
-    write_share(str(pocket_model), tables, folder / "reference", "fp32", 256, False)
-    join_shares(folder / "reference", tables, 1)
+    options = {"precision": "fp32", "budget": 256, "trust_remote_code": False}
+    for name in ("reference", "mismatched"):
+        (folder / name).mkdir()
+        write_share(str(pocket_model), tables, folder / name, {**options, "mismatched": name == "mismatched"})
+        join_shares(folder / name, tables, 1)
 
     (made.folders["pairs"] / "sft.parquet").write_bytes((made.folders["sft"] / "sft.parquet").read_bytes())
 
@@ -42,6 +47,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
             train=tables["train"],
             validation=tables["validation"],
             reference=str(folder / "reference"),
+            mismatched=str(folder / "mismatched"),
             learning_rate=1e-3,
             batch_size=8,
             epochs=1,
@@ -93,8 +99,47 @@ def test_every_method_trains(make: Make) -> None:
     from raydaa.algorithms.losses import METHODS
 
     for name in METHODS:
-        values = losses(make(method=name, parameters={"beta": 0.5}), 2)
+        values = losses(make(method=name, parameters={} if name == "slic_hf" else {"beta": 0.5}), 2)
         assert all(math.isfinite(value) for value in values), name
+
+
+def kl_by_hand(run: Run, table: PairTable, start: Path) -> float:
+    """KTO's z from plain forwards: each prompt with both responses of the next pair, policy minus start."""
+    base, ratios = Policy(load_model(start)), []
+    for row in range(len(table)):
+        following = (row + 1) % len(table)
+        for responses in table.responses:
+            batch = pack_responses([(table.prompts[row], [responses[following]])])
+            with torch.no_grad():
+                ratios.append(float(run.engine.module(batch) - base(batch)))
+    return max(0.0, sum(ratios) / len(ratios))
+
+
+def test_ktos_kl_is_one_number_over_the_global_batch(make: Make, pocket_model: Path) -> None:
+    """0 at the start; then the mean over mismatched responses, however the batch is cut into micro-batches."""
+    kto = make(method="kto", parameters={"beta": 0.5}, batch_size=48, epochs=8, learning_rate=3e-3)
+    run = Run(kto)
+    assert run.train_step()["loss"] == pytest.approx(1.0, abs=1e-5)
+    while run.step < run.total_steps:
+        metrics = run.train_step()
+    everything = np.arange(48)
+    found = run._kl(run.mismatched, everything)
+    assert isinstance(run.table, PairTable)
+    by_hand = kl_by_hand(run, run.table, pocket_model)
+    assert found is not None
+    assert found.item() == pytest.approx(by_hand, rel=1e-4)
+    assert found.item() > 0.01
+    assert metrics["loss"] < 0.99
+    for budget in (1, 100, 10_000):
+        run.spec = replace(kto, tokens_per_microbatch=budget)
+        again = run._kl(run.mismatched, everything[::-1].copy())
+        assert again is not None
+        assert again.item() == pytest.approx(found.item(), abs=1e-6)
+
+
+def test_kto_without_its_reference_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="mismatched responses"):
+        Run(make(method="kto", parameters={"beta": 0.5}, mismatched=None))
 
 
 def test_sft_term_is_added(make: Make) -> None:

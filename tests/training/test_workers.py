@@ -9,14 +9,15 @@ import pytest
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
+from raydaa.training.advance import read_metrics
 from raydaa.training.launch import Workers
-from raydaa.training.loop import read_metrics
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
 
 pytestmark = pytest.mark.slow
 
 BATCH, BUDGET = 4, 96
+OPTIONS = {"precision": "fp32", "budget": 256, "trust_remote_code": False}
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,16 @@ def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpe
     tables = {"train": str(folder / "train.parquet"), "validation": str(folder / "validation.parquet")}
     write(folder / "train.parquet", rows, PAIRS)
     write(folder / "validation.parquet", rows[:7], PAIRS)
-    (folder / "reference").mkdir()
-    write_share(str(pocket_model), tables, folder / "reference", "fp32", 256, False)
-    join_shares(folder / "reference", tables, 1)
+    for name in ("reference", "mismatched"):
+        (folder / name).mkdir()
+        write_share(str(pocket_model), tables, folder / name, {**OPTIONS, "mismatched": name == "mismatched"})
+        join_shares(folder / name, tables, 1)
     return RunSpec(
         start=str(pocket_model),
         train=tables["train"],
         validation=tables["validation"],
         reference=str(folder / "reference"),
+        mismatched=str(folder / "mismatched"),
         learning_rate=3e-4,
         batch_size=BATCH,
         epochs=2,
@@ -96,6 +99,14 @@ def test_two_workers_give_the_losses_of_one(
     assert found == pytest.approx(alone, abs=1e-4)
 
 
+def test_two_workers_share_ktos_kl(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+    """Each worker sees half of a batch; the loss of a pair depends on all of it."""
+    kto = replace(spec, method="kto", parameters={"beta": 0.5}, learning_rate=3e-3)
+    alone = losses(kto, tmp_path / "alone", 1)
+    sharded = replace(kto, engine="deepspeed", zero_stage=2)
+    assert losses(sharded, tmp_path / "run", 2) == pytest.approx(alone, abs=1e-4)
+
+
 def test_deepspeed_goes_on_exactly_from_a_checkpoint(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
     sharded = replace(spec, engine="deepspeed", zero_stage=2)
     whole = losses(sharded, tmp_path / "whole", 2)
@@ -112,12 +123,13 @@ def test_bf16_trains(own_ray: None, spec: RunSpec, alone: list[float], tmp_path:
     assert found == pytest.approx(alone, abs=0.05)
 
 
-def test_reference_is_the_same_from_two_workers(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mismatched", [False, True])
+def test_reference_is_the_same_from_two_workers(own_ray: None, spec: RunSpec, tmp_path: Path, mismatched: bool) -> None:
     tables = {"train": spec.train, "validation": str(spec.validation)}
-    options = {"precision": "fp32", "budget": 256, "trust_remote_code": False}
-    launch.reference(spec.start, tables, tmp_path, options, workers(tmp_path, 2))
+    launch.reference(spec.start, tables, tmp_path, {**OPTIONS, "mismatched": mismatched}, workers(tmp_path, 2))
+    folder = Path(str(spec.mismatched if mismatched else spec.reference))
     for name in tables:
-        mine, theirs = read(tmp_path / f"{name}.parquet"), read(Path(str(spec.reference)) / f"{name}.parquet")
+        mine, theirs = read(tmp_path / f"{name}.parquet"), read(folder / f"{name}.parquet")
         assert mine["pair_id"].equals(theirs["pair_id"])
         for column in ("chosen_logp", "rejected_logp"):
             assert mine[column].to_pylist() == pytest.approx(theirs[column].to_pylist(), abs=1e-4)

@@ -1,0 +1,138 @@
+"""Methods by name: the built-in ones, and those of your own as ``package.module:Class`` or as a class."""
+
+import hashlib
+import importlib
+import inspect
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from raydaa.algorithms.losses import METHODS
+from raydaa.algorithms.method import Method, check_traits
+
+# Classes given from Python, by the name they travel under; a worker learns them before it trains.
+_own: dict[str, type[Method]] = {}
+
+
+def is_own(name: str) -> bool:
+    """Whether ``name`` means code outside this package."""
+    return ":" in name
+
+
+def is_known(name: str) -> bool:
+    """Whether `method_class` needs to import nothing for ``name``."""
+    return not is_own(name) or name in _own
+
+
+def use(cls: type[Method]) -> str:
+    """Make a class of your own known under the name it returns, ``package.module:Class``; ValueError if unfit."""
+    if not (inspect.isclass(cls) and issubclass(cls, Method)):
+        raise ValueError(f"{cls!r} is not a method; derive a class from raydaa.Method")
+    check_traits(cls)
+    if cls.name in METHODS:
+        raise ValueError(f"{cls.__name__} calls itself {cls.name!r}, which is built in; give it a name of its own")
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    _own[name] = cls
+    return name
+
+
+def method_class(name: str) -> type[Method]:
+    """The loss called ``name``; ValueError with the choices where there is none.
+
+    A name with a colon imports the module before it: ask `is_own` first where code must be allowed.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if not is_own(name):
+        raise ValueError(f"{name!r} is not a method; choose from {', '.join(sorted(METHODS))}, or module:Class")
+    if name not in _own:
+        use(_imported(name))
+    return _own[name]
+
+
+def _imported(name: str) -> Any:
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # the module is someone else's code: it may raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name!r} can't be imported: {reason}") from None
+    if inspect.isclass(found) and f"{found.__module__}:{found.__qualname__}" != name:
+        raise ValueError(f"{name!r} is defined elsewhere; name it {found.__module__}:{found.__qualname__}")
+    return found
+
+
+def code_hash(name: str) -> str | None:
+    """Identity of an own method's code, None for a built-in one: the source of the modules that define it.
+
+    A class typed into a script or notebook counts alone. ValueError where no source can be read.
+    """
+    if not is_own(name):
+        return None
+    digest = hashlib.sha256()
+    for cls in inspect.getmro(method_class(name)):
+        if cls is Method:
+            break
+        interactive = cls.__module__ == "__main__"
+        try:
+            source = inspect.getsource(cls if interactive else inspect.getmodule(cls) or cls)
+        except (OSError, TypeError):
+            raise ValueError(f"{name!r}: its source can't be read; put the class into a file") from None
+        digest.update(source.encode())
+    return digest.hexdigest()[:16]
+
+
+def titled(method: str, parameters: dict[str, Any]) -> str:
+    """``ipo (per token)``: another normalisation than the method's own is another method with another β."""
+    cls = method_class(method)
+    normalized = parameters.get("length_normalized", cls.length_normalized)
+    if normalized == cls.length_normalized:
+        return cls.name
+    return f"{cls.name} ({'per token' if normalized else 'summed'})"
+
+
+def loss(method: str | type[Method], **hyper_parameters: Any) -> Method:
+    """A loss by name or class: ``loss("dpo", beta=0.1)(PairLogps(…))``. ValueError on unknown names or values."""
+    cls = method_class(method) if isinstance(method, str) else method
+    known = {field.name: field.default is MISSING for field in fields(cls)}
+    for parameter in hyper_parameters:
+        if parameter not in known:
+            raise ValueError(f"{parameter!r} is not a parameter of {cls.name}; choose from {', '.join(known)}")
+    for parameter, required in known.items():
+        if required and parameter not in hyper_parameters:
+            raise ValueError(f"{cls.name} needs {parameter}")
+    return cls(**hyper_parameters)
+
+
+@dataclass(frozen=True)
+class Description:
+    """One row of the table of methods."""
+
+    name: str
+    formula: str
+    ranking: str
+    score: str
+    defaults: str
+    source: str
+
+
+def describe(cls: type[Method]) -> Description:
+    """What a method's docstring, fields and traits say of it."""
+    lines = (inspect.getdoc(cls) or "").splitlines()
+    source = next((line.removeprefix("Source: ") for line in lines if line.startswith("Source: ")), "")
+    shown = [field for field in fields(cls) if field.name != "length_normalized"]
+    defaults = [f"{field.name} = {field.default:g}" for field in shown if isinstance(field.default, int | float)]
+    normalized = ", per token" if cls.length_normalized else ""
+    formula = lines[0] if lines else ""
+    return Description(cls.name, formula, cls.ranking, cls.score + normalized, ", ".join(defaults), source)
+
+
+def table() -> str:
+    """All built-in methods as a Markdown table."""
+    header = ("method", "loss per pair", "ranking", "score", "defaults", "source")
+    rows = [header, *((*vars(describe(cls)).values(),) for cls in METHODS.values())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    padded.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)

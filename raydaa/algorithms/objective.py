@@ -1,0 +1,39 @@
+"""What a run minimises: an alignment loss, the SFT term, and their weights."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from raydaa.algorithms.logprobs import PairLogps
+from raydaa.algorithms.method import LossOutput, Method
+
+
+def sft_loss(logps: Tensor, lengths: Tensor) -> Tensor:
+    """−average log-probability, per example: summed ``logps`` (nats) and token ``lengths``, ``(examples,)`` each."""
+    return -logps / lengths
+
+
+@dataclass(frozen=True)
+class Objective:
+    """sft_weight · L_sft(y_w) + align_weight · L_align.
+
+    Two-stage training is ``Objective(method)``; one-stage ORPO and ASFT as published have sft_weight 1 and
+    align_weight λ.
+    """
+
+    method: Method
+    sft_weight: float = 0.0
+    align_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("sft_weight", "align_weight"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name}: {value!r} is not a finite number of at least 0")
+
+    def __call__(self, logps: PairLogps) -> LossOutput:
+        output = self.method(logps)
+        sft = sft_loss(logps.chosen, logps.chosen_length)
+        total = self.align_weight * output.loss + self.sft_weight * sft
+        return LossOutput(total, output.chosen_reward, output.rejected_reward)

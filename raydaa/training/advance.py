@@ -1,0 +1,69 @@
+"""A run from stop to stop: metrics logged, checkpoints written, and taken up again."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raydaa.artifacts import write_text
+from raydaa.training.engine import rank
+from raydaa.training.loop import Metrics, Run
+
+
+def stops(run: Run) -> list[int]:
+    """Steps at which the run is validated: evenly spaced ones, the rungs, and the end."""
+    total = run.total_steps
+    even = {round(total * (i + 1) / run.spec.validations) for i in range(run.spec.validations)}
+    return sorted({max(1, s) for s in even | set(rung_steps(run.spec.rungs, total))} | {total})
+
+
+def rung_steps(rungs: tuple[float, ...], total_steps: int) -> list[int]:
+    """The step of each rung: a share of the trial's own steps, at least 1."""
+    return [max(1, math.ceil(share * total_steps)) for share in rungs]
+
+
+def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None] = lambda _: None) -> Metrics:
+    """Train up to step ``until``: metrics appended to ``folder/metrics.jsonl``, checkpoints to ``folder/checkpoint``.
+
+    Returns the metrics of the last step, with those of its validation. The first worker writes.
+    """
+    log = folder / "metrics.jsonl"
+    validated = set(stops(run))
+    metrics: Metrics = {}
+    while run.step < until:
+        metrics = {"step": run.step + 1, "total_steps": run.total_steps, **run.train_step()}
+        if run.step in validated:
+            metrics |= run.validate()
+        metrics["seconds"] = run.seconds
+        if rank() == 0:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
+        notify(metrics)
+        if run.step % run.spec.checkpoint_every == 0 and run.step < until:
+            run.save(folder / "checkpoint")
+    return metrics
+
+
+def resume(run: Run, folder: Path) -> None:
+    """Load the newest checkpoint of ``folder`` and drop metrics of steps after it: they will be made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run.load(folder / "checkpoint")
+    if rank() == 0:
+        kept = [metrics for metrics in read_metrics(folder) if metrics["step"] <= run.step]
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metrics logged so far, in order of steps; a line that was being written is left out."""
+    log = folder / "metrics.jsonl"
+    found: list[dict[str, Any]] = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            continue
+        if found and metrics["step"] <= found[-1]["step"]:
+            continue
+        found.append(metrics)
+    return found

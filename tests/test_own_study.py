@@ -1,0 +1,91 @@
+"""A study with someone's own loss: from a file beside it, and from a script that defines the class."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from raydaa.results import TrialResults
+from tests.command import Command
+from tests.studies import micro, written
+
+pytestmark = pytest.mark.slow
+
+LOSS = """
+from dataclasses import dataclass
+import torch
+from raydaa import Method
+from scales import SCALE
+
+@dataclass(frozen=True, kw_only=True)
+class Hinge(Method):
+    beta: float
+    name = "hinge"
+    ranking, score = "pairwise", "ratio"
+
+    def per_pair(self, chosen, rejected, logps):
+        return torch.relu(SCALE - self.beta * (chosen - rejected))
+"""
+SCRIPT = """
+import sys, yaml
+from raydaa import Study
+{loss}
+
+if __name__ == "__main__":
+    tree = yaml.safe_load(open(sys.argv[1]))
+    tree["search"]["methods"] = [{{"name": Hinge, "beta": [0.1]}}, {{"name": "rso", "beta": [0.1]}}]
+    results = Study.from_tree(tree, {{"storage.study": sys.argv[2]}}).run()
+    print(results.best("hinge").ranking, results.best("hinge").checkpoint)
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    made = Command(tmp_path)
+    (tmp_path / "scales.py").write_text("SCALE = 1.0\n")
+    return made
+
+
+def check(folder: Path) -> None:
+    """The own hinge loss is `rso` by another name: the same trials must come out."""
+    rows = TrialResults.load(folder).rows
+    mine, built_in = ({r.learning_rate: r for r in rows if r.method == name} for name in ("hinge", "rso"))
+    assert len(mine) == 2
+    for rate, row in mine.items():
+        assert row.ranking == "pairwise"
+        assert (row.state, row.validation_loss) == (built_in[rate].state, built_in[rate].validation_loss)
+    assert (folder / "best" / "hinge" / "config.json").exists()
+    assert "hinge" in (folder / "report" / "tables.md").read_text()
+
+
+def test_from_a_file_beside_the_study(command: Command) -> None:
+    (command.folder / "mine.py").write_text(LOSS)
+    tree = micro(name="own")
+    tree["search"]["methods"] = [{"name": "mine:Hinge", "beta": [0.1]}, {"name": "rso", "beta": [0.1]}]
+    study, folder = written(command.folder, tree), command.folder / "out"
+    refused = command.run("run", str(study), "--output", str(folder))
+    assert refused.returncode == 2
+    assert "'mine:Hinge' is code of your own; add --allow-code" in refused.stderr
+    result = command.run("run", str(study), "--output", str(folder), "--allow-code")
+    assert result.returncode == 0, result.stdout + result.stderr
+    check(folder)
+    # Reading results needs no code.
+    (command.folder / "mine.py").unlink()
+    assert command.run("report", str(folder)).returncode == 0
+    assert command.wait_until_gone() == {}
+
+
+def test_from_a_script_that_defines_it(command: Command) -> None:
+    script = command.folder / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(loss=LOSS)))
+    study, folder = written(command.folder, micro(name="own")), command.folder / "out"
+    run = [sys.executable, str(script), str(study), str(folder)]
+    result = subprocess.run(
+        run, env=command.environment, cwd=command.folder, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == f"pairwise {folder}/best/hinge"
+    check(folder)
+    assert command.wait_until_gone() == {}
