@@ -29,11 +29,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the work failed, 2 the input can't be used, 130 interrupted."""
     options = parser().parse_args(arguments)
-    from raydaa.study import StudyError
+    from raydaa.settings_file import InputError
 
     try:
         return {"run": _run, "report": _report, "methods": _methods}[options.command](options)
-    except StudyError as error:
+    except InputError as error:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    from raydaa.study import StudyError, parse_yaml
+    from raydaa.settings_file import InputError, parse_yaml
 
     values: dict[str, Any] = {}
     for item in options.set:
         path, equals, text = item.partition("=")
         if not equals or not path:
-            raise StudyError(f"--set {item}: is not PATH=VALUE; write e.g. search.seeds=[0,1]")
+            raise InputError(f"--set {item}: is not PATH=VALUE; write e.g. search.seeds=[0,1]")
         values[path] = parse_yaml(text, f"--set {path}")
     if options.output:
         values["storage.study"] = options.output
@@ -56,14 +56,15 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from raydaa.study import Study, StudyError
+    from raydaa.settings_file import InputError
+    from raydaa.study import Study
 
     if options.allow_code:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: own methods lie beside the study
     study = Study.load(options.study, _overrides(options), options.allow_code)
     try:
         results = study.run(options.address)
-    except (StudyError, KeyboardInterrupt):
+    except (InputError, KeyboardInterrupt):
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -80,12 +81,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from raydaa.results import TrialResults
-    from raydaa.study import StudyError
+    from raydaa.settings_file import InputError
 
     try:
         results = TrialResults.load(options.folder)
     except ValueError as error:
-        raise StudyError(str(error)) from None
+        raise InputError(str(error)) from None
     page = results.report(Path(options.folder) / "report")
     print(f"{page}: {results.summary()}")
     return 0

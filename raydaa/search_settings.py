@@ -149,10 +149,10 @@ class MethodSettings(Settings):
         for key in self.parameters:
             if key not in known:
                 others = sorted(set(type(self).model_fields) - {"name", "parameters"})
-                raise wrong(f"unknown key for {self.name}; choose from {', '.join([*sorted(known), *others])}", key)
+                raise wrong(f"unknown key for {cls.name}; choose from {', '.join([*sorted(known), *others])}", key)
         for key, required in known.items():
             if required and key not in self.parameters:
-                raise wrong(f"{self.name} needs {key}; name the values to search", key)
+                raise wrong(f"{cls.name} needs {key}; name the values to search", key)
         first = {key: values_of(value)[0] for key, value in self.parameters.items()}
         for key, value in self.parameters.items():
             for candidate in values_of(value):
@@ -166,7 +166,9 @@ class MethodSettings(Settings):
         try:
             make()
         except (TypeError, ValueError) as error:
-            raise wrong(str(error).removeprefix(f"{key}: "), key) from None
+            place, colon, rule = str(error).partition(": ")  # a loss names the field that it refuses
+            named = bool(colon) and place.isidentifier()
+            raise wrong(rule if named else str(error), place if named else key) from None
 
     def _check_training(self) -> None:
         for key, value in self.training.items():

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from raydaa.study import Study, StudyError
+from raydaa.settings_file import InputError
+from raydaa.study import Study
 from tests.studies import micro, written
 
 SHIPPED = sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml"))
@@ -92,7 +93,7 @@ WRONG = [
     (changed("search.methods[0].beta", [0.1, 0.1]), "beta: [0.1, 0.1] names a value twice"),
     (changed("search.methods[0].beta", {"low": 0.1}), "beta: {'low': 0.1} is not a range"),
     (changed("search.methods[0].beta", {"low": 0.1, "high": 1.0}), "beta: a range has no grid"),
-    (changed("search.methods[1].length_normalized", False), "length_normalized: unknown key for orpo"),
+    (changed("search.methods[1].length_normalized", False), "search.methods[1].length_normalized: False has no odds"),
     (changed("search.methods[0].training", {"lr": 1}), "search.methods[0].training.lr: unknown key"),
     (changed("search.methods[0].training", {"epochs": "x"}), "training.epochs: 'x' is not a valid value"),
     (changed("search.methods[0]", {"name": "dpo"}), "search.methods[0].beta: dpo needs beta"),
@@ -122,7 +123,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("values", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
 def test_wrong_settings_are_one_line(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(InputError) as caught:
         Study.from_tree(micro(), values)
     text = str(caught.value)
     assert message in text
@@ -131,7 +132,7 @@ def test_wrong_settings_are_one_line(values: dict[str, Any], message: str) -> No
 
 def test_bf16_with_stage_0_is_refused() -> None:
     scaling = {"engine": "deepspeed", "zero_stage": 0}
-    with pytest.raises(StudyError, match=r"scaling.zero_stage: 0 trains wrongly in bf16"):
+    with pytest.raises(InputError, match=r"scaling.zero_stage: 0 trains wrongly in bf16"):
         Study.from_tree(micro(scaling=scaling), {"training.precision": "bf16"})
 
 
@@ -147,20 +148,20 @@ def test_bf16_with_stage_0_is_refused() -> None:
 def test_broken_yaml(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(StudyError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         Study.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="No such file"):
+    with pytest.raises(InputError, match="No such file"):
         Study.load(tmp_path / "no.yaml")
 
 
 def test_code_needs_permission() -> None:
     values = {"model.trust_remote_code": True}
-    with pytest.raises(StudyError, match="add --allow-code"):
+    with pytest.raises(InputError, match="add --allow-code"):
         Study.from_tree(micro(), values)
     assert Study.from_tree(micro(), values, allow_code=True).settings.model.trust_remote_code
 

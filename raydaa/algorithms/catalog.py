@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import sys
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -70,17 +71,16 @@ def code_hash(name: str) -> str | None:
     """
     if not is_own(name):
         return None
-    digest = hashlib.sha256()
-    for cls in inspect.getmro(method_class(name)):
-        if cls is Method:
-            break
-        interactive = cls.__module__ == "__main__"
-        try:
-            source = inspect.getsource(cls if interactive else inspect.getmodule(cls) or cls)
-        except (OSError, TypeError):
-            raise ValueError(f"{name!r}: its source can't be read; put the class into a file") from None
-        digest.update(source.encode())
-    return digest.hexdigest()[:16]
+    classes = [
+        cls for cls in inspect.getmro(method_class(name)) if not cls.__module__.startswith(("raydaa.", "builtins"))
+    ]
+    interactive = [cls for cls in classes if cls.__module__ == "__main__"]
+    modules = {cls.__module__: sys.modules[cls.__module__] for cls in classes if cls not in interactive}
+    try:
+        sources = [inspect.getsource(part) for part in (*interactive, *modules.values())]
+    except (OSError, TypeError):
+        raise ValueError(f"{name!r}: its source can't be read; put the class into a file") from None
+    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
 
 
 def titled(method: str, parameters: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ import yaml
 
 from raydaa.artifacts import write_json, write_text
 from raydaa.progress import Progress, captured
-from raydaa.study import Study, StudyError
+from raydaa.settings_file import InputError
+from raydaa.study import Study
 
 if TYPE_CHECKING:
     from raydaa.pipeline.context import Prepared
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def run_study(study: Study, address: str | None = None) -> "TrialResults":
     """Run every stage that is not done yet, and return the results.
 
-    ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. StudyError on input
+    ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. InputError on input
     that can't be used: then nothing was started, and a study folder that was not there before is not left behind.
     """
     folder = study.folder
@@ -31,7 +32,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
         progress = Progress(terminal)
         try:
             prepared = _prepare(study, progress)
-        except StudyError:
+        except InputError:
             if not existed and not (folder / "rejects.jsonl").exists():
                 shutil.rmtree(folder)
             raise
@@ -41,7 +42,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
 
 
 def _prepare(study: Study, progress: Progress) -> "Prepared":
-    """Model folder, tokenized tables, data report. StudyError says what is wrong with the input."""
+    """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
     from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare
     from raydaa.data.sources import DataError
     from raydaa.pipeline.checks import check_lengths, check_models
@@ -61,9 +62,9 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
     except TooManyRejectsError as error:
         rejects = study.folder / "rejects.jsonl"
         write_text(rejects, error.rejects)
-        raise StudyError(f"{study.where}: {error} (all of them: {rejects})") from None
-    except (DataError, StudyError, TokenizerError) as error:
-        raise StudyError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
+        raise InputError(f"{study.where}: {error} (all of them: {rejects})") from None
+    except (DataError, InputError, TokenizerError) as error:
+        raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
     write_text(study.folder / "rejects.jsonl", tables.rejects)
     write_json(study.folder / "data.json", tables.report)
     counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
@@ -84,8 +85,8 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
         context = Context(study, progress, resources, prepared)
         try:
             check_room(context)
-        except StudyError as error:
-            raise StudyError(f"{study.where}: {error}") from None
+        except InputError as error:
+            raise InputError(f"{study.where}: {error}") from None
         starts = sft(context)
         references = reference(context, starts)
         trials = align(context, starts, references)
@@ -101,17 +102,17 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Only one run in a study folder; StudyError where it can't be written or another run holds it."""
+    """Only one run in a study folder; InputError where it can't be written or another run holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise StudyError(f"{folder}: can't be written: {error.strerror}; choose another with --output") from None
+        raise InputError(f"{folder}: can't be written: {error.strerror}; choose another with --output") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StudyError(f"{folder}: another run is at work in this study folder; wait for it") from None
+            raise InputError(f"{folder}: another run is at work in this study folder; wait for it") from None
         for path in sorted(folder.rglob(".*")):
             if path.is_dir():  # half-written results of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)

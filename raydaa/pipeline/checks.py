@@ -10,7 +10,7 @@ from raydaa.pipeline.context import Context, Prepared, local_model, models_named
 from raydaa.pipeline.generation import engine_of
 from raydaa.records import read
 from raydaa.settings import StudySettings
-from raydaa.study import StudyError
+from raydaa.settings_file import InputError
 
 
 def check_models(settings: StudySettings, base: Path) -> None:
@@ -18,7 +18,7 @@ def check_models(settings: StudySettings, base: Path) -> None:
     engine_of(settings)
     for name in models_named(settings):
         if sft_fraction(settings, name) is None and tokenizer_hash(local_model(name)) != tokenizer_hash(base):
-            raise StudyError(f"{name}: has another tokenizer or chat template than the base model; they must agree")
+            raise InputError(f"{name}: has another tokenizer or chat template than the base model; they must agree")
 
 
 def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
@@ -28,11 +28,11 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
     if positions is None:
         return
     if settings.data.max_length > positions:
-        raise StudyError(f"data.max_length: {settings.data.max_length} exceeds the model's {positions} positions")
+        raise InputError(f"data.max_length: {settings.data.max_length} exceeds the model's {positions} positions")
     longest = pc.max(pc.list_value_length(read(prepared.table("prompts"))["prompt_tokens"])).as_py()
     asked = settings.generation.max_new_tokens
     if longest + asked > positions:
-        raise StudyError(
+        raise InputError(
             f"generation.max_new_tokens: {asked} and the longest prompt's {longest} exceed the model's "
             f"{positions} positions; use at most {positions - longest}"
         )
@@ -44,6 +44,6 @@ def check_room(context: Context) -> None:
         return
     each, have = context.workers, context.resources
     asked = f"{each.count} x {each.cpus:g} CPUs" + (f" and {each.count} x {each.gpus:g} GPUs" if each.gpus else "")
-    raise StudyError(
+    raise InputError(
         f"scaling.workers: a trial asks for {asked}; the cluster has {have.cpus} CPUs and {have.gpus} GPUs"
     )

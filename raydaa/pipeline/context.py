@@ -13,7 +13,8 @@ from raydaa.cluster import Resources
 from raydaa.data import pocket
 from raydaa.progress import Progress
 from raydaa.settings import StudySettings
-from raydaa.study import Study, StudyError
+from raydaa.settings_file import InputError
+from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
 
 
@@ -125,12 +126,12 @@ def local_model(source: str) -> Path:
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise StudyError(f"{source}: is not a model folder; it has no config.json")
+            raise InputError(f"{source}: is not a model folder; it has no config.json")
         if not list(folder.glob("*.safetensors")):
-            raise StudyError(f"{source}: holds no safetensors weights; save the model with save_pretrained")
+            raise InputError(f"{source}: holds no safetensors weights; save the model with save_pretrained")
         return folder.absolute()
     if source.startswith(("/", ".")) or source.count("/") != 1:
-        raise StudyError(f"{source}: there is no such model folder")
+        raise InputError(f"{source}: there is no such model folder")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -138,7 +139,7 @@ def local_model(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except Exception as error:  # offline, unknown, gated: the client has a class for each
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"{source}: the model can't be fetched: {reason}") from None
+        raise InputError(f"{source}: the model can't be fetched: {reason}") from None
 
 
 def base_model(study: Study) -> Path:
@@ -181,4 +182,4 @@ def sft_fraction(settings: StudySettings, name: str) -> float | None:
         if name == f"sft:{fraction:g}":
             return fraction
     choices = ", ".join(f"sft:{fraction:g}" for fraction in fractions)
-    raise StudyError(f"{name}: is not among sft.fractions; choose from {choices}")
+    raise InputError(f"{name}: is not among sft.fractions; choose from {choices}")

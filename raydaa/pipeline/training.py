@@ -13,7 +13,7 @@ from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
 from raydaa.pipeline.context import Context, Start, cache_folder, local_model, models_named, sft_fraction
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
-from raydaa.study import StudyError
+from raydaa.settings_file import InputError
 from raydaa.training import launch
 from raydaa.training.advance import read_metrics
 from raydaa.training.spec import RunSpec
@@ -72,7 +72,7 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
         result = launch.train(spec, folder, context.alone)
     if "failed" in result:
         where = context.study.where
-        raise StudyError(f"{where}: sft.learning_rate: {spec.learning_rate}: {result['failed']}; lower it")
+        raise InputError(f"{where}: sft.learning_rate: {spec.learning_rate}: {result['failed']}; lower it")
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     context.progress.end(f"loss {read_metrics(folder)[-1]['loss']:.3f}")
     return folder / "model"
@@ -219,7 +219,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     if "finished" not in states:
         records = [read_json(context.folder / "trials" / trial.key / "record.json") or {} for trial in trials]
         reasons = sorted({str(record.get("reason")) for record in records})
-        raise StudyError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
+        raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
     return trials
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from raydaa import Method, PairLogps, Study
 from raydaa.algorithms.catalog import code_hash, is_known, loss, method_class, titled, use
 from raydaa.search_settings import MethodSettings
-from raydaa.study import StudyError
+from raydaa.settings_file import InputError
 from raydaa.testing import check_loss
 from tests.studies import micro
 
@@ -147,7 +147,7 @@ def search(*methods: dict[str, Any]) -> dict[str, Any]:
 def test_code_from_a_study_file_runs_only_where_it_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "unseen.py").write_text("raise SystemExit('this must not run')")
     entry = {"name": "unseen:Loss", "beta": [0.1]}
-    with pytest.raises(StudyError, match=r"search.methods\[0\].name: 'unseen:Loss' is code of your own; add --allow"):
+    with pytest.raises(InputError, match=r"search.methods\[0\].name: 'unseen:Loss' is code of your own; add --allow"):
         Study.from_tree(micro(search=search(entry)))
     assert "unseen" not in sys.modules
 
@@ -157,14 +157,14 @@ def test_a_class_stands_for_its_name_in_python() -> None:
     assert study.settings.search.methods[0].name == f"{HERE}:Exponential"
     other = study.with_values({"search.methods[0].name": Overflowing})
     assert other.settings.search.methods[0].name == f"{HERE}:Overflowing"
-    with pytest.raises(StudyError, match=r"methods\[0\].gamma: unknown key for exponential"):
+    with pytest.raises(InputError, match=r"methods\[0\].gamma: unknown key for exponential"):
         Study.from_tree(micro(search=search({"name": Exponential, "beta": [0.1], "gamma": 1.0})))
-    with pytest.raises(StudyError, match="is not a method"):
+    with pytest.raises(InputError, match="is not a method"):
         Study.from_tree(micro(search=search({"name": dict, "beta": [0.1]})))
 
 
 def test_two_methods_of_one_name_are_refused() -> None:
-    with pytest.raises(StudyError, match=r"methods\[1\].name: .* both call themselves 'exponential'"):
+    with pytest.raises(InputError, match=r"methods\[1\].name: .* both call themselves 'exponential'"):
         Study.from_tree(micro(search=search({"name": Exponential, "beta": 0.1}, {"name": Twin, "beta": 0.1})))
 
 

@@ -65,9 +65,9 @@ def test_scores_of_single_responses(policy: Policy) -> None:
 
 def test_a_model_folder_without_a_model_is_named(tmp_path: Path) -> None:
     from raydaa.pipeline.context import local_model
-    from raydaa.study import StudyError
+    from raydaa.settings_file import InputError
 
-    with pytest.raises(StudyError, match="is not a model folder"):
+    with pytest.raises(InputError, match="is not a model folder"):
         local_model(str(tmp_path))
-    with pytest.raises(StudyError, match="there is no such model folder"):
+    with pytest.raises(InputError, match="there is no such model folder"):
         local_model(str(tmp_path / "no"))
