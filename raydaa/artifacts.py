@@ -91,6 +91,18 @@ def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
     return True
 
 
+def renew_files(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Replace the files that ``fill`` writes, all after the last of them is whole; other files in ``folder`` stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".new."))
+    try:
+        fill(temporary)
+        for path in temporary.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def seal(folder: Path) -> None:
     """Write the manifest that `intact` checks."""
     write_json(folder / MANIFEST, {str(path.relative_to(folder)): file_hash(path) for path in files_below(folder)})

@@ -22,6 +22,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
+    toy = commands.add_parser("toy", help="pairwise against pointwise ranking in small networks")
+    toy.add_argument(
+        "settings", nargs="?", default="search_spaces/toy.yaml", help="settings file (default: %(default)s)"
+    )
+    toy.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
     commands.add_parser("methods", help="the built-in methods and their formulas")
     return root
 
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from raydaa.settings_file import InputError
 
     try:
-        return {"run": _run, "report": _report, "methods": _methods}[options.command](options)
+        return {"run": _run, "report": _report, "methods": _methods, "toy": _toy}[options.command](options)
     except InputError as error:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
@@ -50,8 +55,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         if not equals or not path:
             raise InputError(f"--set {item}: is not PATH=VALUE; write e.g. search.seeds=[0,1]")
         values[path] = parse_yaml(text, f"--set {path}")
-    if options.output:
-        values["storage.study"] = options.output
     return values
 
 
@@ -61,7 +64,10 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.allow_code:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: own methods lie beside the study
-    study = Study.load(options.study, _overrides(options), options.allow_code)
+    values = _overrides(options)
+    if options.output:
+        values["storage.study"] = options.output
+    study = Study.load(options.study, values, options.allow_code)
     try:
         results = study.run(options.address)
     except (InputError, KeyboardInterrupt):
@@ -96,4 +102,16 @@ def _methods(_: argparse.Namespace) -> int:
     from raydaa.algorithms.catalog import table
 
     print(table())
+    return 0
+
+
+def _toy(options: argparse.Namespace) -> int:
+    from raydaa.progress import Progress
+    from raydaa.settings_file import checked, read_yaml
+    from raydaa.toy.settings import ToySettings
+    from raydaa.toy.study import run_toy
+
+    settings = checked(ToySettings, read_yaml(options.settings), _overrides(options), options.settings)
+    page, answer = run_toy(settings, Progress(sys.stdout.fileno()))
+    print(f"{page}: {answer}")
     return 0

@@ -77,7 +77,7 @@ def code_hash(name: str) -> str | None:
     interactive = [cls for cls in classes if cls.__module__ == "__main__"]
     modules = {cls.__module__: sys.modules[cls.__module__] for cls in classes if cls not in interactive}
     try:
-        sources = [inspect.getsource(part) for part in (*interactive, *modules.values())]
+        sources = [*map(inspect.getsource, interactive), *map(inspect.getsource, modules.values())]
     except (OSError, TypeError):
         raise ValueError(f"{name!r}: its source can't be read; put the class into a file") from None
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]

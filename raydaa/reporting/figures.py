@@ -1,6 +1,8 @@
 """The figures of a report, drawn with matplotlib: each as SVG (for the page) and PNG."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +128,15 @@ def draw(results: TrialResults, folder: Path) -> dict[str, Path]:
     drawers: dict[str, Any] = {"beta_curve": beta_curve, "learning_curves": learning_curves}
     if any(row.kl is not None for row in results):
         drawers = {"pareto": pareto, **drawers}
+    return save({name: partial(drawer, results) for name, drawer in drawers.items()}, folder)
+
+
+def save(drawers: dict[str, Callable[[], Figure]], folder: Path) -> dict[str, Path]:
+    """Draw each figure in the reports' style, as SVG and PNG; name → SVG path."""
     paths = {}
     with plt.rc_context(STYLE):
         for name, drawer in drawers.items():
-            figure = drawer(results)
+            figure = drawer()
             paths[name] = folder / f"{name}.svg"
             # Without a date the same results give the same file.
             figure.savefig(paths[name], metadata={"Date": None})

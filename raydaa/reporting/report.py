@@ -1,17 +1,12 @@
 """The report: one self-contained page, and the same as figures, Markdown and Parquet."""
 
-import base64
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader
 
-from raydaa import __version__
-from raydaa.artifacts import read_json
+from raydaa.artifacts import read_json, renew_files
 from raydaa.reporting.figures import draw
+from raydaa.reporting.page import data_url, markdown_table, render
 from raydaa.results import TrialResults, TrialRow
 
 CAPTIONS = {
@@ -23,41 +18,32 @@ CAPTIONS = {
 
 def write_report(results: TrialResults, folder: Path) -> Path:
     """Write page, figures and tables into ``folder``, over those of an older report; other files stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".report."))
-    try:
+
+    def fill(temporary: Path) -> None:
         figures = draw(results, temporary)
         pq.write_table(results.table, temporary / "trials.parquet")
         (temporary / "tables.md").write_text(_markdown(results), encoding="utf-8")
-        environment = Environment(loader=PackageLoader("raydaa.reporting"), autoescape=True, trim_blocks=True)
-        page = environment.get_template("report.html").render(
-            name=results.folder.name,
-            summary=results.summary(),
-            best_header=BEST_HEADER,
-            best=best_table(results),
-            trials_header=TRIALS_HEADER,
-            trials=trials_table(results),
-            lost=[row for row in results if row.state != "finished"],
-            figures=[(CAPTIONS[name], _data_url(path)) for name, path in figures.items()],
-            data=read_json(results.folder / "data.json") or {},
-            settings=_text(results.folder / "study.yaml"),
-            judged=results.judged,
-            version=__version__,
-        )
-        (temporary / "index.html").write_text(page, encoding="utf-8")
-        for path in temporary.iterdir():
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        values = {
+            "name": results.folder.name,
+            "summary": results.summary(),
+            "best_header": BEST_HEADER,
+            "best": best_table(results),
+            "trials_header": TRIALS_HEADER,
+            "trials": trials_table(results),
+            "lost": [row for row in results if row.state != "finished"],
+            "figures": [(CAPTIONS[name], data_url(path)) for name, path in figures.items()],
+            "data": read_json(results.folder / "data.json") or {},
+            "settings": _text(results.folder / "study.yaml"),
+            "judged": results.judged,
+        }
+        (temporary / "index.html").write_text(render("report.html", values), encoding="utf-8")
+
+    renew_files(folder, fill)
     return folder / "index.html"
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _data_url(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -142,13 +128,6 @@ def _figures(row: TrialRow) -> list[str]:
 
 def _markdown(results: TrialResults) -> str:
     parts = [f"# {results.folder.name}\n\n{results.summary()}\n", "## Best trial of each method\n"]
-    parts.append(_markdown_table(BEST_HEADER, best_table(results)))
-    parts += ["\n## All trials\n", _markdown_table(TRIALS_HEADER, trials_table(results))]
+    parts.append(markdown_table(BEST_HEADER, best_table(results)))
+    parts += ["\n## All trials\n", markdown_table(TRIALS_HEADER, trials_table(results))]
     return "\n".join(parts) + "\n"
-
-
-def _markdown_table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    def line(cells: Any) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(header), line("---" for _ in header), *map(line, rows)])

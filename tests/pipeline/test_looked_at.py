@@ -24,7 +24,7 @@ def trials(tmp_path: Path) -> list[Trial]:
         ]
     ):
         point = Point("sft", "dpo", {"beta": beta}, 1e-4 * (number + 1), 0)
-        made.append(Trial(str(number), state, 10, str(number), point))
+        made.append(Trial(str(number), "dpo", "dpo", "pairwise", state, 10, str(number), point))
         folder = tmp_path / "trials" / str(number)
         folder.mkdir(parents=True)
         metrics = {"step": 10, "validation/loss": loss, "validation/rewards/accuracies": accuracy}

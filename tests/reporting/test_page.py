@@ -28,7 +28,9 @@ def trial(key: str, method: str, state: str, **changes: Any) -> dict[str, Any]:
         "align_weight": 1.0,
         "training": {},
     }
-    return {"key": key, "state": state, "steps": 4, "label": f"{method} {key}", "point": {**point, **changes}}
+    ranking = "pointwise" if method == "nca" else "pairwise"
+    traits = {"method": method, "title": method, "ranking": ranking}
+    return {"key": key, "state": state, "steps": 4, "label": f"{method} {key}", "point": {**point, **changes}, **traits}
 
 
 @pytest.fixture

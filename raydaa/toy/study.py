@@ -1,0 +1,202 @@
+"""The toy study from settings to page: settings chosen on one half of the runs, reported on the other."""
+
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from raydaa.artifacts import renew_files
+from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.progress import Progress
+from raydaa.reporting.figures import FAMILIES, save
+from raydaa.reporting.page import data_url, markdown_table, render
+from raydaa.settings_file import InputError
+from raydaa.toy.settings import ToySettings
+from raydaa.toy.training import RunResult, all_runs, make_grid
+
+HEADER = ("prompt bias", "hidden size", "ranking", "learning rate", "β", "accuracy (%)", "standard error", "ties (%)")
+DIFFERENCE_HEADER = ("prompt bias", "hidden size", "pairwise − pointwise (points)")
+CAPTION = "Accuracy of the best setting of each ranking, with intervals over the runs it was not chosen on."
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best setting of a ranking and size on one kind of data, and what it reached on the other runs."""
+
+    prompt_bias: float
+    hidden_size: int
+    ranking: str
+    learning_rate: float
+    beta: float
+    accuracies: np.ndarray  # (reported runs,)
+    ties: float
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the reported runs."""
+        return float(self.accuracies.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of that mean."""
+        return float(self.accuracies.std(ddof=1) / np.sqrt(len(self.accuracies)))
+
+
+def run_toy(settings: ToySettings, progress: Progress) -> tuple[Path, str]:
+    """Train the whole grid and write page, table, figure and every run; the page's path and what came out.
+
+    InputError where the output folder can't be written: then nothing was trained.
+    """
+    folder = Path(settings.output).absolute()
+    try:
+        renew_files(folder, lambda _: None)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written: {error.strerror}; choose another output") from None
+    total = len(settings.prompt_bias) * settings.runs
+    networks = total * len(settings.rankings) * len(settings.hidden_sizes) * len(make_grid(settings))
+    progress.start("toy", f"{networks} networks, {settings.steps} steps each")
+    results: list[RunResult] = []
+    for number, found in enumerate(all_runs(settings), start=1):
+        results += found
+        progress.update(number, total, f"{number}/{total} runs")
+    progress.end(f"{networks} networks")
+    best = choose(settings, results)
+    answer = summary(settings, best)
+    renew_files(folder, partial(_write, settings, results, best, answer))
+    return folder / "index.html", answer
+
+
+def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
+    """For each kind of data, size and ranking: the best mean accuracy on the first half of the runs."""
+    grid = list(itertools.product(settings.learning_rates, settings.betas))
+    cut, best = settings.runs // 2, []
+    for prompt_bias in settings.prompt_bias:
+        for size in settings.hidden_sizes:
+            for ranking in settings.rankings:
+                mine = [r for r in results if (r.prompt_bias, r.hidden_size, r.ranking) == (prompt_bias, size, ranking)]
+                accuracy, ties = (np.stack([getattr(r, name) for r in mine]) for name in ("accuracy", "ties"))
+                place = int(accuracy[:cut].mean(axis=0).argmax())
+                found = accuracy[cut:, place], float(ties[cut:, place].mean())
+                best.append(Best(prompt_bias, size, ranking, *grid[place], *found))
+    return best
+
+
+def _bracketed(values: np.ndarray, settings: ToySettings) -> str:
+    """Mean and interval of fractions, in percent."""
+    low, high = _interval(values, settings)
+    return f"{100 * values.mean():.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _interval(values: np.ndarray, settings: ToySettings) -> tuple[float, float]:
+    return interval(values[bootstrap_indices(len(values), settings.bootstrap_draws)].mean(axis=1), settings.interval)
+
+
+def best_table(settings: ToySettings, best: list[Best]) -> list[list[str]]:
+    """A row for each of `choose`'s."""
+    return [
+        [
+            f"{b.prompt_bias:g}",
+            str(b.hidden_size),
+            b.ranking,
+            f"{b.learning_rate:g}",
+            f"{b.beta:g}",
+            _bracketed(b.accuracies, settings),
+            f"{100 * b.standard_error:.2f}",
+            f"{100 * b.ties:.2f}",
+        ]
+        for b in best
+    ]
+
+
+def differences(best: list[Best]) -> list[tuple[float, int, np.ndarray]]:
+    """Pairwise minus pointwise accuracy, run by run, where both were trained: prompt bias, size, ``(runs,)``."""
+    of = {(b.prompt_bias, b.hidden_size, b.ranking): b.accuracies for b in best}
+    return [
+        (bias, size, values - of[bias, size, "pointwise"])
+        for (bias, size, ranking), values in of.items()
+        if ranking == "pairwise" and (bias, size, "pointwise") in of
+    ]
+
+
+def summary(settings: ToySettings, best: list[Best]) -> str:
+    """What came out, in a sentence per kind of data."""
+    found = []
+    for bias in settings.prompt_bias:
+        parts = [
+            f"{_bracketed(values, settings)} points at hidden size {size}"
+            for at, size, values in differences(best)
+            if at == bias
+        ]
+        parts = parts or [f"{b.ranking} {100 * b.accuracy:.2f} %" for b in best if b.prompt_bias == bias]
+        what = "pairwise minus pointwise is " if len(settings.rankings) > 1 else ""
+        found.append(f"with prompt bias {bias:g} {what}{', '.join(parts)}")
+    return "; ".join(found)
+
+
+def draw(settings: ToySettings, best: list[Best]) -> Figure:
+    """Accuracy by hidden size, one panel for each kind of data."""
+    panels = len(settings.prompt_bias)
+    figure, grid = plt.subplots(
+        1, panels, figsize=(3.4 * panels + 0.6, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, bias in zip(grid[0], settings.prompt_bias, strict=True):
+        for shift, ranking in enumerate(settings.rankings):
+            rows = [b for b in best if (b.prompt_bias, b.ranking) == (bias, ranking)]
+            colour, marker = FAMILIES[ranking]
+            middle = np.array([100 * row.accuracy for row in rows])
+            ends = 100 * np.array([_interval(row.accuracies, settings) for row in rows])
+            places = np.arange(len(rows)) + 0.12 * (shift - 0.5 * (len(settings.rankings) - 1))
+            spread = np.abs(ends - middle[:, None]).T
+            axes.errorbar(places, middle, yerr=spread, color=colour, marker=marker, ls="", capsize=3, label=ranking)
+        axes.set_xticks(range(len(settings.hidden_sizes)), [str(size) for size in settings.hidden_sizes])
+        axes.set(xlabel="hidden size", title=f"prompt bias {bias:g}", xlim=(-0.5, len(settings.hidden_sizes) - 0.5))
+    grid[0][0].set(ylabel="held-out accuracy (%)")
+    grid[0][0].legend(frameon=False)
+    return figure
+
+
+def every_run(settings: ToySettings, results: list[RunResult]) -> pa.Table:
+    """One row for each network that was trained."""
+    grid = list(itertools.product(settings.learning_rates, settings.betas))  # the rows of `make_grid`
+    size = len(grid)
+    columns: dict[str, Any] = {
+        name: np.repeat([getattr(result, name) for result in results], size)
+        for name in ("prompt_bias", "ranking", "hidden_size", "run")
+    }
+    for place, name in enumerate(("learning_rate", "beta")):
+        columns[name] = [values[place] for values in grid] * len(results)
+    columns |= {name: np.concatenate([getattr(result, name) for result in results]) for name in ("accuracy", "ties")}
+    return pa.table(columns)
+
+
+def _write(settings: ToySettings, results: list[RunResult], best: list[Best], answer: str, folder: Path) -> None:
+    rows = best_table(settings, best)
+    gaps = [[f"{bias:g}", str(size), _bracketed(v, settings)] for bias, size, v in differences(best)]
+    figures = save({"accuracy": partial(draw, settings, best)}, folder)
+    pq.write_table(every_run(settings, results), folder / "runs.parquet")
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    (folder / "toy.yaml").write_text(text, encoding="utf-8")
+    tables = (markdown_table(HEADER, rows), markdown_table(DIFFERENCE_HEADER, gaps))
+    (folder / "table.md").write_text("\n\n".join(["# The toy study", answer, *tables]) + "\n", encoding="utf-8")
+    values = {
+        "name": "The toy study",
+        "summary": answer[0].upper() + answer[1:] + ".",
+        "figures": [(CAPTION, data_url(figures["accuracy"]))],
+        "header": HEADER,
+        "rows": rows,
+        "difference_header": DIFFERENCE_HEADER,
+        "differences": gaps,
+        "chosen": settings.runs // 2,
+        "runs": settings.runs,
+        "level": settings.interval,
+        "settings": text,
+    }
+    (folder / "index.html").write_text(render("toy.html", values), encoding="utf-8")
