@@ -77,6 +77,14 @@ Rates = Annotated[tuple[float, ...] | Range, BeforeValidator(positive_rates)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
 
+class LoraSettings(Settings):
+    """Low-rank adapters: ΔW = alpha / rank · B A on the linear layers named by ``targets``."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    targets: Names = ("all-linear",)
+
+
 class TrainingSettings(Settings):
     batch_size: PositiveInt = 128
     epochs: PositiveFloat = 1
@@ -85,7 +93,10 @@ class TrainingSettings(Settings):
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
     precision: Literal["bf16", "fp32"] = "bf16"
-    tokens_per_microbatch: PositiveInt = 8192
+    tokens_per_microbatch: Literal["auto"] | PositiveInt = "auto"
+    attention: Literal["auto", "sdpa", "flex", "flash_attention_2"] = "auto"
+    gradient_checkpointing: bool = False
+    lora: LoraSettings | None = None
     validations: PositiveInt = 4
     checkpoint_every: PositiveInt = 50
 

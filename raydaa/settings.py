@@ -79,6 +79,7 @@ class ScalingSettings(Settings):
     accelerator: str | None = None
     engine: Literal["auto", "deepspeed", "torch"] = "auto"
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    cpu_offload: bool = False  # of DeepSpeed's optimizer states, and with ZeRO 3 of weights
     concurrent_trials: Literal["auto"] | PositiveInt = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 2
 

@@ -84,7 +84,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 WRONG = [
     (changed("trainig", {}), "study: trainig: unknown key; choose from data, evaluation,"),
-    (changed("training.batchsize", 1), "study: training.batchsize: unknown key; choose from adam_betas, batch_size"),
+    (changed("training.batchsize", 1), "study: training.batchsize: unknown key; choose from adam_betas, attention"),
     (changed("search.methods[0].name", "dop"), "search.methods[0].name: 'dop' is not a method; choose from apo_zero"),
     (changed("search.methods[0].bta", 1), "search.methods[0].bta: unknown key for dpo; choose from beta"),
     (changed("search.methods[0].beta", 0), "search.methods[0].beta: 0 is not above 0"),

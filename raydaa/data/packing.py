@@ -1,8 +1,9 @@
 """From tokenized tables to micro-batches without wasted work.
 
-A pair is one row: its prompt, then both responses. The second response does not see the first and continues
-the prompt's positions, so the prompt is computed once and both log-probabilities are what two separate rows
-would give. Rows of one micro-batch have similar length; the loss weighs pairs, never micro-batches.
+A micro-batch is one row of tokens without padding. A pair is a block of it: its prompt, then both responses. The
+second response does not see the first and continues the prompt's positions, so the prompt is computed once and both
+log-probabilities are what two separate rows would give. Where that costs more than a second copy of the prompt, a
+pair is two blocks. The loss weighs pairs, never micro-batches.
 """
 
 from collections.abc import Sequence
@@ -13,36 +14,56 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-PROMPT, PADDING = 0, -1  # segments; responses count from 1
+
+@dataclass(frozen=True)
+class Block:
+    """Where a prompt and the one or two responses after it lie in a packed row; the second is empty where there is
+    none, and a conversation is a first response without a prompt."""
+
+    start: int
+    prompt_end: int
+    first_end: int
+    end: int
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Rows of tokens, and which tokens are scored for which sequence (a response, or a whole conversation)."""
+    """One row of tokens, and which of them are scored for which sequence (a response, or a whole conversation)."""
 
-    tokens: Tensor  # (rows, length) int64, right-padded
-    positions: Tensor  # (rows, length) int64
-    segments: Tensor | None  # (rows, length) int64: PROMPT, PADDING, or the response's number; None: plain causal
-    rows: Tensor  # (scored,) int64: where each scored token is predicted from …
-    columns: Tensor  # (scored,) int64
+    tokens: Tensor  # (tokens,) int64
+    positions: Tensor  # (tokens,) int64
+    blocks: tuple[Block, ...]
+    columns: Tensor  # (scored,) int64: where each scored token is predicted from …
     targets: Tensor  # (scored,) int64: … and which token it is
     sequences: Tensor  # (scored,) int64: the sequence it belongs to
     lengths: Tensor  # (sequences,) float32: scored tokens of each sequence
-    weights: Tensor  # (rows,) float32: 0 for a row that only keeps the workers in step
+    weights: Tensor  # (rows,) float32, rows of the table: 0 for one that only keeps the workers in step
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on ``device``."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
-    def attention_mask(self) -> Tensor | None:
-        """(rows, 1, length, length) bool: who sees whom; None where plain causal attention is meant."""
-        if self.segments is None:
-            return None
-        length = self.tokens.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.tokens.device).tril()
-        query, key = self.segments[:, :, None], self.segments[:, None, :]
-        return (causal & ((key == PROMPT) | (key == query)))[:, None]
+
+@dataclass(frozen=True)
+class Sharing:
+    """When two responses share their prompt's tokens: always, never, or where it is cheaper.
+
+    In a shared block the second response's attention is computed as a rectangle of which the upper triangle is
+    masked; ``linear_per_cell`` says how many such cells cost as much as one token's linear layers (None: nothing is
+    wasted, as with block masks).
+    """
+
+    allowed: bool = True
+    linear_per_cell: float | None = None
+
+    def worthwhile(self, prompt: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Whether a prompt of that many tokens should be shared by a longer response and one of ``second`` tokens."""
+        if not self.allowed or self.linear_per_cell is None:
+            return np.full(np.shape(prompt), self.allowed)
+        prompt, second = np.asarray(prompt, float), np.asarray(second, float)
+        return prompt * self.linear_per_cell >= 0.5 * (second**2 - prompt**2)
 
 
 class Ragged:
@@ -66,10 +87,13 @@ class Ragged:
 class PairTable:
     """Preference pairs ready to pack, with the reference sums where a loss needs them."""
 
-    def __init__(self, table: pa.Table, reference: pa.Table | None = None) -> None:
+    def __init__(self, table: pa.Table, reference: pa.Table | None = None, sharing: Sharing = Sharing()) -> None:
         self.prompts = Ragged(table["prompt_tokens"])
         self.responses = [Ragged(table["chosen_tokens"]), Ragged(table["rejected_tokens"])]
-        self.row_lengths = self.prompts.lengths + self.responses[0].lengths + self.responses[1].lengths
+        self.sharing = sharing
+        sizes = [side.lengths for side in self.responses]
+        self.shared = sharing.worthwhile(self.prompts.lengths, np.minimum(*sizes))
+        self.row_lengths = np.where(self.shared, 1, 2) * self.prompts.lengths + sizes[0] + sizes[1]
         self.reference: tuple[Tensor, Tensor] | None = None
         if reference is not None:
             if not reference["pair_id"].equals(table["pair_id"]):
@@ -81,7 +105,7 @@ class PairTable:
 
     def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
         """Pairs ``indices`` as one micro-batch; sequence 2i is pair i's chosen response, 2i + 1 its rejected."""
-        rows = [(self.prompts[i], [responses[i] for responses in self.responses]) for i in indices]
+        rows = [(self.prompts[i], [side[i] for side in self.responses], bool(self.shared[i])) for i in indices]
         return pack_responses(rows, weight)
 
 
@@ -95,10 +119,11 @@ class MismatchedTable:
     def __init__(self, pairs: PairTable, reference: pa.Table | None = None) -> None:
         self.prompts, self.responses = pairs.prompts, pairs.responses
         self.next = np.roll(np.arange(len(pairs)), -1)
-        sizes = [responses.lengths for responses in self.responses]
+        sizes = [side.lengths for side in self.responses]
         room = int((self.prompts.lengths + np.maximum(*sizes)).max()) - self.prompts.lengths
         self.kept = [np.minimum(size[self.next], room) for size in sizes]
-        self.row_lengths = self.prompts.lengths + self.kept[0] + self.kept[1]
+        self.shared = pairs.sharing.worthwhile(self.prompts.lengths, np.minimum(*self.kept))
+        self.row_lengths = np.where(self.shared, 1, 2) * self.prompts.lengths + self.kept[0] + self.kept[1]
         self.reference = None if reference is None else _sums(reference)
 
     def __len__(self) -> int:
@@ -106,10 +131,10 @@ class MismatchedTable:
 
     def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
         """Prompts ``indices`` as one micro-batch; sequence 2i is under the next pair's chosen response."""
-        rows = [
-            (self.prompts[i], [r[self.next[i]][: kept[i]] for r, kept in zip(self.responses, self.kept, strict=True)])
-            for i in indices
-        ]
+        rows = []
+        for i in indices:
+            cut = [r[self.next[i]][: kept[i]] for r, kept in zip(self.responses, self.kept, strict=True)]
+            rows.append((self.prompts[i], cut, bool(self.shared[i])))
         return pack_responses(rows, weight)
 
 
@@ -130,7 +155,8 @@ class ResponseTable:
 
     def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
         """Responses ``indices`` as one micro-batch; sequence i is response i."""
-        return pack_responses([(np.array(self.prompts[i]), [np.array(self.responses[i])]) for i in indices], weight)
+        rows = [(np.array(self.prompts[i]), [np.array(self.responses[i])], True) for i in indices]
+        return pack_responses(rows, weight)
 
 
 class ExampleTable:
@@ -145,69 +171,81 @@ class ExampleTable:
 
     def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
         """Conversations ``indices`` as one micro-batch; sequence i is conversation i."""
-        length = int(max(self.row_lengths[i] for i in indices))
-        tokens = np.zeros((len(indices), length), np.int64)
-        rows, columns, targets = [], [], []
-        for row, index in enumerate(indices):
+        row = _Row()
+        for number, index in enumerate(indices):
             ids, scored = self.tokens[index], np.flatnonzero(self.scored[index])
             scored = scored[scored > 0]  # the first token is predicted from nothing
-            tokens[row, : len(ids)] = ids
-            rows.append(np.full(len(scored), row))
-            columns.append(scored - 1)
-            targets.append(ids[scored])
-        return _batch(tokens, None, None, rows, columns, targets, weight)
+            row.score(number, row.size + scored - 1, ids[scored])
+            row.block(ids[:0], [ids])
+        return row.finish(len(indices), weight)
 
 
 Table = PairTable | MismatchedTable | ResponseTable | ExampleTable
 
 
-def pack_responses(rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]], weight: float = 1.0) -> PackedBatch:
-    """Each row a prompt and its responses, which do not see each other; sequences in reading order."""
-    length = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
-    tokens = np.zeros((len(rows), length), np.int64)
-    positions = np.zeros((len(rows), length), np.int64)
-    segments = np.full((len(rows), length), PADDING, np.int64)
-    scored_rows, columns, targets = [], [], []
-    for row, (prompt, responses) in enumerate(rows):
-        size = len(prompt)
-        tokens[row, :size], positions[row, :size], segments[row, :size] = prompt, np.arange(size), PROMPT
-        start = size
-        for number, response in enumerate(responses, start=1):
-            end = start + len(response)
-            tokens[row, start:end], segments[row, start:end] = response, number
-            positions[row, start:end] = np.arange(size, size + len(response))
-            scored_rows.append(np.full(len(response), row))
-            # The first token of every response is predicted from the prompt's last, wherever the response lies.
-            columns.append(np.concatenate([[size - 1], np.arange(start, end - 1)]))
-            targets.append(response)
-            start = end
-    shared = any(len(responses) > 1 for _, responses in rows)
-    return _batch(tokens, positions, segments if shared else None, scored_rows, columns, targets, weight)
+def pack_responses(rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray], bool]], weight: float = 1.0) -> PackedBatch:
+    """Prompts with their responses, which do not see each other; the last of each says whether they share the prompt.
+
+    Sequences are numbered in reading order.
+    """
+    row, number = _Row(), 0
+    for prompt, responses, shared in rows:
+        # The longer response comes first: what is wasted on the second grows with its length.
+        order = sorted(range(len(responses)), key=lambda side: -len(responses[side]))
+        for group in [order] if shared else [[side] for side in order]:
+            start = row.size + len(prompt)
+            for side in group:
+                response = responses[side]
+                # The first token of every response is predicted from the prompt's last, wherever the response lies.
+                columns = np.concatenate([[row.size + len(prompt) - 1], np.arange(start, start + len(response) - 1)])
+                row.score(number + side, columns, response)
+                start += len(response)
+            row.block(prompt, [responses[side] for side in group])
+        number += len(responses)
+    return row.finish(len(rows), weight)
 
 
-def _batch(
-    tokens: np.ndarray,
-    positions: np.ndarray | None,
-    segments: np.ndarray | None,
-    rows: list[np.ndarray],
-    columns: list[np.ndarray],
-    targets: list[np.ndarray],
-    weight: float,
-) -> PackedBatch:
-    if positions is None:
-        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape).copy()
-    lengths = np.array([len(target) for target in targets])
-    return PackedBatch(
-        torch.from_numpy(tokens),
-        torch.from_numpy(positions),
-        None if segments is None else torch.from_numpy(segments),
-        torch.from_numpy(np.concatenate(rows)).long(),
-        torch.from_numpy(np.concatenate(columns)).long(),
-        torch.from_numpy(np.concatenate(targets)).long(),
-        torch.from_numpy(np.repeat(np.arange(len(targets)), lengths)).long(),
-        torch.from_numpy(lengths).float(),
-        torch.full((tokens.shape[0],), weight),
-    )
+class _Row:
+    """A packed row while it grows."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.tokens: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.blocks: list[Block] = []
+        self.scored: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def block(self, prompt: np.ndarray, responses: Sequence[np.ndarray]) -> None:
+        """Append a prompt and its one or two responses."""
+        ends = np.cumsum([self.size + len(prompt), *map(len, responses)]).tolist()
+        self.blocks.append(Block(self.size, ends[0], ends[1], ends[-1]))
+        self.tokens += [prompt, *responses]
+        self.positions.append(np.arange(len(prompt)))
+        self.positions += [np.arange(len(prompt), len(prompt) + len(response)) for response in responses]
+        self.size = ends[-1]
+
+    def score(self, sequence: int, columns: np.ndarray, targets: np.ndarray) -> None:
+        """Tokens ``targets``, predicted from ``columns``, belong to ``sequence``."""
+        self.scored.append((sequence, columns, targets))
+
+    def finish(self, rows: int, weight: float) -> PackedBatch:
+        """The batch; ``rows`` of the table, each of ``weight``."""
+        sequences, columns, targets = zip(*sorted(self.scored, key=lambda item: item[0]), strict=True)
+        lengths = np.array([len(target) for target in targets])
+
+        def joined(parts: Sequence[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.concatenate(parts)).long()
+
+        return PackedBatch(
+            tokens=joined(self.tokens),
+            positions=joined(self.positions),
+            blocks=tuple(self.blocks),
+            columns=joined(columns),
+            targets=joined(targets),
+            sequences=torch.from_numpy(np.repeat(sequences, lengths)).long(),
+            lengths=torch.from_numpy(lengths).float(),
+            weights=torch.full((rows,), weight),
+        )
 
 
 def global_batches(size: int, batch_size: int, epochs: float, seed: int) -> list[np.ndarray]:
@@ -237,7 +275,7 @@ def split_work(lengths: np.ndarray, workers: int, budget: int) -> list[list[list
     """For each worker its micro-batches, as positions in ``lengths``; every worker gets the same number of them.
 
     Items are dealt from the longest down, to and fro, so that workers carry about the same tokens; each worker's
-    share is then cut where a padded micro-batch would exceed ``budget`` tokens. A worker with fewer micro-batches
+    share is then cut where a micro-batch would exceed ``budget`` tokens. A worker with fewer micro-batches
     gets empty ones: it must run something there, or collective operations would wait for it for ever.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-int(lengths[i]), i))
@@ -252,10 +290,12 @@ def split_work(lengths: np.ndarray, workers: int, budget: int) -> list[list[list
 
 def _cut(share: list[int], lengths: np.ndarray, budget: int) -> list[list[int]]:
     plan: list[list[int]] = []
+    size = 0
     for item in share:
-        # Lengths fall, so the first item of a micro-batch is its longest: its length is every row's.
-        if plan and (len(plan[-1]) + 1) * int(lengths[plan[-1][0]]) <= budget:
+        size += int(lengths[item])
+        if plan and size <= budget:
             plan[-1].append(item)
         else:
             plan.append([item])
+            size = int(lengths[item])
     return plan

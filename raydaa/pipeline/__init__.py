@@ -78,7 +78,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     from raydaa.pipeline.checks import check_room
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate
-    from raydaa.pipeline.training import align, reference, sft
+    from raydaa.pipeline.training import align, budget, reference, sft
     from raydaa.results import TrialResults
 
     with connected(address) as resources:
@@ -87,6 +87,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
             check_room(context)
         except InputError as error:
             raise InputError(f"{study.where}: {error}") from None
+        budget(context)
         starts = sft(context)
         references = reference(context, starts)
         trials = align(context, starts, references)

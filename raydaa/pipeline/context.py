@@ -8,14 +8,18 @@ from pathlib import Path
 
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
-from raydaa.artifacts import make_folder, model_hash
+from raydaa.artifacts import make_folder, model_hash, read_json
 from raydaa.cluster import Resources
 from raydaa.data import pocket
 from raydaa.progress import Progress
+from raydaa.search_settings import TrainingSettings
 from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError
 from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
+
+BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
+ON_CPU = 4096  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class Context:
     progress: Progress
     resources: Resources
     prepared: Prepared
+    tokens: int | None = None  # per micro-batch, where they are known already
+
+    def tokens_of(self, training: TrainingSettings) -> int:
+        """Tokens per micro-batch: what the study says, else what was measured, else a fixed number for CPUs."""
+        if training.tokens_per_microbatch != "auto":
+            return training.tokens_per_microbatch
+        if self.tokens is not None or not self.workers.gpus:
+            return self.tokens or ON_CPU
+        return int(read_json(self.folder / BUDGET)["tokens"])
 
     @property
     def settings(self) -> StudySettings:

@@ -124,7 +124,7 @@ def score(context: Context, contestants: Sequence[Contestant], jobs: dict[str, J
                 str(contestant.start.folder),
                 str(context.prepared.table("prompts")),
                 settings.training.precision,
-                settings.training.tokens_per_microbatch,
+                context.tokens_of(settings.training),
                 settings.model.trust_remote_code,
                 context.workers.threads,
             )

@@ -68,16 +68,16 @@ def generate_in_process(
     from raydaa.generation.sample import generate
     from raydaa.training.launch import prepare_process
     from raydaa.training.model import load_tokenizer
-    from raydaa.training.reference import make_policy
+    from raydaa.training.reference import fixed_model
 
     prepare_process(threads)
     tokenizer = load_tokenizer(base, trust)
     rows = read(Path(prompts)).slice(0, job.prompts).to_pylist()
-    policy = make_policy(str(job.model.folder), precision, trust)
-    policy.model.config.use_cache = True
+    model = fixed_model(str(job.model.folder), precision, trust)
+    model.config.use_cache = True
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = [row["prompt_tokens"] for row in rows]
-    responses = generate(policy.model, ids, job.sampling, tokenizer.eos_token_id, pad, batch_size)
+    responses = generate(model, ids, job.sampling, tokenizer.eos_token_id, pad, batch_size)
     keep(job, rows, responses, tokenizer)
 
 

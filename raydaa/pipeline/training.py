@@ -4,13 +4,13 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
-from raydaa.pipeline.context import Context, Start, cache_folder, local_model, models_named, sft_fraction
+from raydaa.pipeline.context import BUDGET, Context, Start, cache_folder, local_model, models_named, sft_fraction
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
@@ -35,6 +35,31 @@ class Trial:
     steps: int
     label: str
     point: Point
+
+
+def budget(context: Context) -> None:
+    """Find the tokens per micro-batch that the GPUs hold, once per study; nothing to find on a CPU."""
+    settings = context.settings
+    if settings.training.tokens_per_microbatch != "auto" or not context.workers.gpus:
+        return
+    fixed = replace(context, tokens=1)
+    spec = RunSpec(
+        **_common(fixed, settings.training),
+        batch_size=settings.training.batch_size,
+        start=str(context.prepared.base.folder),
+        train=str(context.prepared.table("train")),
+        learning_rate=settings.sft.learning_rate,
+        epochs=1,
+        seed=0,
+    )
+    longest, place = settings.data.max_length, context.folder / BUDGET
+    key = key_of(model=context.prepared.base.hash, spec=spec.to_json(), longest=longest, workers=context.workers.count)
+    if (read_json(place) or {}).get("key") == key:
+        return
+    context.progress.start("budget", "tokens per micro-batch")
+    tokens = launch.measure_budget(spec, longest, context.alone)
+    write_json(place, {"key": key, "tokens": tokens})
+    context.progress.end(f"{tokens} tokens")
 
 
 def sft(context: Context) -> dict[str, Start]:
@@ -69,7 +94,7 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "settings.json", spec.to_json())
     with _watched(context, folder, total):
-        result = launch.train(spec, folder, context.alone)
+        result, _ = launch.train(spec, folder, context.alone)
     if "failed" in result:
         where = context.study.where
         raise InputError(f"{where}: sft.learning_rate: {spec.learning_rate}: {result['failed']}; lower it")
@@ -82,7 +107,11 @@ def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
     names = "warmup_ratio max_grad_norm adam_betas weight_decay precision checkpoint_every validations"
     return {
         **{name: getattr(training, name) for name in names.split()},
-        "tokens_per_microbatch": training.tokens_per_microbatch,
+        "tokens_per_microbatch": context.tokens_of(training),
+        "attention": training.attention,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "lora": None if training.lora is None else training.lora.model_dump(mode="json"),
+        "cpu_offload": context.settings.scaling.cpu_offload,
         "engine": context.engine,
         "zero_stage": context.settings.scaling.zero_stage,
         "trust_remote_code": context.settings.model.trust_remote_code,
@@ -145,7 +174,8 @@ def _reference(context: Context, start: Start, mismatched: bool = False) -> Path
     tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
     options = {
         "precision": precision,
-        "budget": settings.training.tokens_per_microbatch,
+        "budget": context.tokens_of(settings.training),
+        "attention": settings.training.attention,
         "trust_remote_code": settings.model.trust_remote_code,
         "mismatched": mismatched,
     }

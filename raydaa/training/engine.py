@@ -123,6 +123,10 @@ class DeepSpeedEngine:
             zero |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
         if spec.zero_stage == 3:
             zero["stage3_gather_16bit_weights_on_model_save"] = True
+        if spec.cpu_offload:
+            zero["offload_optimizer"] = {"device": "cpu"}
+            if spec.zero_stage == 3:
+                zero["offload_param"] = {"device": "cpu"}
         config = {
             "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed; rows are counted by the packer
             "managed_gradient_accumulation": False,
@@ -130,6 +134,7 @@ class DeepSpeedEngine:
             "bf16": {"enabled": spec.precision == "bf16"},
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # torch's AdamW needs no C++ build, on a CPU either
             "steps_per_print": 1 << 30,
         }
         optimizer = _adamw(policy, spec)

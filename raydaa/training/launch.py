@@ -72,12 +72,14 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     """Resume a run in this process, go on to step ``until`` (None: the end) and leave checkpoint or model behind.
 
     Returns the last metrics with ``done``; a run whose loss is no number returns ``failed`` with the reason,
-    since raising would make Ray try it again.
+    since raising would make Ray try it again, and one worker alone that is out of memory ``out_of_memory``.
     """
     from raydaa.training.advance import advance, resume
+    from raydaa.training.budget import is_out_of_memory
+    from raydaa.training.engine import world_size
     from raydaa.training.loop import NonFiniteLossError, Run
 
-    run = Run(spec)
+    run, workers = Run(spec), world_size()
     try:
         resume(run, folder)
         target = run.total_steps if until is None else min(until, run.total_steps)
@@ -85,6 +87,10 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
             metrics = advance(run, folder, target)
         except NonFiniteLossError as error:
             return {"failed": str(error), "done": True}
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or workers > 1:
+                raise
+            return {"out_of_memory": True, "done": False}
         done = run.step >= run.total_steps
         if done:
             run.export(folder / "model")
@@ -100,11 +106,36 @@ def _train(config: dict[str, Any]) -> Any:
     return train_part(RunSpec.from_json(config["spec"]), Path(config["folder"]), config["until"])
 
 
-def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = None) -> dict[str, Any]:
-    """`train_part` on a worker group; results lie in ``folder`` (seen by all workers)."""
+def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = None) -> tuple[dict[str, Any], RunSpec]:
+    """`train_part` on a worker group; results lie in ``folder`` (seen by all workers).
+
+    Out of memory it goes on once in micro-batches of half the size, and has failed the second time. Returns the
+    result and the spec that it was reached with.
+    """
     config = {"spec": spec.to_json(), "folder": str(folder), "until": until}
-    result: dict[str, Any] = on_workers(_train, config, workers)
-    return result
+    try:
+        result: dict[str, Any] = on_workers(_train, config, workers)
+    except Exception as error:  # Ray wraps what a worker raised
+        if "OutOfMemoryError" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        result = {"out_of_memory": True}
+    if "out_of_memory" not in result:
+        return result, spec
+    if spec.halved:
+        return {"failed": spec.out_of_memory, "done": True}, spec
+    return train(spec.with_half_the_tokens(), folder, workers, until)
+
+
+def _measure(config: dict[str, Any]) -> int:
+    prepare_process(config["threads"], config["methods"])
+    from raydaa.training.budget import measure
+
+    return measure(RunSpec.from_json(config["spec"]), config["longest"])
+
+
+def measure_budget(spec: RunSpec, longest: int, workers: Workers) -> int:
+    """Tokens per micro-batch that fit the GPUs of a worker group, for runs like ``spec``."""
+    return int(on_workers(_measure, {"spec": spec.to_json(), "longest": longest}, workers))
 
 
 def _reference(config: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ from raydaa.data.packing import (
 from raydaa.data.tokenize import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
-from raydaa.training.engine import make_engine, rank, sum_over_workers, world_size
+from raydaa.training.engine import Engine, make_engine, rank, sum_over_workers, world_size
+from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import Policy, StartWeights, device_of_worker, load_model, load_tokenizer
 from raydaa.training.spec import RunSpec
 
@@ -41,6 +42,20 @@ class NonFiniteLossError(ArithmeticError):
     """The loss is NaN or infinite: the run can't recover, and repeating it would not help."""
 
 
+def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None) -> tuple[Policy, Engine]:
+    """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
+    with_torch = spec.engine == "torch"
+    # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.
+    reusable = start if start is not None and with_torch and spec.lora is None else StartWeights()
+    model = reusable.fresh(spec.start, spec.trust_remote_code)
+    if spec.lora is not None:
+        add_adapters(model, spec.lora)
+    policy = Policy(model, with_torch and spec.precision == "bf16", spec.attention, device)
+    policy.checkpoint_layers(spec.gradient_checkpointing)
+    policy.train()
+    return policy, make_engine(policy, spec)
+
+
 class Run:
     """A training from start to end: ``train_step``, ``validate``, ``save``, ``load``, ``export``, ``close``."""
 
@@ -48,14 +63,8 @@ class Run:
         self.spec = spec
         torch.manual_seed(spec.seed)
         self.device = device_of_worker()
-        with_torch = spec.engine == "torch"
-        model = (start if start is not None and with_torch else StartWeights()).fresh(
-            spec.start, spec.trust_remote_code
-        )
-        self.config = model.config
-        policy = Policy(model, autocast=with_torch and spec.precision == "bf16").to(self.device)
-        policy.train()
-        self.engine = make_engine(policy, spec)
+        self.policy, self.engine = build(spec, self.device, start)
+        self.config = self.policy.model.config
         self.objective: Objective | None = None
         if spec.method is not None:
             self.objective = Objective(loss(spec.method, **spec.parameters), spec.sft_weight, spec.align_weight)
@@ -76,7 +85,7 @@ class Run:
             if self.spec.reference is None:
                 raise ValueError(f"{self.spec.method} needs reference log-probabilities")
             reference = read(Path(self.spec.reference) / f"{part}.parquet")
-        return PairTable(read(Path(path)), reference)
+        return PairTable(read(Path(path)), reference, self.policy.sharing)
 
     def _open_mismatched(self, table: PairTable | ExampleTable | None, part: str) -> MismatchedTable | None:
         """What a method with a KL estimate compares against."""
@@ -226,7 +235,9 @@ class Run:
     def _write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
         dtype = torch.bfloat16 if self.spec.precision == "bf16" else torch.float32
         model = load_model(self.spec.start, dtype, self.spec.trust_remote_code)
-        model.load_state_dict({name.removeprefix("model."): t.detach().to("cpu", dtype) for name, t in state.items()})
+        plain = {name.removeprefix("model."): tensor.detach().to("cpu") for name, tensor in state.items()}
+        plain = plain if self.spec.lora is None else merged(plain, self.spec.lora)
+        model.load_state_dict({name: tensor.to(dtype) for name, tensor in plain.items()})
         model.config.use_cache = True
         model.save_pretrained(folder)
         with_template(load_tokenizer(self.spec.start, self.spec.trust_remote_code)).save_pretrained(folder)

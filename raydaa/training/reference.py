@@ -14,12 +14,18 @@ from raydaa.training.model import Policy, device_of_worker, load_model
 BLOCK = 1024  # rows ordered by length together
 
 
-def make_policy(source: str, precision: str, trust_remote_code: bool = False) -> Policy:
-    """A model for scoring only, on this worker's device."""
+def fixed_model(source: str, precision: str, trust_remote_code: bool = False) -> Any:
+    """A model that is not trained, on this worker's device: bf16 where asked on a GPU, else float32."""
     on_gpu = device_of_worker().type == "cuda"
     dtype = torch.bfloat16 if precision == "bf16" and on_gpu else torch.float32
-    policy = Policy(load_model(source, dtype, trust_remote_code), autocast=precision == "bf16" and not on_gpu)
-    return policy.to(device_of_worker()).eval()
+    return load_model(source, dtype, trust_remote_code).to(device_of_worker()).eval()
+
+
+def make_policy(source: str, precision: str, trust_remote_code: bool = False, attention: str = "auto") -> Policy:
+    """A model for scoring only, on this worker's device."""
+    model = fixed_model(source, precision, trust_remote_code)
+    autocast = precision == "bf16" and model.dtype == torch.float32
+    return Policy(model, autocast, attention, device_of_worker()).eval()
 
 
 def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.ndarray:
@@ -39,13 +45,14 @@ def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.nda
 def write_share(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any]) -> None:
     """This worker's share of the reference log-probabilities of each table, as ``folder/<name>.<rank>.parquet``.
 
-    ``options``: precision, budget (tokens of a micro-batch), trust_remote_code, and mismatched (whether each prompt
-    is scored with the next pair's responses instead of its own).
+    ``options``: precision, budget (tokens of a micro-batch), trust_remote_code, attention, and mismatched (whether
+    each prompt is scored with the next pair's responses instead of its own).
     """
-    policy = make_policy(source, options["precision"], options["trust_remote_code"])
+    policy = make_policy(source, options["precision"], options["trust_remote_code"], options["attention"])
     for name, path in tables.items():
         pairs = read(Path(path))
-        table = MismatchedTable(PairTable(pairs)) if options["mismatched"] else PairTable(pairs)
+        own = PairTable(pairs, sharing=policy.sharing)
+        table = MismatchedTable(own) if options["mismatched"] else own
         rows = np.arange(rank(), len(table), world_size())
         sums = score(policy, table, rows, options["budget"])
         ids = pairs["pair_id"].to_numpy()[rows]

@@ -1,6 +1,6 @@
 """What one training run is, as plain values that travel to a worker and lie beside its results."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raydaa.artifacts import key_of
@@ -38,6 +38,11 @@ class RunSpec:
     align_weight: float = 1.0
     rungs: tuple[float, ...] = ()  # shares of the run at which it can be compared with others
     trust_remote_code: bool = False
+    attention: str = "auto"
+    gradient_checkpointing: bool = False
+    lora: dict[str, Any] | None = None  # rank, alpha, targets
+    cpu_offload: bool = False
+    halved: bool = False  # whether the token budget was halved after an out-of-memory error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -54,6 +59,15 @@ class RunSpec:
             }
         )
 
+    def with_half_the_tokens(self) -> "RunSpec":
+        """The same run in smaller micro-batches."""
+        return replace(self, tokens_per_microbatch=max(1, self.tokens_per_microbatch // 2), halved=True)
+
+    @property
+    def out_of_memory(self) -> str:
+        """Why a run that was out of memory twice has failed."""
+        return f"out of memory, also with {self.tokens_per_microbatch} tokens per micro-batch"
+
     def steps(self, table_size: int) -> int:
         """Optimizer steps of the run over a table of so many rows."""
         return num_steps(len(subset(table_size, self.fraction)), self.batch_size, self.epochs)
@@ -66,6 +80,6 @@ class RunSpec:
         """
         names = (
             "learning_rate batch_size epochs warmup_ratio max_grad_norm adam_betas weight_decay precision seed "
-            "fraction method code parameters sft_weight align_weight"
+            "fraction lora method code parameters sft_weight align_weight"
         ).split()
         return key_of(start=start, data=data, **{name: getattr(self, name) for name in names})

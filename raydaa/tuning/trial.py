@@ -1,18 +1,27 @@
 """A trial as Ray Tune runs it: in its own actor on one worker, or through Ray Train on several."""
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray.tune import Trainable
 
 from raydaa.artifacts import read_json, write_json
 from raydaa.training.advance import advance, resume, rung_steps, stops
+from raydaa.training.budget import is_out_of_memory
 from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.sweep import RECORD, SPEC
+
+
+def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:
+    """Write the record of a trial that trying again would not help, and what Tune is told."""
+    write_json(folder / RECORD, {"state": "failed", "reason": reason, "retry": False})
+    return {"step": step, "failed": reason, "done": True}
 
 
 class OneWorkerTrial(Trainable):
@@ -54,14 +63,31 @@ class OneWorkerTrial(Trainable):
         try:
             metrics = advance(run, self.folder, until, self._note_start)
         except NonFiniteLossError as error:
-            write_json(self.folder / RECORD, {"state": "failed", "reason": str(error), "retry": False})
-            return {"step": run.step, "failed": str(error), "done": True}
+            return _failed(self.folder, run.step, str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            error.__traceback__ = None  # it holds the activations that did not fit
+            return self._out_of_memory(run)
         done = run.step >= run.total_steps
         if done:
             run.export(self.folder / "model")
             write_json(self.folder / RECORD, {"state": "finished", "steps": run.step, "seconds": run.seconds})
         self.idle_since = time.monotonic()
         return {**metrics, "step": run.step, "done": done}
+
+    def _out_of_memory(self, run: Run) -> dict[str, Any]:
+        """Once a trial goes on in smaller micro-batches; the second time it has failed."""
+        step, spec = run.step, run.spec
+        self._end()
+        del run
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if spec.halved:
+            return _failed(self.folder, step, spec.out_of_memory)
+        write_json(self.folder / SPEC, spec.with_half_the_tokens().to_json())
+        return self.step()
 
     def _note_start(self, _: dict[str, float]) -> None:
         """After a trial's first step: how long this slot stood between two trials' steps."""
@@ -99,10 +125,10 @@ class GroupTrial(Trainable):
     def step(self) -> dict[str, Any]:
         total = self.steps
         until = min([s for s in rung_steps(self.spec.rungs, total) if s > self.reached], default=total)
-        result = train(self.spec, self.folder, self.workers, until)
+        result, self.spec = train(self.spec, self.folder, self.workers, until)
+        write_json(self.folder / SPEC, self.spec.to_json())
         if "failed" in result:
-            write_json(self.folder / RECORD, {"state": "failed", "reason": result["failed"], "retry": False})
-            return {**result, "step": self.reached}
+            return _failed(self.folder, self.reached, result["failed"])
         self.reached = int(result["step"])
         if result["done"]:
             write_json(self.folder / RECORD, {"state": "finished", "steps": total, "seconds": result["seconds"]})

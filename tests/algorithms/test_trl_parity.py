@@ -46,7 +46,7 @@ def logps_of(batch: dict[str, torch.Tensor], folder: Path) -> tuple[torch.Tensor
     ):
         prompt, response = ids[(mask == 1) & (completion == 0)].numpy(), ids[completion == 1].numpy()
         with torch.no_grad():
-            sums.append(policy(pack_responses([(prompt, [response])])))
+            sums.append(policy(pack_responses([(prompt, [response], True)])))
         sizes.append(float(len(response)))
     return torch.cat(sums), torch.tensor(sizes)
 

@@ -1,5 +1,6 @@
 """The in-process engine: reproducible, and its log-probabilities are the model's own."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def test_raw_log_probabilities(model: Any, temperature: float, top_k: int) -> No
     sampling = Sampling(temperature, top_k, 1.0, 12, seed=3)
     responses = generate(model, PROMPTS, sampling, eos=2, pad=0, batch_size=3)
     table = ResponseTable(PROMPTS, [response.tokens for response in responses])
-    expected = score(Policy(model), table, np.arange(len(PROMPTS)), budget=64)[:, 0]
+    expected = score(Policy(copy.deepcopy(model)), table, np.arange(len(PROMPTS)), budget=64)[:, 0]
     assert [response.logp for response in responses] == pytest.approx(expected.tolist(), abs=1e-4)
 
 

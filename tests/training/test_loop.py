@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,68 +11,12 @@ import torch
 
 from raydaa.data import pocket
 from raydaa.data.packing import PairTable, pack_responses
-from raydaa.data.prepare import open_inputs, prepare
 from raydaa.records import REFERENCE, read, write
-from raydaa.study import Study
 from raydaa.training.advance import advance, read_metrics, resume, rung_steps, stops
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import Policy, StartWeights, load_model, load_tokenizer
-from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
-from tests.studies import micro
-
-Make = Callable[..., RunSpec]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
-    """Specs over a small prepared pocket world with its reference log-probabilities."""
-    folder = tmp_path_factory.mktemp("prepared")
-    study = Study.from_tree(micro(pocket={"num_sft": 48, "num_pairs": 48, "num_validation": 20, "num_prompts": 5}))
-    inputs = open_inputs(study.settings, pocket_model)
-    made = prepare(inputs, study.settings.data, load_tokenizer(pocket_model), folder / "tables")
-    tables = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
-    options = {"precision": "fp32", "budget": 256, "trust_remote_code": False}
-    for name in ("reference", "mismatched"):
-        (folder / name).mkdir()
-        write_share(str(pocket_model), tables, folder / name, {**options, "mismatched": name == "mismatched"})
-        join_shares(folder / name, tables, 1)
-
-    (made.folders["pairs"] / "sft.parquet").write_bytes((made.folders["sft"] / "sft.parquet").read_bytes())
-
-    def spec(**changes: object) -> RunSpec:
-        base = RunSpec(
-            start=str(pocket_model),
-            train=tables["train"],
-            validation=tables["validation"],
-            reference=str(folder / "reference"),
-            mismatched=str(folder / "mismatched"),
-            learning_rate=1e-3,
-            batch_size=8,
-            epochs=1,
-            warmup_ratio=0.2,
-            max_grad_norm=1.0,
-            adam_betas=(0.9, 0.95),
-            weight_decay=0.0,
-            precision="fp32",
-            tokens_per_microbatch=128,
-            seed=0,
-            engine="torch",
-            zero_stage=0,
-            checkpoint_every=2,
-            validations=2,
-            method="dpo",
-            parameters={"beta": 0.1},
-            rungs=(0.5,),
-        )
-        return replace(base, **changes)  # type: ignore[arg-type]
-
-    return spec
-
-
-def losses(spec: RunSpec, steps: int | None = None) -> list[float]:
-    run = Run(spec)
-    return [run.train_step()["loss"] for _ in range(steps or run.total_steps)]
+from tests.training.runs import Make, losses
 
 
 def test_first_loss_is_ln2_and_training_lowers_it(make: Make) -> None:
@@ -109,7 +52,7 @@ def kl_by_hand(run: Run, table: PairTable, start: Path) -> float:
     for row in range(len(table)):
         following = (row + 1) % len(table)
         for responses in table.responses:
-            batch = pack_responses([(table.prompts[row], [responses[following]])])
+            batch = pack_responses([(table.prompts[row], [responses[following]], True)])
             with torch.no_grad():
                 ratios.append(float(run.engine.module(batch) - base(batch)))
     return max(0.0, sum(ratios) / len(ratios))

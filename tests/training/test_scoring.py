@@ -1,66 +1,186 @@
-"""Packed rows give the log-probabilities of separate ones."""
+"""A packed row gives the log-probabilities of separate ones, for every family and both ways of packing."""
 
+import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from torch import Tensor
 
 from raydaa.data.packing import ResponseTable, pack_responses
-from raydaa.training.model import Policy, load_model
+from raydaa.training import model as models
+from raydaa.training.model import Policy, chunked_logps
 from raydaa.training.reference import score
-from tests.models import make_llama
 
-PAIRS = [
+Pair = tuple[list[int], list[int], list[int]]
+SHORT: list[Pair] = [
     ([1, 10, 11, 12], [20, 21, 22, 2], [30, 2]),
     ([1, 13], [23, 2], [31, 32, 33, 34, 35, 2]),
     ([1, 14, 15, 16, 17, 18, 19], [24, 2], [36, 37, 2]),
 ]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    folder = make_llama(tmp_path_factory.mktemp("llama"), ["some text to learn from"] * 3)
-    return Policy(load_model(folder)).eval()
+def long_pairs() -> list[Pair]:
+    """Longer than every sliding window below."""
+    generator = np.random.default_rng(0)
+
+    def draw(size: int) -> list[int]:
+        return [*map(int, generator.integers(3, 60, size))]
+
+    return [(draw(5), draw(40), draw(30)), (draw(30), draw(4), draw(20)), (draw(12), draw(12), draw(1))]
 
 
-def alone(policy: Policy, prompt: list[int], response: list[int]) -> float:
-    """The plain computation: one unpadded row, full logits."""
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {}),
+    "mistral": ("Mistral", {"sliding_window": 8}),
+    "gemma": ("Gemma", {}),
+    "gemma2": ("Gemma2", {"sliding_window": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
+    "gemma3": ("Gemma3", {"sliding_window": 8}),
+    "granite": ("Granite", {"logits_scaling": 4.0}),
+    "cohere": ("Cohere", {"logit_scale": 0.25}),
+}
+
+
+def make(family: str) -> Any:
+    """A tiny random model with weights large enough that every mistake shows."""
+    kind, changes = FAMILIES[family]
+    config_class = getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config_class(**{**SIZES, **changes})).eval()
     with torch.no_grad():
-        logits = policy.model(torch.tensor([prompt + response])).logits[0].float()
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    model.set_attn_implementation("eager")
+    return model
+
+
+def alone(model: Any, prompt: list[int], response: list[int]) -> float:
+    """The plain computation: one unpadded row, full logits, eager attention."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0].float()
     logps = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
     return float(logps.gather(1, torch.tensor(response)[:, None]).sum())
 
 
-def packed(policy: Policy, pairs: list[tuple[list[int], list[int], list[int]]]) -> list[float]:
-    rows = [(np.array(prompt), [np.array(chosen), np.array(rejected)]) for prompt, chosen, rejected in pairs]
+def packed(policy: Policy, pairs: list[Pair], shared: bool = True) -> list[float]:
+    rows = [(np.array(prompt), [np.array(chosen), np.array(rejected)], shared) for prompt, chosen, rejected in pairs]
     with torch.no_grad():
         return policy(pack_responses(rows)).tolist()
 
 
-def test_shared_rows_equal_separate_ones(policy: Policy) -> None:
-    expected = [alone(policy, prompt, response) for prompt, *responses in PAIRS for response in responses]
-    assert packed(policy, PAIRS) == pytest.approx(expected, abs=1e-4)
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def test_rejected_does_not_see_chosen(policy: Policy) -> None:
-    prompt, chosen, rejected = PAIRS[0]
-    before = packed(policy, [(prompt, chosen, rejected)])[1]
-    after = packed(policy, [(prompt, [40, 41, 42, 2], rejected)])[1]
-    assert after == pytest.approx(before, abs=1e-6)
+@pytest.mark.parametrize("attention", ["sdpa", "flex"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("pairs", [SHORT, long_pairs()], ids=["short", "long"])
+def test_packed_rows_equal_separate_ones(family: str, attention: str, shared: bool, pairs: list[Pair]) -> None:
+    model = make(family)
+    expected = [alone(model, prompt, response) for prompt, *responses in pairs for response in responses]
+    policy = Policy(make(family), attention=attention).eval()
+    assert policy.attention == attention
+    assert packed(policy, pairs, shared) == pytest.approx(expected, abs=1e-4)
 
 
-def test_neighbours_do_not_matter(policy: Policy) -> None:
-    together = packed(policy, PAIRS)[:2]
-    assert packed(policy, [PAIRS[0], PAIRS[2], PAIRS[1]])[:2] == pytest.approx(together, abs=1e-5)
+@pytest.mark.parametrize("attention", ["sdpa", "flex"])
+def test_nothing_leaks_between_pairs_or_responses(family: str, attention: str) -> None:
+    policy = Policy(make(family), attention=attention).eval()
+    pairs = long_pairs()
+    before = packed(policy, pairs)
+    other = (pairs[1][0], pairs[1][1], pairs[0][1])
+    assert packed(policy, [pairs[0], other, pairs[2]])[:2] == pytest.approx(before[:2], abs=1e-6)
+    assert packed(policy, [pairs[0], other, pairs[2]])[4:] == pytest.approx(before[4:], abs=1e-6)
+    # Within a pair: the other response may change, in either place of the row.
+    for chosen, rejected, kept in ((pairs[0][1], pairs[2][2], 0), (pairs[2][1], pairs[0][2], 1)):
+        changed = packed(policy, [(pairs[0][0], chosen, rejected)])
+        assert changed[kept] == pytest.approx(before[kept], rel=1e-6)
 
 
-def test_scores_of_single_responses(policy: Policy) -> None:
-    prompts, responses = [pair[0] for pair in PAIRS], [pair[2] for pair in PAIRS]
-    table = ResponseTable(prompts, responses)
-    sums = score(policy, table, np.array([2, 0, 1]), budget=12)[:, 0]
-    expected = [alone(policy, prompts[i], responses[i]) for i in (2, 0, 1)]
+def test_gradients_equal_those_of_separate_rows(family: str) -> None:
+    """Of every weight, also through the chunked head."""
+    pairs = long_pairs()
+    model, policy = make(family), Policy(make(family), attention="sdpa")
+    weights = torch.randn(6, generator=torch.Generator().manual_seed(1))
+    total = torch.zeros(())
+    sequences = [(prompt, response) for prompt, *responses in pairs for response in responses]
+    for weight, (prompt, response) in zip(weights, sequences, strict=True):
+        logits = model(torch.tensor([prompt + response])).logits[0]
+        logps = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
+        total = total + weight * logps.gather(1, torch.tensor(response)[:, None]).sum()
+    total.backward()
+    rows = [(np.array(prompt), [np.array(c), np.array(r)], True) for prompt, c, r in pairs]
+    (policy(pack_responses(rows)) * weights).sum().backward()
+    for one, other in zip(model.parameters(), policy.model.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "Bloom"])
+def test_other_architectures_get_padded_rows_and_one_line_of_log(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "n_layer": 2, "n_head": 4, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    expected = [alone(model, prompt, response) for prompt, *responses in SHORT for response in responses]
+    models._known.clear()
+    with caplog.at_level(logging.WARNING, "raydaa.training.model"):
+        policy = Policy(model).eval()
+    assert [record.message for record in caplog.records if record.name == "raydaa.training.model"] == [
+        f"{kind}ForCausalLM can't take packed rows with sdpa attention: padded rows"
+    ]
+    assert policy.attention == "padded"
+    assert not policy.sharing.allowed
+    assert packed(policy, SHORT, shared=False) == pytest.approx(expected, abs=1e-4)
+
+
+def test_scores_of_single_responses() -> None:
+    prompts, responses = [pair[0] for pair in SHORT], [pair[2] for pair in SHORT]
+    sums = score(Policy(make("llama")).eval(), ResponseTable(prompts, responses), np.array([2, 0, 1]), budget=12)[:, 0]
+    model = make("llama")
+    expected = [alone(model, prompts[i], responses[i]) for i in (2, 0, 1)]
     assert sums.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_the_chunked_head_is_the_plain_one(chunk: int) -> None:
+    """Values and both gradients, with a bias and soft-capped logits."""
+    torch.manual_seed(0)
+    targets = torch.randint(0, 50, (23,))
+
+    def values_of(run: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> list[Tensor]:
+        torch.manual_seed(1)
+        hidden, head = torch.randn(23, 16, requires_grad=True), torch.nn.Linear(16, 50)
+        logps = run(lambda part: 4 * torch.tanh(head(part) / 4), hidden)
+        (logps * torch.linspace(-1, 1, 23)).sum().backward()
+        assert hidden.grad is not None
+        return [logps, hidden.grad, head.weight.grad, head.bias.grad]  # type: ignore[list-item]
+
+    def plain(logits_of: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+        return torch.log_softmax(logits_of(hidden), dim=-1).gather(1, targets[:, None])[:, 0]
+
+    chunked = partial(chunked_logps, targets=targets, chunk=chunk)
+    for one, other in zip(values_of(plain), values_of(chunked), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_folder_without_a_model_is_named(tmp_path: Path) -> None:

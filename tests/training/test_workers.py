@@ -17,7 +17,7 @@ from raydaa.training.spec import RunSpec
 pytestmark = pytest.mark.slow
 
 BATCH, BUDGET = 4, 96
-OPTIONS = {"precision": "fp32", "budget": 256, "trust_remote_code": False}
+OPTIONS = {"precision": "fp32", "budget": 256, "trust_remote_code": False, "attention": "auto"}
 
 
 @pytest.fixture(scope="module")

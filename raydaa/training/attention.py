@@ -1,0 +1,150 @@
+"""Attention over packed rows, given to models through transformers' attention interface.
+
+All sequences of a micro-batch lie in one row without padding. A block of it is a prompt with one or two responses;
+a second response does not see the first and continues the prompt's positions. No block sees another.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from raydaa.data.packing import Block
+
+SDPA, FLEX = "raydaa_sdpa", "raydaa_flex"  # names in transformers' registry
+
+
+def register() -> None:
+    """Make both known to transformers; models then call them with the keyword arguments of their forward."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(SDPA, packed_sdpa)
+    AttentionInterface.register(FLEX, packed_flex)
+
+
+def packed_sdpa(  # noqa: PLR0913 (the signature is transformers')
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    blocks: Sequence[Block],
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """``(1, tokens, heads, size)`` from query ``(1, heads, tokens, size)``; block by block, nothing masked is computed
+    but the upper triangle of second responses."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    attend = partial(_attend, dropout=dropout, scaling=scaling, window=sliding_window, softcap=softcap)
+    parts = []
+    for block in blocks:
+        first = slice(block.start, block.first_end)
+        parts.append(attend(query[:, :, first], key[:, :, first], value[:, :, first]))
+        if block.end > block.first_end:
+            prompt, second = slice(block.start, block.prompt_end), slice(block.first_end, block.end)
+            seen = (torch.cat([side[:, :, prompt], side[:, :, second]], dim=2) for side in (key, value))
+            parts.append(attend(query[:, :, second], *seen))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Causal attention of the last ``query`` positions of ``key``."""
+    asked, seen = query.shape[2], key.shape[2]
+    window = window if window is not None and window < seen else None
+    if softcap is not None:
+        scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = softcap * torch.tanh(scores / softcap)
+        scores = scores.masked_fill(~_mask(asked, seen, window, query.device), -math.inf)
+        return torch.dropout(torch.softmax(scores.float(), dim=-1).to(value.dtype), dropout, dropout > 0) @ value
+    if asked == seen and window is None:
+        return scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scaling)
+    mask = _mask(asked, seen, window, query.device)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+
+
+@lru_cache(maxsize=32)  # every layer of a batch asks for the same ones
+def _mask(asked: int, seen: int, window: int | None, device: torch.device) -> Tensor:
+    """(asked, seen) bool: the last ``asked`` of ``seen`` positions look back, at most over ``window`` of them."""
+    everything = torch.ones(asked, seen, dtype=torch.bool, device=device)
+    mask = everything.tril(seen - asked)
+    return mask if window is None else mask & everything.triu(seen - asked - window + 1)
+
+
+def packed_flex(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    flex_masks: dict[int | None, Any],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """As `packed_sdpa`, in one kernel that skips what a block mask rules out. Attention dropout is not applied."""
+
+    def capped(score: Tensor, *_: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    output = _flex()(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else capped,
+        block_mask=flex_masks[sliding_window],
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2), None
+
+
+@lru_cache(maxsize=1)
+def _flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if torch.cuda.is_available() else flex_attention
+
+
+def flex_masks(blocks: Sequence[Block], positions: Tensor, windows: Sequence[int | None]) -> dict[int | None, Any]:
+    """A block mask for each of ``windows`` (None: the whole past), over the row that ``blocks`` and ``positions``
+    describe."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    segments = torch.full((2, len(positions)), -1)
+    for number, block in enumerate(blocks):
+        segments[0, block.start : block.end] = number
+        segments[1, block.start : block.prompt_end] = 0
+        segments[1, block.prompt_end : block.first_end] = 1
+        segments[1, block.first_end : block.end] = 2
+    owner, part = segments.to(positions.device)
+
+    def visible(window: int | None, batch: Tensor, head: Tensor, asked: Tensor, seen: Tensor) -> Tensor:
+        own = (owner[asked] == owner[seen]) & (asked >= seen)
+        own = own & ((part[seen] == 0) | (part[seen] == part[asked]))
+        return own if window is None else own & (positions[asked] - positions[seen] < window)
+
+    size = len(positions)
+    return {
+        window: create_block_mask(partial(visible, window), None, None, size, size, device=positions.device)
+        for window in dict.fromkeys(windows)
+    }

@@ -1,0 +1,67 @@
+"""How many tokens a micro-batch may have: measured on the GPUs that train."""
+
+import numpy as np
+import torch
+
+from raydaa.data.packing import PackedBatch, pack_responses
+from raydaa.training.engine import Engine, rank, world_size
+from raydaa.training.loop import build
+from raydaa.training.model import Policy, device_of_worker
+from raydaa.training.spec import RunSpec
+
+SHARE = 0.85  # of the device's memory; the rest is for fragments and for rows longer than those tried
+STEP = 256
+
+
+def fitted(sizes: tuple[int, int], peaks: tuple[int, int], available: int) -> int:
+    """The tokens whose peak memory is ``available`` bytes, from the peaks of two sizes; at least the smaller size."""
+    slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
+    if slope <= 0:
+        return sizes[1]
+    tokens = sizes[0] + (available - peaks[0]) / slope
+    return max(sizes[0], int(tokens) // STEP * STEP)
+
+
+def measure(spec: RunSpec, longest: int) -> int:
+    """Tokens per micro-batch for runs like ``spec`` on this worker's GPU; the least of all workers.
+
+    Optimizer steps on random tokens, with rows of ``longest`` tokens, tell fixed memory from that of each token.
+    """
+    device = device_of_worker()
+    policy, engine = build(spec, device)
+    try:
+        sizes = (longest, 2 * longest)
+        # Once before measuring: the optimizer's states come into being at the first step.
+        peaks = [_peak(policy, engine, size, longest) for size in (longest, *sizes)][1:]
+        total = torch.cuda.get_device_properties(device).total_memory
+        tokens = torch.tensor(fitted(sizes, (peaks[0], peaks[1]), int(SHARE * total)), device=device)
+        if world_size() > 1:
+            torch.distributed.all_reduce(tokens, torch.distributed.ReduceOp.MIN)
+        return int(tokens)
+    finally:
+        engine.close()
+
+
+def _peak(policy: Policy, engine: Engine, tokens: int, longest: int) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    vocabulary = policy.model.config.get_text_config().vocab_size
+    batch = random_batch(vocabulary, tokens, longest).to(device_of_worker())
+    engine.backward(engine.module(batch).mean())
+    engine.step(0.0)
+    return int(torch.cuda.max_memory_allocated())
+
+
+def random_batch(vocabulary: int, tokens: int, longest: int) -> PackedBatch:
+    """Prompts with one response each, about half of every row, ``tokens`` in all."""
+    generator = np.random.default_rng(rank())
+    sizes = [min(longest, tokens - first) for first in range(0, tokens, longest)]
+
+    def draw(size: int) -> np.ndarray:
+        return generator.integers(0, vocabulary, max(1, size))
+
+    return pack_responses([(draw(size // 2), [draw(size - size // 2)], True) for size in sizes])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device or the machine had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

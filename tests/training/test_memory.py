@@ -1,0 +1,150 @@
+"""Fewer activations, fewer trained weights, smaller micro-batches after an error, and budgets from measurements."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from raydaa.artifacts import read_json, write_json
+from raydaa.training.budget import fitted, is_out_of_memory, random_batch
+from raydaa.training.loop import Run
+from raydaa.training.lora import merged
+from raydaa.training.model import Policy, load_model
+from raydaa.training.spec import RunSpec
+from raydaa.tuning.trial import OneWorkerTrial
+from tests.training.runs import Make, losses
+
+LORA = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
+
+
+def test_checkpointed_layers_change_nothing(make: Make) -> None:
+    assert losses(make(gradient_checkpointing=True), 4) == pytest.approx(losses(make(), 4), abs=1e-6)
+
+
+def test_lora_starts_at_the_reference_trains_adapters_only_and_is_merged(make: Make, tmp_path: Path) -> None:
+    spec = make(lora=LORA, epochs=6, learning_rate=1e-2)
+    run = Run(spec)
+    first = run.train_step()
+    assert first["loss"] == pytest.approx(0.6931472, abs=1e-5)
+    trained = {name for name, weight in run.policy.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    while run.step < run.total_steps:
+        last = run.train_step()
+    assert last["loss"] < 0.66
+    run.export(tmp_path / "model")
+    # What is handed over has the names of the start, and answers as the model with adapters does.
+    start, exported = load_model(spec.start), load_model(tmp_path / "model")
+    assert list(exported.state_dict()) == list(start.state_dict())
+    batch = run.table.pack([0, 1, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(Policy(exported).eval()(batch), run.policy.eval()(batch), rtol=1e-5, atol=1e-4)
+    moved = [
+        name for name, weight in start.state_dict().items() if not torch.equal(weight, exported.state_dict()[name])
+    ]
+    assert moved
+    assert all("proj" in name for name in moved)
+
+
+def test_lora_resumes_exactly(make: Make, tmp_path: Path) -> None:
+    spec = make(lora=LORA)
+    whole = losses(spec)
+    run = Run(spec)
+    for _ in range(2):
+        run.train_step()
+    run.save(tmp_path / "checkpoint")
+    again = Run(spec)
+    assert again.load(tmp_path / "checkpoint")
+    assert [again.train_step()["loss"] for _ in range(2, again.total_steps)] == pytest.approx(whole[2:], abs=1e-6)
+
+
+def test_merging_is_the_formula() -> None:
+    weight, down, up = torch.randn(5, 3), torch.randn(2, 3), torch.randn(5, 2)
+    state = {"a.base_layer.weight": weight, "a.lora_A.default.weight": down, "a.lora_B.default.weight": up}
+    state["a.base_layer.bias"] = torch.ones(5)
+    plain = merged(state, {"rank": 2, "alpha": 3.0})
+    assert sorted(plain) == ["a.bias", "a.weight"]
+    torch.testing.assert_close(plain["a.weight"], weight + 1.5 * up @ down)
+
+
+@pytest.fixture
+def small_memory() -> Iterator[list[int]]:
+    """A machine whose memory holds 100 tokens at a time: the embedding of more raises what torch would."""
+    tried: list[int] = []
+
+    def check(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, nn.Embedding):
+            tried.append(inputs[0].numel())
+            if inputs[0].numel() > limit[0]:
+                raise torch.OutOfMemoryError(f"{inputs[0].numel()} tokens")
+
+    limit = [100]
+    handle = nn.modules.module.register_module_forward_pre_hook(check)
+    yield limit
+    handle.remove()
+    assert tried
+
+
+def trial_of(spec: RunSpec, folder: Path) -> OneWorkerTrial:
+    folder.mkdir()
+    write_json(folder / "settings.json", spec.to_json())
+    return OneWorkerTrial({"folder": str(folder), "threads": 1, "methods": (), "key": "x"})
+
+
+def finish(trial: OneWorkerTrial) -> dict[str, object]:
+    result: dict[str, object] = {}
+    while not result.get("done"):
+        result = trial.step()
+    return result
+
+
+def test_out_of_memory_halves_the_budget_once(make: Make, tmp_path: Path, small_memory: list[int]) -> None:
+    """The trial goes on from its checkpoint in smaller micro-batches, with the losses it would have had."""
+    small_memory[0] = 10**6
+    spec = make(tokens_per_microbatch=160)
+    expected = losses(spec)
+    small_memory[0] = 100
+    folder = tmp_path / "trial"
+    finish(trial_of(spec, folder))
+    assert read_json(folder / "record.json")["state"] == "finished"
+    settings = read_json(folder / "settings.json")
+    assert (settings["tokens_per_microbatch"], settings["halved"]) == (80, True)
+    logged = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert logged == pytest.approx(expected, abs=1e-5)
+
+
+def test_out_of_memory_twice_is_a_failed_trial(make: Make, tmp_path: Path, small_memory: list[int]) -> None:
+    small_memory[0] = 100
+    folder = tmp_path / "trial"
+    result = finish(trial_of(make(tokens_per_microbatch=4096), folder))
+    assert result["failed"] == "out of memory, also with 2048 tokens per micro-batch"
+    record = read_json(folder / "record.json")
+    assert (record["state"], record["retry"]) == ("failed", False)
+
+
+def test_other_errors_are_not_taken_for_it(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "trial"
+    trial = trial_of(replace(make(), train=str(tmp_path / "none.parquet")), folder)
+    with pytest.raises(FileNotFoundError):
+        trial.step()
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_a_budget_is_the_line_through_two_measurements() -> None:
+    """1 GB fixed and 1 MB a token: 8.5 GB hold 7,500 tokens, cut to a multiple of 256."""
+    peaks = (10**9 + 1000 * 10**6, 10**9 + 2000 * 10**6)
+    assert fitted((1000, 2000), peaks, 8_500_000_000) == 7424
+    assert fitted((1000, 2000), peaks, 10**9) == 1000  # never less than the longest row
+    assert fitted((1000, 2000), (5, 5), 10**9) == 2000
+
+
+def test_measurements_are_made_on_rows_as_they_come() -> None:
+    batch = random_batch(50, 25, 10)
+    assert len(batch.tokens) == 25
+    assert [block.end - block.start for block in batch.blocks] == [10, 10, 5]
+    assert len(batch.targets) == 13
