@@ -19,7 +19,7 @@ from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
 
 BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
-ON_CPU = 4096  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
+ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
 
 
 @dataclass(frozen=True)

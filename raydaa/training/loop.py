@@ -46,8 +46,10 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
     """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
     with_torch = spec.engine == "torch"
     # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.
-    reusable = start if start is not None and with_torch and spec.lora is None else StartWeights()
-    model = reusable.fresh(spec.start, spec.trust_remote_code)
+    if start is not None and with_torch and spec.lora is None:
+        model = start.fresh(spec.start, spec.trust_remote_code)
+    else:
+        model = load_model(spec.start, trust_remote_code=spec.trust_remote_code)
     if spec.lora is not None:
         add_adapters(model, spec.lora)
     policy = Policy(model, with_torch and spec.precision == "bf16", spec.attention, device)

@@ -273,7 +273,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=4096, help="raydaa's tokens per micro-batch")
+    parser.add_argument("--tokens", type=int, default=1024, help="raydaa's tokens per micro-batch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("align-benchmark.json"))
     parser.add_argument("--child", choices=CONTESTANTS, help=argparse.SUPPRESS)
