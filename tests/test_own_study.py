@@ -27,6 +27,13 @@ class Hinge(Method):
 
     def per_pair(self, chosen, rejected, logps):
         return torch.relu(SCALE - self.beta * (chosen - rejected))
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Hinge):
+    name = "broken"
+
+    def per_pair(self, chosen, rejected, logps):
+        raise ValueError("no such thing as a loss")
 """
 SCRIPT = """
 import sys, yaml
@@ -63,7 +70,9 @@ def check(folder: Path) -> None:
 def test_from_a_file_beside_the_study(command: Command) -> None:
     (command.folder / "mine.py").write_text(LOSS)
     tree = micro(name="own")
-    tree["search"]["methods"] = [{"name": "mine:Hinge", "beta": [0.1]}, {"name": "rso", "beta": [0.1]}]
+    tree["search"]["methods"] = [{"name": f"mine:{name}", "beta": [0.1]} for name in ("Broken", "Hinge")]
+    tree["search"]["methods"].append({"name": "rso", "beta": [0.1]})
+    tree["scaling"] = {"max_failures": 1}
     study, folder = written(command.folder, tree), command.folder / "out"
     refused = command.run("run", str(study), "--output", str(folder))
     assert refused.returncode == 2
@@ -71,6 +80,10 @@ def test_from_a_file_beside_the_study(command: Command) -> None:
     result = command.run("run", str(study), "--output", str(folder), "--allow-code")
     assert result.returncode == 0, result.stdout + result.stderr
     check(folder)
+    # What raised is a record of its own, and no trial after it is the worse for it.
+    broken = [row for row in TrialResults.load(folder).rows if row.method == "broken"]
+    assert [row.state for row in broken] == ["failed", "failed"]
+    assert all("no such thing as a loss" in str(row.reason) for row in broken)
     # Reading results needs no code.
     (command.folder / "mine.py").unlink()
     assert command.run("report", str(folder)).returncode == 0

@@ -39,7 +39,10 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
 
 
 def check_room(context: Context) -> None:
-    """The cluster can hold one worker group."""
+    """The cluster can hold one worker group, and run what the study asks it to."""
+    attention = context.settings.training.attention
+    if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
+        raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
     if context.room:
         return
     each, have = context.workers, context.resources

@@ -10,7 +10,16 @@ from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
-from raydaa.pipeline.context import BUDGET, Context, Start, cache_folder, local_model, models_named, sft_fraction
+from raydaa.pipeline.context import (
+    BUDGET,
+    Context,
+    Prepared,
+    Start,
+    cache_folder,
+    local_model,
+    models_named,
+    sft_fraction,
+)
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
@@ -164,11 +173,15 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     return found
 
 
+def reference_key(start: Start, prepared: Prepared, precision: str, mismatched: bool) -> str:
+    """What reference log-probabilities depend on: weights, the tokenized pairs, and the arithmetic."""
+    return key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision, mismatched=mismatched)
+
+
 def _reference(context: Context, start: Start, mismatched: bool = False) -> Path:
     settings, prepared = context.settings, context.prepared
     precision = settings.training.precision
-    key = key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision, mismatched=mismatched)
-    folder = cache_folder(context.study) / "reference" / key
+    folder = cache_folder(context.study) / "reference" / reference_key(start, prepared, precision, mismatched)
     which = " of mismatched responses" if mismatched else ""
     context.progress.start("reference", f"log-probabilities{which} under {start.name}")
     tables = {name: str(prepared.table(name)) for name in ("train", "validation")}

@@ -1,16 +1,20 @@
 """Ray Train workers and DeepSpeed: the same losses as one plain process, step by step."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
 from raydaa.training.advance import read_metrics
 from raydaa.training.launch import Workers
+from raydaa.training.model import load_model
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
 
@@ -78,10 +82,25 @@ def losses(spec: RunSpec, folder: Path, count: int) -> list[float]:
     return [m["loss"] for m in metrics] + [m["validation/loss"] for m in metrics if "validation/loss" in m]
 
 
+Whole = Callable[[str, int, int], list[float]]
+
+
 @pytest.fixture(scope="module")
-def alone(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+def whole(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The losses of an uninterrupted run by engine, ZeRO stage and workers; each is trained once."""
+
+    @cache
+    def train(engine: str, stage: int, count: int) -> list[float]:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        return losses(replace(spec, engine=engine, zero_stage=stage), folder, count)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def alone(whole: Whole) -> list[float]:
     """The losses of one worker with the plain torch engine."""
-    return losses(spec, tmp_path_factory.mktemp("alone") / "run", 1)
+    return whole("torch", 0, 1)
 
 
 def test_the_two_workers_have_unequal_work(spec: RunSpec) -> None:
@@ -92,11 +111,20 @@ def test_the_two_workers_have_unequal_work(spec: RunSpec) -> None:
 
 
 @pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 0), ("deepspeed", 2), ("deepspeed", 3)])
-def test_two_workers_give_the_losses_of_one(
-    alone: list[float], spec: RunSpec, tmp_path: Path, engine: str, stage: int
-) -> None:
-    found = losses(replace(spec, engine=engine, zero_stage=stage), tmp_path / "run", 2)
-    assert found == pytest.approx(alone, abs=1e-4)
+def test_two_workers_give_the_losses_of_one(alone: list[float], whole: Whole, engine: str, stage: int) -> None:
+    assert whole(engine, stage, 2) == pytest.approx(alone, abs=1e-4)
+
+
+def test_adapters_checkpointed_layers_and_offload_under_deepspeed(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+    """All of what saves memory at once, against one plain process with adapters; and a whole model comes out."""
+    lora = replace(spec, lora={"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}, learning_rate=3e-3)
+    saving = replace(lora, engine="deepspeed", zero_stage=2, gradient_checkpointing=True, cpu_offload=True)
+    found = losses(saving, tmp_path / "saving", 2)
+    assert found == pytest.approx(losses(lora, tmp_path / "plain", 1), abs=1e-4)
+    assert found[11] < found[0]
+    one, other = (load_model(tmp_path / name / "model").state_dict() for name in ("saving", "plain"))
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=1e-4)
 
 
 def test_two_workers_share_ktos_kl(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
@@ -107,15 +135,19 @@ def test_two_workers_share_ktos_kl(own_ray: None, spec: RunSpec, tmp_path: Path)
     assert losses(sharded, tmp_path / "run", 2) == pytest.approx(alone, abs=1e-4)
 
 
-def test_deepspeed_goes_on_exactly_from_a_checkpoint(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
-    sharded = replace(spec, engine="deepspeed", zero_stage=2)
-    whole = losses(sharded, tmp_path / "whole", 2)
+@pytest.mark.parametrize(("engine", "stage", "count"), [("torch", 0, 2), ("deepspeed", 2, 1), ("deepspeed", 2, 2)])
+def test_a_run_goes_on_exactly_from_a_checkpoint(
+    whole: Whole, spec: RunSpec, tmp_path: Path, engine: str, stage: int, count: int
+) -> None:
+    """Order of the data, schedule, optimizer and random numbers: every later loss is the uninterrupted one."""
+    part = replace(spec, engine=engine, zero_stage=stage)
     folder = tmp_path / "parts"
     folder.mkdir()
-    first = launch.train(sharded, folder, workers(folder, 2), until=5)
+    first, _ = launch.train(part, folder, workers(folder, count), until=5)
     assert first["step"] == 5
-    launch.train(sharded, folder, workers(folder, 2))
-    assert [m["loss"] for m in read_metrics(folder)] == pytest.approx(whole[:12], abs=1e-6)
+    launch.train(part, folder, workers(folder, count))
+    again = [m["loss"] for m in read_metrics(folder)]
+    assert again == pytest.approx(whole(engine, stage, count)[:12], abs=1e-6)
 
 
 def test_bf16_trains(own_ray: None, spec: RunSpec, alone: list[float], tmp_path: Path) -> None:

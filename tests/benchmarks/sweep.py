@@ -1,0 +1,101 @@
+"""``python -m tests.benchmarks.sweep``: a sweep of 24 trials as one study, and what of its time is not training.
+
+The model and its pairs are those of ``tests.benchmarks.align``. Each trial makes a few steps. With ``--against trl``
+one of TRL's runs at its best setting (reference log-probabilities precomputed) is timed whole, as a process of its
+own, and counted 24 times: that is what a sweep by hand takes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydaa.results import TrialResults
+from tests.benchmarks.align import make_work
+
+
+def study(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """24 trials: 4 methods × 2 β × 3 learning rates, none stopped early."""
+    methods = [("dpo", [0.05, 0.1]), ("ipo", [0.05, 0.1]), ("simpo", [1.0, 2.0]), ("orpo", [0.5, 1.0])]
+    return {
+        "name": "sweep",
+        "model": {"source": str(folder / "model")},
+        "data": {
+            "preferences": {"source": str(folder / "pairs.jsonl"), "validation": 0.1},
+            "prompts": {"num": 4},
+            "max_length": options.max_length,
+        },
+        "training": {"batch_size": options.batch, "precision": "fp32", "validations": 1, "checkpoint_every": 1000},
+        "search": {
+            "init": "base",
+            "learning_rate": [1e-5, 3e-5, 1e-4],
+            "methods": [{"name": name, "beta": betas} for name, betas in methods],
+            "early_stopping": None,
+        },
+        "scaling": {"concurrent_trials": options.concurrent},
+        "generation": {"engine": "transformers", "max_new_tokens": 4},
+        "evaluation": {"judge": "none", "models": [], "baseline": "base"},
+        "storage": {"study": str(folder / "study"), "cache": str(folder / "cache")},
+    }
+
+
+def sweep(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Run the study; the share of the sweep's worker time in which no step or validation ran."""
+    texts = json.loads((folder / "texts.json").read_text())
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    (folder / "study.yaml").write_text(yaml.safe_dump(study(folder, options)))
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "raydaa", "run", str(folder / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    whole = time.perf_counter() - begun
+    ended = next(line for line in done.stdout.splitlines() if "] align " in line and "24 finished" in line)
+    minutes, _, seconds = ended.rpartition("(")[2].rstrip(")s").rpartition("m")
+    align = 60 * int(minutes or 0) + int(seconds)
+    steps = sum(row.seconds or 0.0 for row in TrialResults.load(folder / "study").rows)
+    return {"study_seconds": whole, "align_seconds": align, "idle_share": 1 - steps / (align * options.concurrent)}
+
+
+def by_hand(folder: Path, options: argparse.Namespace) -> float:
+    """Seconds of one whole run of TRL's."""
+    command = [sys.executable, "-m", "tests.benchmarks.align", "--pairs", str(options.pairs)]
+    command += ["--max-length", str(options.max_length), "--batch", str(options.batch)]
+    command += ["--child", "trl-precomputed", "--folder", str(folder)]
+    begun = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=True)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print the figures as Markdown and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", choices=["trl"])
+    parser.add_argument("--data", help="Parquet file with prompt, chosen, rejected, split")
+    parser.add_argument("--shape", default="64/96/96", help="tokens of prompt/chosen/rejected without --data")
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--concurrent", type=int, default=2, help="trials at a time, each on one core")
+    parser.add_argument("--json", type=Path, default=Path("sweep-benchmark.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        make_work(Path(name), options)
+        figures: dict[str, float] = sweep(Path(name), options)
+        if options.against:
+            figures["trl_run_seconds"] = by_hand(Path(name), options)
+            figures["trl_24_runs / study"] = 24 * figures["trl_run_seconds"] / figures["study_seconds"]
+    options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print("| figure | value |\n|---|---|")
+    for key, value in figures.items():
+        print(f"| {key} | {value:.3g} |")
+
+
+if __name__ == "__main__":
+    main()
