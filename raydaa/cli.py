@@ -20,14 +20,21 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--output", metavar="DIR", help="study folder (default: studies/<name>)")
     run.add_argument("--address", metavar="ADDRESS", help="Ray cluster to use, e.g. auto (default: this machine)")
     run.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
+    run.set_defaults(action=_run)
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
+    report.set_defaults(action=_report)
     toy = commands.add_parser("toy", help="pairwise against pointwise ranking in small networks")
     toy.add_argument(
         "settings", nargs="?", default="search_spaces/toy.yaml", help="settings file (default: %(default)s)"
     )
     toy.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
-    commands.add_parser("methods", help="the built-in methods and their formulas")
+    toy.set_defaults(action=_toy)
+    status = commands.add_parser("status", help="what a study is doing: from any terminal, while it runs")
+    status.add_argument("folder", help="study folder")
+    status.set_defaults(action=_status)
+    methods = commands.add_parser("methods", help="the built-in methods and their formulas")
+    methods.set_defaults(action=_methods)
     return root
 
 
@@ -37,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from raydaa.settings_file import InputError
 
     try:
-        return {"run": _run, "report": _report, "methods": _methods, "toy": _toy}[options.command](options)
+        return int(options.action(options))
     except InputError as error:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
@@ -95,6 +102,17 @@ def _report(options: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     page = results.report(Path(options.folder) / "report")
     print(f"{page}: {results.summary()}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from raydaa.settings_file import InputError
+    from raydaa.status import status
+
+    try:
+        print(status(Path(options.folder).absolute()))
+    except ValueError as error:
+        raise InputError(str(error)) from None
     return 0
 
 

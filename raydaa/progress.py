@@ -7,6 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from raydaa.artifacts import write_json
+
+LATEST = "progress.json"  # in a study folder: the last line, for who looks from elsewhere
+
 
 def duration(seconds: float) -> str:
     """``75`` → ``1m15s``."""
@@ -18,17 +22,24 @@ def duration(seconds: float) -> str:
 class Progress:
     """Prints stages and what they reach to ``terminal`` (a file descriptor), with the time left where it is known."""
 
-    def __init__(self, terminal: int, interval: float = 2.0) -> None:
+    def __init__(self, terminal: int, interval: float = 2.0, folder: Path | None = None) -> None:
         self.terminal = terminal
+        self.folder = folder  # where other processes can read how far it is
         self.interval = interval
         self.begun = time.monotonic()
         self.stage = ""
         self.stage_begun = self.begun
         self.last = -interval
 
-    def line(self, text: str) -> None:
-        """One line, with the time since the start before it."""
+    def line(self, text: str, left: float | None = None) -> None:
+        """One line, with the time since the start before it; ``left`` are the stage's seconds where they are known."""
         os.write(self.terminal, f"[{duration(time.monotonic() - self.begun):>6}] {text}\n".encode())
+        if self.folder is not None:
+            elapsed = time.monotonic() - self.stage_begun
+            write_json(
+                self.folder / LATEST,
+                {"stage": self.stage, "line": text, "elapsed": elapsed, "left": left, "at": time.time()},
+            )
 
     def start(self, stage: str, what: str) -> None:
         """A stage begins."""
@@ -42,7 +53,7 @@ class Progress:
             return
         self.last = now
         left = (now - self.stage_begun) * (total - done) / done
-        self.line(f"{self.stage:<9} {what}, {duration(left)} left")
+        self.line(f"{self.stage:<9} {what}, {duration(left)} left", left)
 
     def end(self, what: str) -> None:
         """The stage is over."""

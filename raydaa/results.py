@@ -198,7 +198,7 @@ def _figures(row: TrialRow) -> dict[str, Any]:
 
 
 def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
-    from raydaa.training.advance import read_metrics
+    from raydaa.trial_folder import read_metrics
 
     place = folder / "trials" / trial["key"]
     record = read_json(place / "record.json") or {}

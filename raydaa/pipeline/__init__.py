@@ -29,7 +29,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     folder = study.folder
     existed = folder.exists()
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
-        progress = Progress(terminal)
+        progress = Progress(terminal, folder=folder)
         try:
             prepared = _prepare(study, progress)
         except InputError:

@@ -18,8 +18,7 @@ from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate
 from raydaa.pipeline.training import Trial
 from raydaa.records import SCORES, VERDICTS, read, write
-from raydaa.training.advance import read_metrics
-from raydaa.tuning.sweep import ACCURACY, LOSS
+from raydaa.trial_folder import ACCURACY, LOSS, read_metrics
 
 
 @dataclass(frozen=True)

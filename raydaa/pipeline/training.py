@@ -24,8 +24,8 @@ from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
 from raydaa.training import launch
-from raydaa.training.advance import read_metrics
 from raydaa.training.spec import RunSpec
+from raydaa.trial_folder import SWEEP, read_metrics
 from raydaa.tuning.search_space import Point, export, groups
 
 
@@ -248,11 +248,22 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
             export_trial(trial.folder, context.folder / "tensorboard" / name)
         if trial.state == "failed":
             progress.line(f"align     {name} failed: {(read_json(trial.folder / 'record.json') or {}).get('reason')}")
+        show()
         work = sum(1.0 if t.over else reached.get(t.key, 0.0) for t in sweep.trials.values())
         over = sum(t.over for t in sweep.trials.values())
         progress.update(work, len(sweep.trials), f"{over}/{len(sweep.trials)} trials over; {name} {trial.state}")
 
+    def show() -> None:
+        trials = [{"key": t.key, "label": label(t.point, t.key), "state": t.state, "steps": t.steps} for t in known()]
+        size = {"workers": context.workers.count, "slots": context.concurrent_trials}
+        write_json(context.folder / SWEEP, {**size, "trials": trials})
+
+    def known() -> list[SweptTrial]:
+        return list(sweep.trials.values())
+
+    show()
     run(sweep, context.workers, context.concurrent_trials, notify)
+    show()
     (context.folder / "optuna.db").unlink(missing_ok=True)
     export(found, f"sqlite:///{context.folder / 'optuna.db'}")
     trials = [_trial(trial) for trial in sweep.trials.values()]

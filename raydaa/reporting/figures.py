@@ -103,7 +103,7 @@ def beta_curve(results: TrialResults) -> Figure:
 
 def learning_curves(results: TrialResults) -> Figure:
     """Held-out accuracy of every trial over the share of its steps; stopped trials end early."""
-    from raydaa.training.advance import read_metrics
+    from raydaa.trial_folder import read_metrics
 
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     for row in results:

@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from raydaa.artifacts import write_text
 from raydaa.training.engine import rank
 from raydaa.training.loop import Metrics, Run
+from raydaa.trial_folder import METRICS, read_metrics
 
 
 def stops(run: Run) -> list[int]:
@@ -28,7 +28,7 @@ def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None
 
     Returns the metrics of the last step, with those of its validation. The first worker writes.
     """
-    log = folder / "metrics.jsonl"
+    log = folder / METRICS
     validated = set(stops(run))
     metrics: Metrics = {}
     while run.step < until:
@@ -51,19 +51,4 @@ def resume(run: Run, folder: Path) -> None:
     run.load(folder / "checkpoint")
     if rank() == 0:
         kept = [metrics for metrics in read_metrics(folder) if metrics["step"] <= run.step]
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The metrics logged so far, in order of steps; a line that was being written is left out."""
-    log = folder / "metrics.jsonl"
-    found: list[dict[str, Any]] = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        try:
-            metrics = json.loads(line)
-        except ValueError:
-            continue
-        if found and metrics["step"] <= found[-1]["step"]:
-            continue
-        found.append(metrics)
-    return found
+        write_text(folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))

@@ -46,14 +46,16 @@ def packed_sdpa(  # noqa: PLR0913 (the signature is transformers')
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     attend = partial(_attend, dropout=dropout, scaling=scaling, window=sliding_window, softcap=softcap)
+    # Split, not sliced: the gradient of a split is one concatenation, that of a slice a row of zeros for each block.
+    sizes = [size for b in blocks for size in (b.first_end - b.start, b.end - b.first_end)]
+    queries, keys, values = (side.split(sizes, dim=2) for side in (query, key, value))
     parts = []
-    for block in blocks:
-        first = slice(block.start, block.first_end)
-        parts.append(attend(query[:, :, first], key[:, :, first], value[:, :, first]))
-        if block.end > block.first_end:
-            prompt, second = slice(block.start, block.prompt_end), slice(block.first_end, block.end)
-            seen = (torch.cat([side[:, :, prompt], side[:, :, second]], dim=2) for side in (key, value))
-            parts.append(attend(query[:, :, second], *seen))
+    for number, block in enumerate(blocks):
+        first, second, prompt = 2 * number, 2 * number + 1, block.prompt_end - block.start
+        parts.append(attend(queries[first], keys[first], values[first]))
+        if sizes[second]:
+            seen = (torch.cat([side[first][:, :, :prompt], side[second]], dim=2) for side in (keys, values))
+            parts.append(attend(queries[second], *seen))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 

@@ -16,7 +16,8 @@ from raydaa.training.attention import FLEX, SDPA, flex_masks, register
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 512  # scored tokens whose logits exist at a time
+LOGITS = 1 << 23  # how many exist at a time …
+CHUNK = 256  # … but for no fewer scored tokens: products of fewer rows are slow
 IMPLEMENTATIONS = {"sdpa": SDPA, "flex": FLEX, "flash_attention_2": "flash_attention_2"}
 ATTENTION_COST = 2.0  # time of a floating-point operation in attention over one in a linear layer
 
@@ -71,6 +72,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model.to(device)
         self.autocast = autocast
+        self.vocabulary = self.model.config.get_text_config().vocab_size
         self.attention = asked = _named(attention, self.model.device)
         if not _takes_packed_rows(self):
             logger.warning("%s can't take packed rows with %s attention: padded rows", type(model).__name__, asked)
@@ -94,7 +96,7 @@ class Policy(nn.Module):
         """Summed log-probability of every sequence, ``(sequences,)`` float32, in nats."""
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self._padded(batch) if self.attention == "padded" else self._packed(batch)
-            logps = chunked_logps(self._logits, hidden, batch.targets, CHUNK)
+            logps = chunked_logps(self._logits, hidden, batch.targets, chunk_size(self.vocabulary))
         sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=logps.device)
         return sums.index_add(0, batch.sequences, logps)
 
@@ -193,6 +195,11 @@ def _tried(policy: Policy) -> bool:
     packed = policy(pack_responses(rows).to(model.device))
     exact = model.dtype == torch.float32 and not policy.autocast
     return bool(torch.allclose(packed, torch.stack(alone), rtol=1e-4 if exact else 2e-2, atol=1e-3 if exact else 0.2))
+
+
+def chunk_size(vocabulary: int) -> int:
+    """Scored tokens whose logits exist at a time."""
+    return max(CHUNK, LOGITS // vocabulary)
 
 
 def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:

@@ -14,7 +14,8 @@ from ray.tune.search import Searcher
 from raydaa.artifacts import write_json
 from raydaa.training.checkpoint import latest, step_of
 from raydaa.training.launch import DRIVER_CPUS, Workers
-from raydaa.tuning.sweep import RECORD, SPEC, Sweep, SweptTrial
+from raydaa.trial_folder import RECORD, SPEC
+from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
 
 

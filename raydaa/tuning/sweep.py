@@ -13,13 +13,11 @@ from typing import Any
 
 from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import EarlyStopping
-from raydaa.training.advance import read_metrics, rung_steps
+from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
+from raydaa.trial_folder import ACCURACY, LOSS, RECORD, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
-
-SPEC, RECORD = "settings.json", "record.json"  # files of a trial's folder
-LOSS, ACCURACY = "validation/loss", "validation/rewards/accuracies"
 
 
 @dataclass

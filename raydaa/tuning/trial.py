@@ -15,7 +15,7 @@ from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
-from raydaa.tuning.sweep import RECORD, SPEC
+from raydaa.trial_folder import RECORD, SPEC
 
 
 def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import torch
 from raydaa.data import pocket
 from raydaa.data.packing import PairTable, pack_responses
 from raydaa.records import REFERENCE, read, write
-from raydaa.training.advance import advance, read_metrics, resume, rung_steps, stops
+from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import Policy, StartWeights, load_model, load_tokenizer
 from raydaa.training.spec import RunSpec
+from raydaa.trial_folder import read_metrics
 from tests.training.runs import Make, losses
 
 

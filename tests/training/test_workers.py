@@ -12,11 +12,11 @@ import torch
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
-from raydaa.training.advance import read_metrics
 from raydaa.training.launch import Workers
 from raydaa.training.model import load_model
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
+from raydaa.trial_folder import read_metrics
 
 pytestmark = pytest.mark.slow
 

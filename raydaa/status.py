@@ -1,0 +1,85 @@
+"""What a study is doing, read from its folder: from any terminal, while it runs or after it died."""
+
+import fcntl
+import time
+from pathlib import Path
+from typing import Any
+
+from raydaa.artifacts import read_json
+from raydaa.progress import LATEST, duration
+from raydaa.trial_folder import ACCURACY, RECORD, SWEEP, read_metrics
+
+STATES = ("finished", "stopped", "failed", "running", "waiting")
+
+
+def status(folder: Path) -> str:
+    """A few lines: stage and time left, trials by state, what runs, what failed and why, the best so far.
+
+    ValueError where the folder holds no study.
+    """
+    latest, alive = read_json(folder / LATEST), running(folder)
+    if latest is None:
+        raise ValueError(f"{folder}: holds no study that was started")
+    lines = [f"{folder.name}: {_stage(latest, alive)}"]
+    sweep = read_json(folder / SWEEP)
+    if sweep is not None:
+        trials = [_Trial(folder, trial, alive) for trial in sweep["trials"]]
+        lines += _trials(trials)
+        spent = sum(trial.seconds for trial in trials) * sweep["workers"] / 3600
+        left = latest.get("left")
+        more = f", about {left * sweep['slots'] * sweep['workers'] / 3600:.2f} left" if alive and left else ""
+        lines.append(f"cost: {spent:.2f} worker-hours{more}")
+    return "\n".join(lines)
+
+
+def running(folder: Path) -> bool:
+    """Whether a run holds the study folder."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _stage(latest: dict[str, Any], alive: bool) -> str:
+    ago = duration(max(0.0, time.time() - latest["at"]))
+    if not alive:
+        return f"not running; its last line, {ago} ago: {latest['line']}"
+    left = f", about {duration(latest['left'])} left" if latest.get("left") else ""
+    return f"running, in {latest['stage']} for {duration(latest['elapsed'])}{left} (as of {ago} ago)"
+
+
+class _Trial:
+    """One trial as its folder tells it."""
+
+    def __init__(self, folder: Path, trial: dict[str, Any], alive: bool) -> None:
+        place = folder / "trials" / trial["key"]
+        self.label, self.steps = trial["label"], trial["steps"]
+        record = read_json(place / RECORD) or {}
+        metrics = read_metrics(place)
+        self.state = record.get("state") or ("waiting" if trial["state"] == "running" and not alive else trial["state"])
+        self.reason = record.get("reason")
+        self.step = metrics[-1]["step"] if metrics else 0
+        self.loss = metrics[-1]["loss"] if metrics else None
+        self.seconds = metrics[-1]["seconds"] if metrics else 0.0
+        self.accuracy = next((m[ACCURACY] for m in reversed(metrics) if ACCURACY in m), None)
+
+
+def _trials(trials: list[_Trial]) -> list[str]:
+    counts = [(sum(trial.state == state for trial in trials), state) for state in STATES]
+    lines = ["trials: " + ", ".join(f"{count} {state}" for count, state in counts if count)]
+    for trial in trials:
+        if trial.state == "running":
+            loss = "" if trial.loss is None else f", loss {trial.loss:.3f}"
+            lines.append(f"  running {trial.label}: step {trial.step}/{trial.steps}{loss}")
+        elif trial.state == "failed":
+            lines.append(f"  failed {trial.label}: {trial.reason}")
+    known = [trial for trial in trials if trial.accuracy is not None and trial.state not in ("failed", "stopped")]
+    if known:
+        best = max(known, key=lambda trial: trial.accuracy or 0.0)
+        at = "" if best.state == "finished" else f" at step {best.step}/{best.steps}"
+        lines.append(f"best so far: {best.label}, held-out accuracy {best.accuracy:.3f}{at}")
+    return lines

@@ -1,0 +1,24 @@
+"""What lies in a study's and a trial's folder, for those who write it and those who only look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+SPEC, RECORD, METRICS = "settings.json", "record.json", "metrics.jsonl"  # of a trial
+SWEEP = "sweep.json"  # of a study: its trials and their states while it runs
+LOSS, ACCURACY = "validation/loss", "validation/rewards/accuracies"  # of a line of metrics
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metrics logged so far, in order of steps; a line that was being written is left out."""
+    log = folder / METRICS
+    found: list[dict[str, Any]] = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            continue
+        if found and metrics["step"] <= found[-1]["step"]:
+            continue
+        found.append(metrics)
+    return found

@@ -1,0 +1,73 @@
+"""What a study is doing, told from its folder alone."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydaa.artifacts import write_json
+from raydaa.cli import main
+from raydaa.progress import Progress
+from raydaa.status import status
+
+TRIALS = [("a", "finished"), ("b", "running"), ("c", "failed"), ("d", "waiting"), ("e", "stopped")]
+
+
+def metrics(step: int, accuracy: float | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {"step": step, "loss": 1 / step, "seconds": 9.0 * step}
+    return found if accuracy is None else {**found, "validation/rewards/accuracies": accuracy}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    study = tmp_path / "mine"
+    trials = [{"key": key, "label": f"dpo {key}", "state": state, "steps": 8} for key, state in TRIALS]
+    write_json(study / "sweep.json", {"workers": 2, "slots": 3, "trials": trials})
+    logs = {"a": [metrics(4, 0.5), metrics(8, 0.7)], "b": [metrics(2, 0.65), metrics(3)], "e": [metrics(2, 0.9)]}
+    for key, rows in logs.items():
+        (study / "trials" / key).mkdir(parents=True)
+        (study / "trials" / key / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(study / "trials" / "a" / "record.json", {"state": "finished"})
+    write_json(study / "trials" / "c" / "record.json", {"state": "failed", "reason": "the loss is nan at step 2"})
+    write_json(study / "trials" / "e" / "record.json", {"state": "stopped", "reason": "others were better"})
+    write_json(
+        study / "progress.json",
+        {"stage": "align", "line": "align x", "elapsed": 60.0, "left": 1200.0, "at": time.time()},
+    )
+    (study / ".lock").touch()
+    return study
+
+
+def test_while_it_runs(folder: Path) -> None:
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lines = status(folder).splitlines()
+    assert lines[0].startswith("mine: running, in align for 1m00s, about 20m00s left (as of ")
+    assert lines[1] == "trials: 1 finished, 1 stopped, 1 failed, 1 running, 1 waiting"
+    assert "  running dpo b: step 3/8, loss 0.333" in lines
+    assert "  failed dpo c: the loss is nan at step 2" in lines
+    assert "best so far: dpo a, held-out accuracy 0.700" in lines
+    # (72 + 27 + 18) seconds on 2 workers; 20 minutes of 3 slots of 2 workers.
+    assert lines[-1] == "cost: 0.07 worker-hours, about 2.00 left"
+
+
+def test_after_it_died(folder: Path) -> None:
+    lines = status(folder).splitlines()
+    assert lines[0].startswith("mine: not running; its last line, ")
+    assert lines[1] == "trials: 1 finished, 1 stopped, 1 failed, 2 waiting"
+    assert lines[-1] == "cost: 0.07 worker-hours"
+
+
+def test_before_the_sweep(tmp_path: Path) -> None:
+    progress = Progress(os.open(os.devnull, os.O_WRONLY), folder=tmp_path)
+    progress.start("sft", "9 steps")
+    assert status(tmp_path).splitlines()[0].endswith("sft       9 steps")
+
+
+def test_no_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path / "none")]) == 2
+    assert "holds no study that was started" in capfd.readouterr().err
