@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("raydaa: interrupted; the same command goes on from here", file=sys.stderr)
+        again = "starts anew" if options.command == "toy" else "goes on from here"
+        print(f"raydaa: interrupted; the same command {again}", file=sys.stderr)
         return 130
 
 

@@ -147,9 +147,7 @@ class StudySettings(Settings):
         for place, size in sizes.items():
             if size % workers:
                 raise wrong(f"{size} does not divide over {workers} workers; use a multiple of {workers}", place)
-        if self.scaling.engine == "deepspeed" and self.scaling.zero_stage == 0 and self.training.precision == "bf16":
-            # DeepSpeed's bf16 stage 0 takes a phantom optimizer step at initialisation.
-            raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
+        self._check_engine()
         self._check_sft()
         if self.evaluation.judge.kind not in ("none", "rule"):
             raise wrong(
@@ -170,6 +168,20 @@ class StudySettings(Settings):
         if self.storage.mirror is not None:
             raise wrong("a mirror is not available yet; leave it out", "storage.mirror")
         return self
+
+    def _check_engine(self) -> None:
+        sharded = self.scaling.engine == "deepspeed" or (self.scaling.engine == "auto" and self.scaling.workers > 1)
+        if sharded and self.scaling.zero_stage == 0 and self.in_bf16:
+            # DeepSpeed's bf16 stage 0 takes a phantom optimizer step at initialisation.
+            raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
+        if self.scaling.cpu_offload and self.scaling.engine == "torch":
+            raise wrong("is DeepSpeed's; use engine deepspeed or auto", "scaling.cpu_offload")
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether anything trains in bf16."""
+        overrides = [value for m in self.search.methods for value in values_of(m.training.get("precision", ()))]
+        return "bf16" in (self.training.precision, *overrides)
 
     def _check_sft(self) -> None:
         """Nothing may start from, or be compared with, an SFT checkpoint that has no data."""

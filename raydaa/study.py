@@ -21,7 +21,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if not isinstance(value, type):
-        return value
+        value = value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value  # a number of numpy's
+        return str(value) if isinstance(value, Path) else value
     from raydaa.algorithms.catalog import use
 
     try:
@@ -52,8 +53,8 @@ class Study:
         try:
             tree = yaml.safe_load(yaml.safe_dump(_plain(tree)))
             replaced = {key: _plain(value) for key, value in (values or {}).items()}
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+        except (InputError, yaml.YAMLError) as error:
+            raise InputError(f"{where}: {' '.join(str(error).split())}") from None
         settings = checked(StudySettings, tree, replaced, where, {"allow_code": allow_code})
         if settings.model.trust_remote_code and not allow_code:
             raise InputError(f"{where}: model.trust_remote_code: runs code from the model; add --allow-code")

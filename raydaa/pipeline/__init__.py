@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from raydaa.artifacts import write_json, write_text
-from raydaa.progress import Progress, captured
+from raydaa.progress import LATEST, Progress, captured
 from raydaa.settings_file import InputError
 from raydaa.study import Study
 
@@ -33,8 +33,10 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
         try:
             prepared = _prepare(study, progress)
         except InputError:
-            if not existed and not (folder / "rejects.jsonl").exists():
-                shutil.rmtree(folder)
+            if not existed:  # nothing was begun: only the list of rejects is worth keeping
+                (folder / LATEST).unlink(missing_ok=True)
+                if not (folder / "rejects.jsonl").exists():
+                    shutil.rmtree(folder)
             raise
         settings = json.loads(study.settings.model_dump_json())
         write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -1,5 +1,6 @@
 """What can be known to go wrong later is refused before anything is started."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -9,6 +10,7 @@ from raydaa.data.prepare import tokenizer_hash
 from raydaa.pipeline.context import Context, Prepared, local_model, models_named, sft_fraction
 from raydaa.pipeline.generation import engine_of
 from raydaa.records import read
+from raydaa.search_settings import values_of
 from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError
 
@@ -40,9 +42,16 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
 
 def check_room(context: Context) -> None:
     """The cluster can hold one worker group, and run what the study asks it to."""
-    attention = context.settings.training.attention
-    if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
-        raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
+    settings = context.settings
+    methods = settings.search.methods
+    overrides = [value for method in methods for value in values_of(method.training.get("attention", ()))]
+    for attention in (settings.training.attention, *overrides):
+        if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
+            raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
+        if attention == "flash_attention_2" and find_spec("flash_attn") is None:
+            raise InputError("training.attention: flash_attn is not installed; pip install -e '.[gpu]', or use auto")
+    if context.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
+        raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
     if context.room:
         return
     each, have = context.workers, context.resources

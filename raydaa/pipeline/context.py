@@ -110,6 +110,12 @@ class Context:
         return "deepspeed" if self.workers.count > 1 or self.workers.gpus else "torch"
 
     @property
+    def zero_stage(self) -> int:
+        """ZeRO's stage; one worker has nobody to share weights with, and stage 3 leaks where actors are reused."""
+        scaling = self.settings.scaling
+        return min(scaling.zero_stage, 2) if self.workers.count == 1 and not scaling.cpu_offload else scaling.zero_stage
+
+    @property
     def concurrent_trials(self) -> int:
         """Trials at a time: what the cluster's workers allow, or what the study asks for."""
         asked = self.settings.scaling.concurrent_trials

@@ -105,8 +105,10 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
     with _watched(context, folder, total):
         result, _ = launch.train(spec, folder, context.alone)
     if "failed" in result:
-        where = context.study.where
-        raise InputError(f"{where}: sft.learning_rate: {spec.learning_rate}: {result['failed']}; lower it")
+        place, value = "sft.learning_rate", spec.learning_rate
+        if result["failed"].startswith("out of memory"):
+            place, value = "training.tokens_per_microbatch", spec.tokens_per_microbatch
+        raise InputError(f"{context.study.where}: {place}: {value}: {result['failed']}; lower it")
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     context.progress.end(f"loss {read_metrics(folder)[-1]['loss']:.3f}")
     return folder / "model"
@@ -122,7 +124,7 @@ def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
         "lora": None if training.lora is None else training.lora.model_dump(mode="json"),
         "cpu_offload": context.settings.scaling.cpu_offload,
         "engine": context.engine,
-        "zero_stage": context.settings.scaling.zero_stage,
+        "zero_stage": context.zero_stage,
         "trust_remote_code": context.settings.model.trust_remote_code,
     }
 
@@ -287,6 +289,7 @@ def _trial(trial: Any) -> Trial:
 
 def label(point: Point, key: str) -> str:
     """A short name of a trial for people, and for a folder."""
-    values = [f"{name}={value:g}" for name, value in point.parameters.items() if not isinstance(value, bool)]
+    numbers = {name: value for name, value in point.parameters.items() if not isinstance(value, bool)}
+    values = [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in numbers.items()]
     start = [] if point.init == "sft" else [point.init.replace("/", "_")]
     return " ".join([*start, point.title, *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])

@@ -18,6 +18,9 @@ from raydaa.data.packing import Block
 SDPA, FLEX = "raydaa_sdpa", "raydaa_flex"  # names in transformers' registry
 
 
+windows_seen: set[int | None] = set()  # by the layers that were run: what a model told its attention
+
+
 def register() -> None:
     """Make both known to transformers; models then call them with the keyword arguments of their forward."""
     from transformers import AttentionInterface
@@ -42,6 +45,7 @@ def packed_sdpa(  # noqa: PLR0913 (the signature is transformers')
 ) -> tuple[Tensor, None]:
     """``(1, tokens, heads, size)`` from query ``(1, heads, tokens, size)``; block by block, nothing masked is computed
     but the upper triangle of second responses."""
+    windows_seen.add(sliding_window)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -105,6 +109,8 @@ def packed_flex(
 ) -> tuple[Tensor, None]:
     """As `packed_sdpa`, in one kernel that skips what a block mask rules out. Attention dropout is not applied."""
 
+    windows_seen.add(sliding_window)
+
     def capped(score: Tensor, *_: Tensor) -> Tensor:
         return softcap * torch.tanh(score / softcap)
 
@@ -127,11 +133,17 @@ def _flex() -> Any:
     return torch.compile(flex_attention, dynamic=True) if torch.cuda.is_available() else flex_attention
 
 
+@lru_cache(maxsize=1)
+def _block_masks() -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    # Not compiled it would lay out a mask of every token with every token first.
+    return torch.compile(create_block_mask, dynamic=True) if torch.cuda.is_available() else create_block_mask
+
+
 def flex_masks(blocks: Sequence[Block], positions: Tensor, windows: Sequence[int | None]) -> dict[int | None, Any]:
     """A block mask for each of ``windows`` (None: the whole past), over the row that ``blocks`` and ``positions``
     describe."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     segments = torch.full((2, len(positions)), -1)
     for number, block in enumerate(blocks):
         segments[0, block.start : block.end] = number
@@ -145,8 +157,8 @@ def flex_masks(blocks: Sequence[Block], positions: Tensor, windows: Sequence[int
         own = own & ((part[seen] == 0) | (part[seen] == part[asked]))
         return own if window is None else own & (positions[asked] - positions[seen] < window)
 
-    size = len(positions)
+    size, make = len(positions), _block_masks()
     return {
-        window: create_block_mask(partial(visible, window), None, None, size, size, device=positions.device)
+        window: make(partial(visible, window), None, None, size, size, device=positions.device)
         for window in dict.fromkeys(windows)
     }

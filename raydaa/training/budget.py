@@ -22,8 +22,8 @@ def fitted(sizes: tuple[int, int], peaks: tuple[int, int], available: int) -> in
     return max(sizes[0], int(tokens) // STEP * STEP)
 
 
-def measure(spec: RunSpec, longest: int) -> int:
-    """Tokens per micro-batch for runs like ``spec`` on this worker's GPU; the least of all workers.
+def measure(spec: RunSpec, longest: int, share: float) -> int:
+    """Tokens per micro-batch for runs like ``spec`` on this worker's ``share`` of a GPU; the least of all workers.
 
     Optimizer steps on random tokens, with rows of ``longest`` tokens, tell fixed memory from that of each token.
     """
@@ -34,7 +34,7 @@ def measure(spec: RunSpec, longest: int) -> int:
         # Once before measuring: the optimizer's states come into being at the first step.
         peaks = [_peak(policy, engine, size, longest) for size in (longest, *sizes)][1:]
         total = torch.cuda.get_device_properties(device).total_memory
-        tokens = torch.tensor(fitted(sizes, (peaks[0], peaks[1]), int(SHARE * total)), device=device)
+        tokens = torch.tensor(fitted(sizes, (peaks[0], peaks[1]), int(SHARE * share * total)), device=device)
         if world_size() > 1:
             torch.distributed.all_reduce(tokens, torch.distributed.ReduceOp.MIN)
         return int(tokens)

@@ -57,6 +57,15 @@ def sum_over_workers(values: Tensor) -> Tensor:
     return values
 
 
+def most_of_workers(value: int, device: torch.device) -> int:
+    """The largest of the workers' values."""
+    if world_size() == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [p for p in module.parameters() if p.requires_grad],

@@ -1,6 +1,7 @@
 """Runs on Ray Train workers: what needs more than one process, and what must not burden the driver."""
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,15 @@ def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> Non
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every import
+
+
+def stand_alone() -> None:
+    """What DeepSpeed asks of its surroundings where Ray Train has not set it: a group of one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(group)
 
 
 def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
@@ -78,7 +88,11 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     from raydaa.training.budget import is_out_of_memory
     from raydaa.training.engine import world_size
     from raydaa.training.loop import NonFiniteLossError, Run
+    from raydaa.trial_folder import read_metrics
 
+    ran_out = folder / "out-of-memory"
+    if ran_out.exists() and not spec.halved:  # Ray tries a group again: it would only run out again
+        return {"out_of_memory": True, "done": False}
     run, workers = Run(spec), world_size()
     try:
         resume(run, folder)
@@ -88,7 +102,10 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
         except NonFiniteLossError as error:
             return {"failed": str(error), "done": True}
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or workers > 1:
+            if not is_out_of_memory(error):
+                raise
+            ran_out.touch()
+            if workers > 1:  # the others wait for this one: only an error ends them
                 raise
             return {"out_of_memory": True, "done": False}
         done = run.step >= run.total_steps
@@ -96,7 +113,9 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
             run.export(folder / "model")
         else:
             run.save(folder / "checkpoint")
-        return {**metrics, "step": run.step, "seconds": run.seconds, "done": done}
+        # A part that was trained already when its driver died has its metrics in the log alone.
+        last = metrics or next(reversed(read_metrics(folder)), {})
+        return {**last, "step": run.step, "seconds": run.seconds, "done": done}
     finally:
         run.close()
 
@@ -116,7 +135,7 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
     try:
         result: dict[str, Any] = on_workers(_train, config, workers)
     except Exception as error:  # Ray wraps what a worker raised
-        if "OutOfMemoryError" not in str(error) and "can't allocate memory" not in str(error):
+        if not _says_out_of_memory(error):
             raise
         result = {"out_of_memory": True}
     if "out_of_memory" not in result:
@@ -126,16 +145,29 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
     return train(spec.with_half_the_tokens(), folder, workers, until)
 
 
+def _says_out_of_memory(error: Exception) -> bool:
+    return "OutOfMemoryError" in str(error) or "can't allocate memory" in str(error)
+
+
 def _measure(config: dict[str, Any]) -> int:
     prepare_process(config["threads"], config["methods"])
     from raydaa.training.budget import measure
 
-    return measure(RunSpec.from_json(config["spec"]), config["longest"])
+    return measure(RunSpec.from_json(config["spec"]), config["longest"], config["share"])
 
 
 def measure_budget(spec: RunSpec, longest: int, workers: Workers) -> int:
-    """Tokens per micro-batch that fit the GPUs of a worker group, for runs like ``spec``."""
-    return int(on_workers(_measure, {"spec": spec.to_json(), "longest": longest}, workers))
+    """Tokens per micro-batch that fit the GPUs of a worker group, for runs like ``spec``.
+
+    Where two rows of ``longest`` tokens do not fit, one may: then a micro-batch is one row.
+    """
+    config = {"spec": spec.to_json(), "longest": longest, "share": min(1.0, workers.gpus)}
+    try:
+        return int(on_workers(_measure, config, workers))
+    except Exception as error:  # Ray wraps what a worker raised
+        if not _says_out_of_memory(error):
+            raise
+        return longest
 
 
 def _reference(config: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from raydaa.records import read
 from raydaa.training import checkpoint
 from raydaa.training.engine import Engine, make_engine, rank, sum_over_workers, world_size
 from raydaa.training.lora import add_adapters, merged
-from raydaa.training.model import Policy, StartWeights, device_of_worker, load_model, load_tokenizer
+from raydaa.training.model import Policy, StartWeights, device_of_worker, load_model, load_tokenizer, without_dropout
 from raydaa.training.spec import RunSpec
 
 Metrics = dict[str, float]
@@ -52,7 +52,10 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
         model = load_model(spec.start, trust_remote_code=spec.trust_remote_code)
     if spec.lora is not None:
         add_adapters(model, spec.lora)
+    without_dropout(model)
     policy = Policy(model, with_torch and spec.precision == "bf16", spec.attention, device)
+    policy.chunk = spec.head_chunk or policy.chunk
+    policy.in_step = spec.engine == "deepspeed" and spec.zero_stage == 3
     policy.checkpoint_layers(spec.gradient_checkpointing)
     policy.train()
     return policy, make_engine(policy, spec)
@@ -211,7 +214,8 @@ class Run:
         self.engine.save(folder)
         if rank() == 0:
             write_json(folder / "run.json", {"step": self.step, "seconds": self.seconds, "writer": self._writer()})
-        torch.save(torch.get_rng_state(), folder / f"rng-{rank()}.pt")
+        states = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if self.device.type == "cuda" else [])]
+        torch.save(states, folder / f"rng-{rank()}.pt")
 
     def load(self, folder: Path) -> bool:
         """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
@@ -220,7 +224,10 @@ class Run:
         if found is None or state["writer"] != self._writer():
             return False
         self.engine.load(found)
-        torch.set_rng_state(torch.load(found / f"rng-{rank()}.pt", weights_only=True))
+        states = torch.load(found / f"rng-{rank()}.pt", weights_only=True)
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1])
         self.step, self.seconds = state["step"], state["seconds"]
         return True
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def add_adapters(model: Any, lora: dict[str, Any]) -> None:
@@ -16,6 +16,10 @@ def add_adapters(model: Any, lora: dict[str, Any]) -> None:
     names = targets[0] if targets == ["all-linear"] else targets
     config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=names, task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
+    for name, module in model.named_modules():
+        base = getattr(module, "base_layer", None)
+        if base is not None and not isinstance(base, nn.Linear):
+            raise ValueError(f"training.lora: {name} is a {type(base).__name__}; only linear layers take adapters here")
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "lora_" in name
 

@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from raydaa.data.packing import PackedBatch, Sharing, pack_responses
+from raydaa.training import attention
 from raydaa.training.attention import FLEX, SDPA, flex_masks, register
+from raydaa.training.engine import most_of_workers
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
-    """A causal language model from a folder or hub id, on CPU, in training mode without dropout surprises."""
+    """A causal language model from a folder or hub id, on CPU."""
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
@@ -57,6 +59,16 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_rem
     return model
 
 
+def without_dropout(model: Any) -> None:
+    """Dropout would make the policy differ from its own reference at the start; nobody aligns with it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
 def device_of_worker() -> torch.device:
     """The accelerator this process may use, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -65,25 +77,26 @@ def device_of_worker() -> torch.device:
 class Policy(nn.Module):
     """A causal language model that answers packed batches with summed log-probabilities.
 
-    ``attention`` is auto, sdpa, flex or flash_attention_2. A model that can't take packed rows is given padded ones.
+    ``wanted`` attention is auto, sdpa, flex or flash_attention_2. A model that can't take packed rows is given padded
+    ones.
     """
 
-    def __init__(self, model: Any, autocast: bool = False, attention: str = "auto", device: Any = "cpu") -> None:
+    def __init__(self, model: Any, autocast: bool = False, wanted: str = "auto", device: Any = "cpu") -> None:
         super().__init__()
         self.model = model.to(device)
         self.autocast = autocast
-        self.vocabulary = self.model.config.get_text_config().vocab_size
-        self.attention = asked = _named(attention, self.model.device)
+        self.chunk = chunk_size(self.model.config.get_text_config().vocab_size)
+        self.in_step = False  # whether all workers must call the head equally often, as ZeRO 3 asks
+        self.attention = _named(wanted, self.model.device)
         if not _takes_packed_rows(self):
-            logger.warning("%s can't take packed rows with %s attention: padded rows", type(model).__name__, asked)
             self.attention = "padded"
+        # Counted now: DeepSpeed may take the weights away.
+        self.linear_per_cell = linear_per_cell(self.model) if self.attention == "sdpa" else None
 
     @property
     def sharing(self) -> Sharing:
         """When packing pairs for this model should let two responses share their prompt."""
-        if self.attention in ("flash_attention_2", "padded"):
-            return Sharing(allowed=False)
-        return Sharing() if self.attention == "flex" else Sharing(linear_per_cell=linear_per_cell(self.model))
+        return Sharing(self.attention not in ("flash_attention_2", "padded"), self.linear_per_cell)
 
     def checkpoint_layers(self, wanted: bool) -> None:
         """Whether layers keep no activations and compute them again in the backward pass."""
@@ -96,7 +109,10 @@ class Policy(nn.Module):
         """Summed log-probability of every sequence, ``(sequences,)`` float32, in nats."""
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self._padded(batch) if self.attention == "padded" else self._packed(batch)
-            logps = chunked_logps(self._logits, hidden, batch.targets, chunk_size(self.vocabulary))
+            chunks = -(-len(batch.targets) // self.chunk)
+            if self.in_step:
+                chunks = most_of_workers(chunks, hidden.device)
+            logps = chunked_logps(self._logits, hidden, batch.targets, chunks)
         sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=logps.device)
         return sums.index_add(0, batch.sequences, logps)
 
@@ -142,10 +158,10 @@ class Policy(nn.Module):
         return logits
 
 
-def _named(attention: str, device: torch.device) -> str:
-    if attention == "auto":
+def _named(wanted: str, device: torch.device) -> str:
+    if wanted == "auto":
         return "flex" if device.type == "cuda" else "sdpa"
-    return attention
+    return wanted
 
 
 def _plain(model: Any) -> str:
@@ -158,25 +174,49 @@ _known: dict[tuple[str, str], bool] = {}
 
 
 def _takes_packed_rows(policy: Policy) -> bool:
-    """Whether a packed row gives this architecture's log-probabilities: tried once on a few tokens, as a check that
-    cannot miss what the code of an unknown model does."""
+    """Whether a packed row gives this architecture's log-probabilities: tried once in a process, on a few tokens."""
     key = (policy.model.config.to_json_string(), policy.attention)
     register()
-    if not policy.model._can_set_attn_implementation():
-        return False
     if key not in _known:
         policy.eval()
         with torch.no_grad():
-            try:
-                _known[key] = _tried(policy)
-            except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError):
-                _known[key] = False
+            # Every worker must pack alike, whatever one of them ran into.
+            _known[key] = not most_of_workers(int(not _tried(policy)), policy.model.device)
+        if not _known[key]:
+            kind = type(policy.model).__name__
+            logger.warning("%s can't take packed rows with %s attention: padded rows", kind, policy.attention)
+    if not policy.model._can_set_attn_implementation():
+        return _known[key]
     policy.model.set_attn_implementation(IMPLEMENTATIONS[policy.attention] if _known[key] else _plain(policy.model))
     return _known[key]
 
 
 def _tried(policy: Policy) -> bool:
-    model, sharing = policy.model, policy.sharing.allowed
+    if not policy.model._can_set_attn_implementation():
+        return False
+    attention.windows_seen.clear()
+    try:
+        same = _same_as_plain(policy)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError):
+        return False
+    return same and _windows_reach_attention(policy.model.config.get_text_config())
+
+
+def _windows_reach_attention(config: Any) -> bool:
+    """Whether attention hears of every limit to what a token sees; some models put it into their masks alone."""
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return False
+    kinds = getattr(config, "layer_types", None)
+    limited = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    if kinds is not None:
+        limited = any(kind != "full_attention" for kind in kinds)
+    return not limited or any(window is not None for window in attention.windows_seen)
+
+
+def _same_as_plain(policy: Policy) -> bool:
+    model, sharing = policy.model, policy.attention != "flash_attention_2"
     generator = torch.Generator().manual_seed(0)
     sizes = [(5, (7, 3)), (2, (4, 6))]
 
@@ -192,8 +232,10 @@ def _tried(policy: Policy) -> bool:
             logits = model(tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1].float()
             alone.append(-cross_entropy(logits, tokens[len(prompt) :], reduction="sum"))
     model.set_attn_implementation(IMPLEMENTATIONS[policy.attention])
-    packed = policy(pack_responses(rows).to(model.device))
-    exact = model.dtype == torch.float32 and not policy.autocast
+    # FlashAttention takes no float32; DeepSpeed casts weights only later.
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=policy.attention == "flash_attention_2"):
+        packed = policy(pack_responses(rows).to(model.device))
+    exact = model.dtype == torch.float32 and not policy.autocast and policy.attention != "flash_attention_2"
     return bool(torch.allclose(packed, torch.stack(alone), rtol=1e-4 if exact else 2e-2, atol=1e-3 if exact else 0.2))
 
 
@@ -202,16 +244,18 @@ def chunk_size(vocabulary: int) -> int:
     return max(CHUNK, LOGITS // vocabulary)
 
 
-def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
+def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunks: int) -> Tensor:
     """log-probability of each target, ``(scored,)`` float32, from hidden states ``(scored, width)``.
 
-    Logits exist for ``chunk`` tokens at a time, forward and backward: the backward pass computes them again.
+    Logits exist for one of ``chunks`` parts at a time, forward and backward: the backward pass computes them again.
+    Not torch's own ``linear_cross_entropy``: its losses have the dtype of the hidden states, too coarse for sums over
+    bf16 tokens, it caps no logits, and it takes a weight that ZeRO 3 gathers for modules only.
     """
 
     def logps(part: Tensor, aim: Tensor) -> Tensor:
         return -cross_entropy(logits_of(part).float(), aim, reduction="none")
 
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
     return torch.cat([checkpoint(logps, part, aim, use_reentrant=False) for part, aim in parts])
 
 

@@ -42,6 +42,7 @@ class RunSpec:
     gradient_checkpointing: bool = False
     lora: dict[str, Any] | None = None  # rank, alpha, targets
     cpu_offload: bool = False
+    head_chunk: int | None = None  # scored tokens whose logits exist at a time; None: by the vocabulary's size
     halved: bool = False  # whether the token budget was halved after an out-of-memory error
 
     def to_json(self) -> dict[str, Any]:

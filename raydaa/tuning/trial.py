@@ -2,6 +2,7 @@
 
 import gc
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.tune import Trainable
 from raydaa.artifacts import read_json, write_json
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.budget import is_out_of_memory
-from raydaa.training.launch import Workers, prepare_process, train
+from raydaa.training.launch import Workers, prepare_process, stand_alone, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
@@ -36,6 +37,7 @@ class OneWorkerTrial(Trainable):
         self.idle_since: float | None = None
         self.run: Run | None = None
         prepare_process(config["threads"], config["methods"])
+        stand_alone()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -51,11 +53,25 @@ class OneWorkerTrial(Trainable):
         return run
 
     def _end(self) -> None:
-        if self.run is not None:
-            self.run.close()
-            self.run = None
+        if self.run is None:
+            return
+        self.run.close()
+        self.run = None
+        gc.collect()  # an engine and its hooks hold each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def step(self) -> dict[str, Any]:
+        try:
+            return self._step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self.run is None:
+                raise
+            # Its frames hold the run and the activations that did not fit.
+            traceback.clear_frames(error.__traceback__)
+        return self._out_of_memory()
+
+    def _step(self) -> dict[str, Any]:
         if self.run is None:
             self.run = self._begin()
         run = self.run
@@ -64,11 +80,6 @@ class OneWorkerTrial(Trainable):
             metrics = advance(run, self.folder, until, self._note_start)
         except NonFiniteLossError as error:
             return _failed(self.folder, run.step, str(error))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            error.__traceback__ = None  # it holds the activations that did not fit
-            return self._out_of_memory(run)
         done = run.step >= run.total_steps
         if done:
             run.export(self.folder / "model")
@@ -76,14 +87,14 @@ class OneWorkerTrial(Trainable):
         self.idle_since = time.monotonic()
         return {**metrics, "step": run.step, "done": done}
 
-    def _out_of_memory(self, run: Run) -> dict[str, Any]:
-        """Once a trial goes on in smaller micro-batches; the second time it has failed."""
-        step, spec = run.step, run.spec
+    def _out_of_memory(self) -> dict[str, Any]:
+        """Once a trial goes on in smaller micro-batches; the second time it has failed.
+
+        Nobody but this object may hold the run by now, or its memory would not come back.
+        """
+        assert self.run is not None
+        step, spec = self.run.step, self.run.spec
         self._end()
-        del run
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         if spec.halved:
             return _failed(self.folder, step, spec.out_of_memory)
         write_json(self.folder / SPEC, spec.with_half_the_tokens().to_json())

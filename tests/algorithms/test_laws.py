@@ -157,6 +157,20 @@ def test_asft_and_orpo_point_the_same_way_as_beta_falls(world: World, row: int) 
     assert world.cosine(asft, loss("orpo", beta=1.0), [row]) > 1 - 1e-9
 
 
+@settings(max_examples=10, deadline=None)
+@given(
+    worlds, st.sampled_from([("asft", "orpo"), ("ipo", "dpo"), ("nca", "dpo"), ("cal_dpo", "dpo"), ("apo_zero", "dpo")])
+)
+def test_directions_draw_together_as_beta_falls(world: World, names: tuple[str, str]) -> None:
+    """The theorems' limits, for a batch: what is left of the angle falls at least as fast as β."""
+    angles = []
+    for beta in (1e-1, 1e-3, 1e-5):
+        one, other = (loss(name, beta=beta) for name in names)
+        angles.append(1 - world.cosine(one, other, BATCH))
+    assert angles[1] <= 0.1 * angles[0] + 1e-12
+    assert angles[2] <= 0.1 * angles[1] + 1e-12
+
+
 @settings(max_examples=15, deadline=None)
 @given(worlds, st.integers(0, 5), st.floats(0.01, 3))
 def test_orpos_direction_for_a_pair_does_not_depend_on_beta(world: World, row: int, beta: float) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -161,6 +162,14 @@ def test_a_class_stands_for_its_name_in_python() -> None:
         Study.from_tree(micro(search=search({"name": Exponential, "beta": [0.1], "gamma": 1.0})))
     with pytest.raises(InputError, match="is not a method"):
         Study.from_tree(micro(search=search({"name": dict, "beta": [0.1]})))
+
+
+def test_numbers_of_numpys_and_paths_are_plain_ones() -> None:
+    study = Study.from_tree(micro(search=search({"name": "dpo", "beta": list(np.logspace(-3, 0, 4))})))
+    assert study.settings.search.methods[0].parameters["beta"] == pytest.approx((0.001, 0.01, 0.1, 1.0))
+    assert study.with_values({"storage.study": Path("somewhere")}).folder.name == "somewhere"
+    with pytest.raises(InputError, match=r"study: .*represent"):
+        Study.from_tree(micro(name=object()))
 
 
 def test_two_methods_of_one_name_are_refused() -> None:

@@ -1,6 +1,9 @@
 """Fewer activations, fewer trained weights, smaller micro-batches after an error, and budgets from measurements."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from raydaa.artifacts import read_json, write_json
 from raydaa.training.budget import fitted, is_out_of_memory, random_batch
 from raydaa.training.loop import Run
-from raydaa.training.lora import merged
+from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import Policy, load_model
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.trial import OneWorkerTrial
@@ -21,7 +25,18 @@ from tests.training.runs import Make, losses
 LORA = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
 
 
-def test_checkpointed_layers_change_nothing(make: Make) -> None:
+def test_checkpointed_layers_run_twice_and_change_nothing(make: Make) -> None:
+    counts = []
+    for wanted in (False, True):
+        run, calls = Run(make(gradient_checkpointing=wanted)), [0]
+
+        def count(*_: object, calls: list[int] = calls) -> None:
+            calls[0] += 1
+
+        run.policy.model.model.layers[0].self_attn.register_forward_hook(count)
+        run.train_step()
+        counts.append(calls[0])
+    assert counts[1] == 2 * counts[0]
     assert losses(make(gradient_checkpointing=True), 4) == pytest.approx(losses(make(), 4), abs=1e-6)
 
 
@@ -60,6 +75,12 @@ def test_lora_resumes_exactly(make: Make, tmp_path: Path) -> None:
     again = Run(spec)
     assert again.load(tmp_path / "checkpoint")
     assert [again.train_step()["loss"] for _ in range(2, again.total_steps)] == pytest.approx(whole[2:], abs=1e-6)
+
+
+def test_adapters_only_go_onto_linear_layers() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=64))
+    with pytest.raises(ValueError, match=r"training.lora: .*c_attn is a Conv1D; only linear layers take adapters"):
+        add_adapters(model, {"rank": 2, "alpha": 2.0, "targets": ["c_attn"]})
 
 
 def test_merging_is_the_formula() -> None:
@@ -133,6 +154,28 @@ def test_other_errors_are_not_taken_for_it(make: Make, tmp_path: Path) -> None:
         trial.step()
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_a_deepspeed_trial_runs_in_an_actor_of_its_own(make: Make, tmp_path: Path) -> None:
+    """Outside Ray Train nobody else tells DeepSpeed that it is alone."""
+    script = """
+import json, sys
+from pathlib import Path
+from raydaa.tuning.trial import OneWorkerTrial
+trial = OneWorkerTrial({"folder": sys.argv[1], "threads": 1, "methods": (), "key": "x"})
+result = {}
+while not result.get("done"):
+    result = trial.step()
+trial.cleanup()
+"""
+    spec, folder = make(engine="deepspeed", zero_stage=2), tmp_path / "trial"
+    folder.mkdir()
+    write_json(folder / "settings.json", spec.to_json())
+    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    run = [sys.executable, "-c", script, str(folder)]
+    subprocess.run(run, env={**clean, "DS_ACCELERATOR": "cpu"}, check=True, capture_output=True, timeout=300)
+    logged = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert logged == pytest.approx(losses(make()), abs=1e-4)
 
 
 def test_a_budget_is_the_line_through_two_measurements() -> None:

@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from raydaa.data.packing import ResponseTable, pack_responses
+from raydaa.training import attention
 from raydaa.training import model as models
 from raydaa.training.model import Policy, chunked_logps
 from raydaa.training.reference import score
@@ -92,20 +93,20 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex"])
+@pytest.mark.parametrize("kind", ["sdpa", "flex"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("pairs", [SHORT, long_pairs()], ids=["short", "long"])
-def test_packed_rows_equal_separate_ones(family: str, attention: str, shared: bool, pairs: list[Pair]) -> None:
+def test_packed_rows_equal_separate_ones(family: str, kind: str, shared: bool, pairs: list[Pair]) -> None:
     model = make(family)
     expected = [alone(model, prompt, response) for prompt, *responses in pairs for response in responses]
-    policy = Policy(make(family), attention=attention).eval()
-    assert policy.attention == attention
+    policy = Policy(make(family), wanted=kind).eval()
+    assert policy.attention == kind
     assert packed(policy, pairs, shared) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex"])
-def test_nothing_leaks_between_pairs_or_responses(family: str, attention: str) -> None:
-    policy = Policy(make(family), attention=attention).eval()
+@pytest.mark.parametrize("kind", ["sdpa", "flex"])
+def test_nothing_leaks_between_pairs_or_responses(family: str, kind: str) -> None:
+    policy = Policy(make(family), wanted=kind).eval()
     pairs = long_pairs()
     before = packed(policy, pairs)
     other = (pairs[1][0], pairs[1][1], pairs[0][1])
@@ -120,7 +121,7 @@ def test_nothing_leaks_between_pairs_or_responses(family: str, attention: str) -
 def test_gradients_equal_those_of_separate_rows(family: str) -> None:
     """Of every weight, also through the chunked head."""
     pairs = long_pairs()
-    model, policy = make(family), Policy(make(family), attention="sdpa")
+    model, policy = make(family), Policy(make(family), wanted="sdpa")
     weights = torch.randn(6, generator=torch.Generator().manual_seed(1))
     total = torch.zeros(())
     sequences = [(prompt, response) for prompt, *responses in pairs for response in responses]
@@ -153,6 +154,36 @@ def test_other_architectures_get_padded_rows_and_one_line_of_log(kind: str, capl
     assert packed(policy, SHORT, shared=False) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Qwen2Moe", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0, "num_experts": 2}),
+        ("PhiMoE", {"sliding_window": 8}),
+    ],
+)
+def test_windows_that_only_the_masks_know_are_noticed(kind: str, changes: dict[str, Any]) -> None:
+    """Attention never hears of them, so a packed row would see the whole past; the few tokens tried are too few."""
+    name = {"PhiMoE": "Phimoe"}.get(kind, kind)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **changes})
+    policy = Policy(getattr(transformers, f"{name}ForCausalLM")(config)).eval()
+    heard = {window for window in attention.windows_seen if window is not None}
+    assert policy.attention == ("sdpa" if heard else "padded")
+
+
+def test_dropout_is_off() -> None:
+    """A policy that is its own reference has their log-probabilities, in training mode too."""
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    models.without_dropout(model)
+    policy = Policy(model).train()
+    assert packed(policy, SHORT, shared=False) == packed(policy, SHORT, shared=False)
+    policy.eval()
+    quiet = packed(policy, SHORT, shared=False)
+    assert packed(policy.train(), SHORT, shared=False) == pytest.approx(quiet, abs=1e-6)
+
+
 def test_scores_of_single_responses() -> None:
     prompts, responses = [pair[0] for pair in SHORT], [pair[2] for pair in SHORT]
     sums = score(Policy(make("llama")).eval(), ResponseTable(prompts, responses), np.array([2, 0, 1]), budget=12)[:, 0]
@@ -161,9 +192,9 @@ def test_scores_of_single_responses() -> None:
     assert sums.tolist() == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 100])
-def test_the_chunked_head_is_the_plain_one(chunk: int) -> None:
-    """Values and both gradients, with a bias and soft-capped logits."""
+@pytest.mark.parametrize("chunks", [1, 4, 23, 30])
+def test_the_chunked_head_is_the_plain_one(chunks: int) -> None:
+    """Values and both gradients, with a bias and soft-capped logits, also where there are more chunks than tokens."""
     torch.manual_seed(0)
     targets = torch.randint(0, 50, (23,))
 
@@ -178,7 +209,7 @@ def test_the_chunked_head_is_the_plain_one(chunk: int) -> None:
     def plain(logits_of: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         return torch.log_softmax(logits_of(hidden), dim=-1).gather(1, targets[:, None])[:, 0]
 
-    chunked = partial(chunked_logps, targets=targets, chunk=chunk)
+    chunked = partial(chunked_logps, targets=targets, chunks=chunks)
     for one, other in zip(values_of(plain), values_of(chunked), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 

@@ -1,5 +1,6 @@
 """Ray Train workers and DeepSpeed: the same losses as one plain process, step by step."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
@@ -28,6 +30,7 @@ OPTIONS = {"precision": "fp32", "budget": 256, "trust_remote_code": False, "atte
 def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpec:
     """dpo over pairs of very different lengths, with the reference log-probabilities of its start."""
     folder = tmp_path_factory.mktemp("uneven")
+    model = wide(pocket_model, folder / "model")
     rng = np.random.default_rng(0)
 
     def tokens(size: int) -> list[int]:
@@ -43,10 +46,10 @@ def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpe
     write(folder / "validation.parquet", rows[:7], PAIRS)
     for name in ("reference", "mismatched"):
         (folder / name).mkdir()
-        write_share(str(pocket_model), tables, folder / name, {**OPTIONS, "mismatched": name == "mismatched"})
+        write_share(str(model), tables, folder / name, {**OPTIONS, "mismatched": name == "mismatched"})
         join_shares(folder / name, tables, 1)
     return RunSpec(
-        start=str(pocket_model),
+        start=str(model),
         train=tables["train"],
         validation=tables["validation"],
         reference=str(folder / "reference"),
@@ -60,6 +63,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpe
         weight_decay=0.01,
         precision="fp32",
         tokens_per_microbatch=BUDGET,
+        head_chunk=16,
         seed=0,
         engine="torch",
         zero_stage=0,
@@ -68,6 +72,25 @@ def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpe
         method="dpo",
         parameters={"beta": 0.1},
     )
+
+
+def wide(tokenizer: Path, folder: Path) -> Path:
+    """A small Llama whose output matrix is large enough for ZeRO 3 to share it out, and to be called chunk by chunk."""
+    shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2048,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def workers(folder: Path, count: int) -> Workers:
