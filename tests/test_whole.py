@@ -135,6 +135,9 @@ def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tu
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
     command.kill_at("trials over;", *arguments)
     assert command.wait_until_gone() == {}
+    told = done(command.run("status", str(folder))).splitlines()
+    assert "not running; its last line, " in told[0]
+    assert told[1].startswith("trials: ")
     text = command.kill_at("] generate ", *arguments)
     assert command.wait_until_gone() == {}
     assert text.count("kept from before") == 3  # prepare, sft, reference

@@ -52,12 +52,15 @@ class OneWorkerTrial(Trainable):
         self.first_step = True
         return run
 
-    def _end(self) -> None:
+    def _end(self, out_of_memory: bool = False) -> None:
         if self.run is None:
             return
+        plain = self.run.spec.engine == "torch" and not out_of_memory
         self.run.close()
         self.run = None
-        gc.collect()  # an engine and its hooks hold each other
+        if plain:  # frees itself, and a collection would cost every trial half a second
+            return
+        gc.collect()  # DeepSpeed's engine and its hooks hold each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -94,7 +97,7 @@ class OneWorkerTrial(Trainable):
         """
         assert self.run is not None
         step, spec = self.run.step, self.run.spec
-        self._end()
+        self._end(out_of_memory=True)
         if spec.halved:
             return _failed(self.folder, step, spec.out_of_memory)
         write_json(self.folder / SPEC, spec.with_half_the_tokens().to_json())
