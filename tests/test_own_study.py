@@ -76,7 +76,7 @@ def test_from_a_file_beside_the_study(command: Command) -> None:
     study, folder = written(command.folder, tree), command.folder / "out"
     refused = command.run("run", str(study), "--output", str(folder))
     assert refused.returncode == 2
-    assert "'mine:Hinge' is code of your own; add --allow-code" in refused.stderr
+    assert "'mine:Broken' is code of your own; add --allow-code" in refused.stderr
     result = command.run("run", str(study), "--output", str(folder), "--allow-code")
     assert result.returncode == 0, result.stdout + result.stderr
     check(folder)
