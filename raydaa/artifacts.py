@@ -1,5 +1,7 @@
 """Results on disk: keyed by what they depend on, written whole or not at all, checked before they are trusted."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -81,14 +83,28 @@ def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
     try:
         fill(temporary)
         seal(temporary)
-        if intact(folder):  # another process made the same content first: theirs serves as well
-            return False
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        return _take_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return True
+
+
+def _take_place(temporary: Path, folder: Path) -> bool:
+    """Give a sealed folder its name, unless another process has made the same content first.
+
+    Only the renaming itself decides between two that are ready at once; what is damaged is moved aside first.
+    """
+    while True:
+        try:
+            temporary.rename(folder)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if intact(folder):
+            return False
+        with contextlib.suppress(FileNotFoundError):  # the other one may be moving it aside as well
+            folder.rename(temporary.with_name(f"{temporary.name}.damaged"))
+        shutil.rmtree(temporary.with_name(f"{temporary.name}.damaged"), ignore_errors=True)
 
 
 def renew_files(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -1,5 +1,7 @@
 """Folders are whole or not there, and damage is noticed."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,27 @@ def test_damage_is_noticed_and_mended(tmp_path: Path, damage: str) -> None:
     assert make_folder(folder, fill)
     assert intact(folder)
     assert file.read_text() == "one"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_at_once_make_one(tmp_path: Path, damaged: bool) -> None:
+    together = threading.Barrier(2)
+
+    def meet(folder: Path) -> None:
+        fill(folder)
+        together.wait(10)
+
+    for number in range(20):
+        folder = tmp_path / str(number)
+        if damaged:
+            folder.mkdir()
+            (folder / "left").write_text("over")
+        with ThreadPoolExecutor(2) as pool:
+            made = list(pool.map(lambda _, here=folder: make_folder(here, meet), range(2)))
+        assert any(made)
+        assert damaged or not all(made)
+        assert intact(folder)
+    assert len(list(tmp_path.iterdir())) == 20
 
 
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
