@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method, at_least, pairwise_logistic, pointwise_logistic
@@ -110,7 +110,7 @@ class NCA(Method):
 
     def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
         chosen, rejected = self.beta * chosen, self.beta * rejected
-        return softplus(-chosen) + 0.5 * softplus(chosen) + 0.5 * softplus(rejected)
+        return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
 
 
 @dataclass(frozen=True, kw_only=True)

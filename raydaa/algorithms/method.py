@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from raydaa.algorithms.logprobs import PairLogps, log_odds
 
@@ -29,12 +29,12 @@ class LossOutput:
 
 def pairwise_logistic(chosen: Tensor, rejected: Tensor) -> Tensor:
     """−log σ(s_w − s_l)."""
-    return softplus(rejected - chosen)
+    return -logsigmoid(chosen - rejected)
 
 
 def pointwise_logistic(chosen: Tensor, rejected: Tensor) -> Tensor:
     """−log σ(s_w) − log σ(−s_l)."""
-    return softplus(-chosen) + softplus(rejected)
+    return -logsigmoid(chosen) - logsigmoid(-rejected)
 
 
 @dataclass(frozen=True, kw_only=True)
