@@ -28,13 +28,22 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
 def make_llama(folder: Path, texts: Iterable[str], vocab_size: int = 400, hidden: int = 64, layers: int = 2) -> Path:
     """A randomly initialised Llama with its tokenizer, as a Hugging Face folder."""
     tokenizer = make_tokenizer(texts, vocab_size)
+    tokenizer.save_pretrained(folder)
+    return save_llama(folder, len(tokenizer), hidden, layers)
+
+
+def save_llama(
+    folder: Path, vocab_size: int, hidden: int, layers: int, heads: int = 0, inner: int = 0, positions: int = 2048
+) -> Path:
+    """The weights of a randomly initialised Llama, always the same ones; heads of 32 and an inner width of twice the
+    outer where nothing else is said."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=inner or 2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        max_position_embeddings=2048,
+        num_attention_heads=heads or hidden // 32,
+        max_position_embeddings=positions,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
@@ -42,5 +51,4 @@ def make_llama(folder: Path, texts: Iterable[str], vocab_size: int = 400, hidden
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder

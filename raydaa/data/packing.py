@@ -90,7 +90,6 @@ class PairTable:
     def __init__(self, table: pa.Table, reference: pa.Table | None = None, sharing: Sharing = Sharing()) -> None:
         self.prompts = Ragged(table["prompt_tokens"])
         self.responses = [Ragged(table["chosen_tokens"]), Ragged(table["rejected_tokens"])]
-        self.sharing = sharing
         sizes = [side.lengths for side in self.responses]
         self.shared = sharing.worthwhile(self.prompts.lengths, np.minimum(*sizes))
         self.row_lengths = np.where(self.shared, 1, 2) * self.prompts.lengths + sizes[0] + sizes[1]
@@ -98,7 +97,8 @@ class PairTable:
         if reference is not None:
             if not reference["pair_id"].equals(table["pair_id"]):
                 raise ValueError("the reference log-probabilities belong to another table")
-            self.reference = _sums(reference)
+            chosen, rejected = (reference[f"{side}_logp"].to_numpy() for side in ("chosen", "rejected"))
+            self.reference = torch.from_numpy(chosen.copy()), torch.from_numpy(rejected.copy())
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -109,38 +109,18 @@ class PairTable:
         return pack_responses(rows, weight)
 
 
-class MismatchedTable:
-    """Each prompt with both responses of the pair that follows it in the table, the last with the first's.
+def mismatched(pairs: pa.Table) -> pa.Table:
+    """The same prompts, each with both responses of the pair that follows it, the last with the first's.
 
     What KTO estimates its KL on. A response is cut where it would make a longer sequence than any in the table:
     the model may know no positions beyond.
     """
-
-    def __init__(self, pairs: PairTable, reference: pa.Table | None = None) -> None:
-        self.prompts, self.responses = pairs.prompts, pairs.responses
-        self.next = np.roll(np.arange(len(pairs)), -1)
-        sizes = [side.lengths for side in self.responses]
-        room = int((self.prompts.lengths + np.maximum(*sizes)).max()) - self.prompts.lengths
-        self.kept = [np.minimum(size[self.next], room) for size in sizes]
-        self.shared = pairs.sharing.worthwhile(self.prompts.lengths, np.minimum(*self.kept))
-        self.row_lengths = np.where(self.shared, 1, 2) * self.prompts.lengths + self.kept[0] + self.kept[1]
-        self.reference = None if reference is None else _sums(reference)
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
-        """Prompts ``indices`` as one micro-batch; sequence 2i is under the next pair's chosen response."""
-        rows = []
-        for i in indices:
-            cut = [r[self.next[i]][: kept[i]] for r, kept in zip(self.responses, self.kept, strict=True)]
-            rows.append((self.prompts[i], cut, bool(self.shared[i])))
-        return pack_responses(rows, weight)
-
-
-def _sums(reference: pa.Table) -> tuple[Tensor, Tensor]:
-    chosen, rejected = (reference[f"{side}_logp"].to_numpy() for side in ("chosen", "rejected"))
-    return torch.from_numpy(chosen.copy()), torch.from_numpy(rejected.copy())
+    prompts, sides = Ragged(pairs["prompt_tokens"]), {n: Ragged(pairs[n]) for n in ("chosen_tokens", "rejected_tokens")}
+    room = int((prompts.lengths + np.maximum(*(side.lengths for side in sides.values()))).max()) - prompts.lengths
+    for name, side in sides.items():
+        cut = [side[(row + 1) % len(side)][: room[row]] for row in range(len(side))]
+        pairs = pairs.set_column(pairs.column_names.index(name), name, pa.array(cut, pairs[name].type))
+    return pairs
 
 
 class ResponseTable:
@@ -180,7 +160,7 @@ class ExampleTable:
         return row.finish(len(indices), weight)
 
 
-Table = PairTable | MismatchedTable | ResponseTable | ExampleTable
+Table = PairTable | ResponseTable | ExampleTable
 
 
 def pack_responses(rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray], bool]], weight: float = 1.0) -> PackedBatch:

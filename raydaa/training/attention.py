@@ -1,7 +1,8 @@
 """Attention over packed rows, given to models through transformers' attention interface.
 
 All sequences of a micro-batch lie in one row without padding. A block of it is a prompt with one or two responses;
-a second response does not see the first and continues the prompt's positions. No block sees another.
+a second response does not see the first and continues the prompt's positions. No block sees another. There is
+no attention dropout: policies train without any.
 """
 
 import math
@@ -29,7 +30,7 @@ def register() -> None:
     AttentionInterface.register(FLEX, packed_flex)
 
 
-def packed_sdpa(  # noqa: PLR0913 (the signature is transformers')
+def packed_sdpa(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -37,7 +38,6 @@ def packed_sdpa(  # noqa: PLR0913 (the signature is transformers')
     attention_mask: None,
     *,
     blocks: Sequence[Block],
-    dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -49,7 +49,7 @@ def packed_sdpa(  # noqa: PLR0913 (the signature is transformers')
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    attend = partial(_attend, dropout=dropout, scaling=scaling, window=sliding_window, softcap=softcap)
+    attend = partial(_attend, scaling=scaling, window=sliding_window, softcap=softcap)
     # Split, not sliced: the gradient of a split is one concatenation, that of a slice a row of zeros for each block.
     sizes = [size for b in blocks for size in (b.first_end - b.start, b.end - b.first_end)]
     queries, keys, values = (side.split(sizes, dim=2) for side in (query, key, value))
@@ -67,7 +67,6 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    dropout: float,
     scaling: float | None,
     window: int | None,
     softcap: float | None,
@@ -79,11 +78,11 @@ def _attend(
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = softcap * torch.tanh(scores / softcap)
         scores = scores.masked_fill(~_mask(asked, seen, window, query.device), -math.inf)
-        return torch.dropout(torch.softmax(scores.float(), dim=-1).to(value.dtype), dropout, dropout > 0) @ value
+        return torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
     if asked == seen and window is None:
-        return scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scaling)
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     mask = _mask(asked, seen, window, query.device)
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
 
 @lru_cache(maxsize=32)  # every layer of a batch asks for the same ones
@@ -107,7 +106,7 @@ def packed_flex(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As `packed_sdpa`, in one kernel that skips what a block mask rules out. Attention dropout is not applied."""
+    """As `packed_sdpa`, in one kernel that skips what a block mask rules out."""
 
     windows_seen.add(sliding_window)
 

@@ -63,5 +63,6 @@ def random_batch(vocabulary: int, tokens: int, longest: int) -> PackedBatch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device or the machine had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether ``error``, as raised or as Ray wrapped it, says that a device or the machine had no memory left."""
+    signs = ("OutOfMemoryError", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)

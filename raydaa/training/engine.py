@@ -4,6 +4,8 @@ The loop hands an engine losses that are already divided by the global batch, so
 micro-batches and workers; nothing here averages.
 """
 
+import os
+import socket
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,12 +122,23 @@ class TorchEngine:
         self.parameters = []
 
 
+def _alone() -> None:
+    """What DeepSpeed asks of its surroundings where Ray Train has not set it: a group of one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(group)
+
+
 class DeepSpeedEngine:
     """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
 
     def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
         import deepspeed
 
+        if not dist.is_initialized():
+            _alone()
         self.stage = spec.zero_stage
         zero: dict[str, Any] = {"stage": spec.zero_stage}
         if sum(p.numel() for p in policy.parameters()) < SMALL:

@@ -1,7 +1,8 @@
 """Runs on Ray Train workers: what needs more than one process, and what must not burden the driver."""
 
+import contextlib
+import ctypes
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from raydaa.algorithms.method import Method
 from raydaa.artifacts import key_of
 from raydaa.training.spec import RunSpec
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 DRIVER_CPUS = 0.01  # of the actor that drives a worker group; Tune refuses 0
 
 
@@ -39,15 +41,15 @@ def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> Non
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every import
+        _keep_freed_memory()
 
 
-def stand_alone() -> None:
-    """What DeepSpeed asks of its surroundings where Ray Train has not set it: a group of one process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(group)
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse freed memory: by default it returns every large tensor, and gets it back zeroed."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
+        glibc = ctypes.CDLL(None)
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            glibc.mallopt(option, 1 << 30)
 
 
 def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
@@ -131,11 +133,13 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
     Out of memory it goes on once in micro-batches of half the size, and has failed the second time. Returns the
     result and the spec that it was reached with.
     """
+    from raydaa.training.budget import is_out_of_memory
+
     config = {"spec": spec.to_json(), "folder": str(folder), "until": until}
     try:
         result: dict[str, Any] = on_workers(_train, config, workers)
     except Exception as error:  # Ray wraps what a worker raised
-        if not _says_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         result = {"out_of_memory": True}
     if "out_of_memory" not in result:
@@ -143,10 +147,6 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
     if spec.halved:
         return {"failed": spec.out_of_memory, "done": True}, spec
     return train(spec.with_half_the_tokens(), folder, workers, until)
-
-
-def _says_out_of_memory(error: Exception) -> bool:
-    return "OutOfMemoryError" in str(error) or "can't allocate memory" in str(error)
 
 
 def _measure(config: dict[str, Any]) -> int:
@@ -161,11 +161,13 @@ def measure_budget(spec: RunSpec, longest: int, workers: Workers) -> int:
 
     Where two rows of ``longest`` tokens do not fit, one may: then a micro-batch is one row.
     """
+    from raydaa.training.budget import is_out_of_memory
+
     config = {"spec": spec.to_json(), "longest": longest, "share": min(1.0, workers.gpus)}
     try:
         return int(on_workers(_measure, config, workers))
     except Exception as error:  # Ray wraps what a worker raised
-        if not _says_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return longest
 

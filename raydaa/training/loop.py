@@ -17,11 +17,11 @@ from raydaa.algorithms.objective import Objective, sft_loss
 from raydaa.artifacts import make_folder, read_json, write_json
 from raydaa.data.packing import (
     ExampleTable,
-    MismatchedTable,
     PackedBatch,
     PairTable,
     Table,
     global_batches,
+    mismatched,
     split_work,
     subset,
 )
@@ -69,36 +69,35 @@ class Run:
         torch.manual_seed(spec.seed)
         self.device = device_of_worker()
         self.policy, self.engine = build(spec, self.device, start)
-        self.config = self.policy.model.config
         self.objective: Objective | None = None
         if spec.method is not None:
             self.objective = Objective(loss(spec.method, **spec.parameters), spec.sft_weight, spec.align_weight)
-        self.table = self._open(spec.train, "train")
-        self.held_out = self._open(spec.validation, "validation") if spec.validation else None
-        self.mismatched = self._open_mismatched(self.table, "train")
-        self.held_out_mismatched = self._open_mismatched(self.held_out, "validation")
+        self.table, self.mismatched = self._open(spec.train, "train")
+        self.held_out: PairTable | ExampleTable | None = None
+        self.held_out_mismatched: PairTable | None = None
+        if spec.validation:
+            self.held_out, self.held_out_mismatched = self._open(spec.validation, "validation")
         rows = subset(len(self.table), spec.fraction)
         self.batches = [rows[batch] for batch in global_batches(len(rows), spec.batch_size, spec.epochs, spec.seed)]
         self.step = 0
         self.seconds = 0.0
 
-    def _open(self, path: str, part: str) -> PairTable | ExampleTable:
+    def _open(self, path: str, part: str) -> tuple[PairTable | ExampleTable, PairTable | None]:
+        """A table, and what a method with a KL estimate compares against."""
+        rows = read(Path(path))
         if self.objective is None:
-            return ExampleTable(read(Path(path)))
-        reference = None
-        if self.objective.method.needs_reference:
+            return ExampleTable(rows), None
+        method, sharing, reference = self.objective.method, self.policy.sharing, None
+        if method.needs_reference:
             if self.spec.reference is None:
                 raise ValueError(f"{self.spec.method} needs reference log-probabilities")
             reference = read(Path(self.spec.reference) / f"{part}.parquet")
-        return PairTable(read(Path(path)), reference, self.policy.sharing)
-
-    def _open_mismatched(self, table: PairTable | ExampleTable | None, part: str) -> MismatchedTable | None:
-        """What a method with a KL estimate compares against."""
-        if self.objective is None or not self.objective.method.needs_kl or not isinstance(table, PairTable):
-            return None
+        pairs = PairTable(rows, reference, sharing)
+        if not method.needs_kl:
+            return pairs, None
         if self.spec.mismatched is None:
             raise ValueError(f"{self.spec.method} needs reference log-probabilities of mismatched responses")
-        return MismatchedTable(table, read(Path(self.spec.mismatched) / f"{part}.parquet"))
+        return pairs, PairTable(mismatched(rows), read(Path(self.spec.mismatched) / f"{part}.parquet"), sharing)
 
     @property
     def total_steps(self) -> int:
@@ -161,7 +160,7 @@ class Run:
             weight = 1.0 if places else 0.0
             yield rows, table.pack(rows, weight).to(self.device), weight
 
-    def _kl(self, table: MismatchedTable | None, indices: np.ndarray) -> Tensor | None:
+    def _kl(self, table: PairTable | None, indices: np.ndarray) -> Tensor | None:
         """max(0, mean log-ratio of the mismatched responses) over the global batch, one number on all workers."""
         if table is None:
             return None

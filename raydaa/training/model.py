@@ -176,24 +176,22 @@ _known: dict[tuple[str, str], bool] = {}
 def _takes_packed_rows(policy: Policy) -> bool:
     """Whether a packed row gives this architecture's log-probabilities: tried once in a process, on a few tokens."""
     key = (policy.model.config.to_json_string(), policy.attention)
+    settable = policy.model._can_set_attn_implementation()
     register()
     if key not in _known:
         policy.eval()
         with torch.no_grad():
             # Every worker must pack alike, whatever one of them ran into.
-            _known[key] = not most_of_workers(int(not _tried(policy)), policy.model.device)
+            _known[key] = settable and not most_of_workers(int(not _tried(policy)), policy.model.device)
         if not _known[key]:
             kind = type(policy.model).__name__
             logger.warning("%s can't take packed rows with %s attention: padded rows", kind, policy.attention)
-    if not policy.model._can_set_attn_implementation():
-        return _known[key]
-    policy.model.set_attn_implementation(IMPLEMENTATIONS[policy.attention] if _known[key] else _plain(policy.model))
+    if settable:
+        policy.model.set_attn_implementation(IMPLEMENTATIONS[policy.attention] if _known[key] else _plain(policy.model))
     return _known[key]
 
 
 def _tried(policy: Policy) -> bool:
-    if not policy.model._can_set_attn_implementation():
-        return False
     attention.windows_seen.clear()
     try:
         same = _same_as_plain(policy)
@@ -247,7 +245,8 @@ def chunk_size(vocabulary: int) -> int:
 def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunks: int) -> Tensor:
     """log-probability of each target, ``(scored,)`` float32, from hidden states ``(scored, width)``.
 
-    Logits exist for one of ``chunks`` parts at a time, forward and backward: the backward pass computes them again.
+    Logits exist for one of ``chunks`` parts at a time, forward and backward: the backward pass computes them again,
+    unless there is one part alone, which it would have to hold anyway.
     Not torch's own ``linear_cross_entropy``: its losses have the dtype of the hidden states, too coarse for sums over
     bf16 tokens, it caps no logits, and it takes a weight that ZeRO 3 gathers for modules only.
     """
@@ -255,6 +254,8 @@ def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets
     def logps(part: Tensor, aim: Tensor) -> Tensor:
         return -cross_entropy(logits_of(part).float(), aim, reduction="none")
 
+    if chunks == 1:
+        return logps(hidden, targets)
     parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
     return torch.cat([checkpoint(logps, part, aim, use_reentrant=False) for part, aim in parts])
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydaa.data.packing import MismatchedTable, PairTable, Table, split_work
+from raydaa.data.packing import PairTable, Table, mismatched, split_work
 from raydaa.records import REFERENCE, read, write
 from raydaa.training.engine import rank, world_size
 from raydaa.training.model import Policy, device_of_worker, load_model
@@ -30,7 +30,7 @@ def make_policy(source: str, precision: str, trust_remote_code: bool = False, at
 
 def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.ndarray:
     """Summed log-probabilities (nats, float64) of the responses in ``rows``, ``(len(rows), responses per row)``."""
-    responses = 2 if isinstance(table, PairTable | MismatchedTable) else 1
+    responses = 2 if isinstance(table, PairTable) else 1
     result = np.zeros((len(rows), responses))
     device = next(policy.parameters()).device
     with torch.no_grad():
@@ -51,8 +51,7 @@ def write_share(source: str, tables: dict[str, str], folder: Path, options: dict
     policy = make_policy(source, options["precision"], options["trust_remote_code"], options["attention"])
     for name, path in tables.items():
         pairs = read(Path(path))
-        own = PairTable(pairs, sharing=policy.sharing)
-        table = MismatchedTable(own) if options["mismatched"] else own
+        table = PairTable(mismatched(pairs) if options["mismatched"] else pairs, sharing=policy.sharing)
         rows = np.arange(rank(), len(table), world_size())
         sums = score(policy, table, rows, options["budget"])
         ids = pairs["pair_id"].to_numpy()[rows]

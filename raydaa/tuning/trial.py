@@ -12,11 +12,11 @@ from ray.tune import Trainable
 from raydaa.artifacts import read_json, write_json
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.budget import is_out_of_memory
-from raydaa.training.launch import Workers, prepare_process, stand_alone, train
+from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import RECORD, SPEC
+from raydaa.trial_folder import RECORD, SPEC, read_metrics
 
 
 def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:
@@ -37,7 +37,6 @@ class OneWorkerTrial(Trainable):
         self.idle_since: float | None = None
         self.run: Run | None = None
         prepare_process(config["threads"], config["methods"])
-        stand_alone()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -77,6 +76,9 @@ class OneWorkerTrial(Trainable):
     def _step(self) -> dict[str, Any]:
         if self.run is None:
             self.run = self._begin()
+            if self.run.step in rung_steps(self.run.spec.rungs, self.run.total_steps):
+                # Taken up at a rung: whoever saved it there may have died before anybody heard of it.
+                return {**read_metrics(self.folder)[-1], "done": False}
         run = self.run
         until = min([s for s in stops(run) if s > run.step], default=run.total_steps)
         try:

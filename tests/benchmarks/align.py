@@ -21,29 +21,19 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.figures import show
+from tests.models import SPECIALS, make_tokenizer, save_llama
+
 WARM_UP = 2
 CONTESTANTS = ("raydaa", "trl-precomputed", "trl-default")
 
 
 def make_work(folder: Path, options: argparse.Namespace) -> None:
     """A model folder and pairs as texts and token ids."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     texts = _real(options) if options.data else _synthetic(options.shape, options.pairs)
     tokenizer = _tokenizer(texts, options)
     tokenizer.save_pretrained(folder / "model")
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        max_position_embeddings=2048,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    save_llama(folder / "model", vocab_size=8192, hidden=384, layers=6, heads=6, inner=1024)
     eos, rows = tokenizer.eos_token_id, []
     for number, text in enumerate(texts):
         prompt = tokenizer(text["prompt"])["input_ids"]
@@ -83,8 +73,6 @@ def _tokenizer(texts: Sequence[dict[str, str]], options: argparse.Namespace) -> 
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from tests.models import SPECIALS, make_tokenizer
-
     if options.data:
         return make_tokenizer((value for text in texts for value in text.values()), 8192)
     words = [*SPECIALS, *(f"w{i}" for i in range(8000))]
@@ -96,39 +84,31 @@ def _tokenizer(texts: Sequence[dict[str, str]], options: argparse.Namespace) -> 
 def run_raydaa(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Training steps of our loop with the plain torch engine, reference from the store."""
     from raydaa.records import PAIRS, write
+    from raydaa.training.launch import prepare_process
     from raydaa.training.loop import Run
     from raydaa.training.reference import join_shares, write_share
-    from raydaa.training.spec import RunSpec
+    from tests.training.runs import SCORING, run_spec
 
+    prepare_process(os.cpu_count() or 1)
     tables = {"train": str(folder / "train.parquet")}
     write(folder / "train.parquet", json.loads((folder / "rows.json").read_text()), PAIRS)
-    scoring = {"precision": "fp32", "budget": options.tokens, "trust_remote_code": False, "attention": "auto"}
+    scoring = {**SCORING, "budget": options.tokens}
     begun = time.perf_counter()
     write_share(str(folder / "model"), tables, folder, {**scoring, "mismatched": False})
     (folder / "store").mkdir(exist_ok=True)
     (folder / "train.0.parquet").rename(folder / "store" / "train.0.parquet")
     join_shares(folder / "store", tables, 1)
     scored = time.perf_counter() - begun
-    spec = RunSpec(
+    spec = run_spec(
         start=str(folder / "model"),
         train=tables["train"],
         reference=str(folder / "store"),
         learning_rate=1e-6,
         batch_size=options.batch,
-        epochs=1,
-        warmup_ratio=0.0,
-        max_grad_norm=1.0,
         adam_betas=(0.9, 0.999),
-        weight_decay=0.0,
-        precision="fp32",
         tokens_per_microbatch=options.tokens,
-        seed=0,
-        engine="torch",
-        zero_stage=0,
         checkpoint_every=10**6,
         validations=1,
-        method="dpo",
-        parameters={"beta": 0.1},
     )
     run, times = Run(spec), []
     for _ in range(run.total_steps):
@@ -162,7 +142,7 @@ def run_trl(folder: Path, options: argparse.Namespace, precomputed: bool) -> dic
         beta=0.1,
         max_length=options.max_length,
         precompute_ref_log_probs=precomputed,
-        gradient_checkpointing=False,
+        gradient_checkpointing=False,  # TRL's default is slower
         bf16=False,
         use_cpu=True,
         report_to="none",
@@ -288,11 +268,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         make_work(Path(name), options)
         figures = compare(options, sys.argv[1:], Path(name))
-    options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    print("| figure | median |\n|---|---|")
-    for key, value in figures.items():
-        if key != "turns":
-            print(f"| {key} | {value if isinstance(value, str) else format(value, '.3g')} |")
+    show(figures, options.json)
 
 
 if __name__ == "__main__":

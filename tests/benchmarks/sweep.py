@@ -18,6 +18,7 @@ import yaml
 
 from raydaa.results import TrialResults
 from tests.benchmarks.align import make_work
+from tests.benchmarks.figures import show
 
 
 def study(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -91,10 +92,7 @@ def main() -> None:
         if options.against:
             figures["trl_run_seconds"] = by_hand(Path(name), options)
             figures["trl_24_runs / study"] = 24 * figures["trl_run_seconds"] / figures["study_seconds"]
-    options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    print("| figure | value |\n|---|---|")
-    for key, value in figures.items():
-        print(f"| {key} | {value:.3g} |")
+    show(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ time includes starting its processes; of the other only a sample is trained, spr
 """
 
 import argparse
-import json
 import resource
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from raydaa.toy.settings import ToySettings
 from raydaa.toy.training import RANKINGS, all_runs, draw_triplets, make_grid
+from tests.benchmarks.figures import show
 
 
 def one_after_another(settings: ToySettings, sample: int) -> float:
@@ -61,10 +61,7 @@ def main() -> None:
         "peak_memory_mb_of_one_process": max(usage) / 1024,
         "threads": torch.get_num_threads(),
     }
-    options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    print("| figure | value |\n|---|---|")
-    for name, value in figures.items():
-        print(f"| {name} | {value:.4g} |")
+    show(figures, options.json)
 
 
 if __name__ == "__main__":

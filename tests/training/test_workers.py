@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
 from raydaa.training.launch import Workers
 from raydaa.training.model import load_model
-from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
 from raydaa.trial_folder import read_metrics
+from tests.models import save_llama
+from tests.training.runs import SCORING, run_spec, write_references
 
 pytestmark = pytest.mark.slow
 
 BATCH, BUDGET = 4, 96
-OPTIONS = {"precision": "fp32", "budget": 256, "trust_remote_code": False, "attention": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -44,53 +43,25 @@ def spec(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> RunSpe
     tables = {"train": str(folder / "train.parquet"), "validation": str(folder / "validation.parquet")}
     write(folder / "train.parquet", rows, PAIRS)
     write(folder / "validation.parquet", rows[:7], PAIRS)
-    for name in ("reference", "mismatched"):
-        (folder / name).mkdir()
-        write_share(str(model), tables, folder / name, {**OPTIONS, "mismatched": name == "mismatched"})
-        join_shares(folder / name, tables, 1)
-    return RunSpec(
+    return run_spec(
         start=str(model),
-        train=tables["train"],
-        validation=tables["validation"],
-        reference=str(folder / "reference"),
-        mismatched=str(folder / "mismatched"),
+        **tables,
+        **write_references(model, tables, folder),
         learning_rate=3e-4,
         batch_size=BATCH,
         epochs=2,
         warmup_ratio=0.1,
-        max_grad_norm=1.0,
-        adam_betas=(0.9, 0.95),
         weight_decay=0.01,
-        precision="fp32",
         tokens_per_microbatch=BUDGET,
         head_chunk=16,
-        seed=0,
-        engine="torch",
-        zero_stage=0,
         checkpoint_every=100,
-        validations=2,
-        method="dpo",
-        parameters={"beta": 0.1},
     )
 
 
 def wide(tokenizer: Path, folder: Path) -> Path:
     """A small Llama whose output matrix is large enough for ZeRO 3 to share it out, and to be called chunk by chunk."""
     shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=2048,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return save_llama(folder, vocab_size=2048, hidden=64, layers=2, positions=256)
 
 
 def workers(folder: Path, count: int) -> Workers:
@@ -181,7 +152,7 @@ def test_bf16_trains(own_ray: None, spec: RunSpec, alone: list[float], tmp_path:
 @pytest.mark.parametrize("mismatched", [False, True])
 def test_reference_is_the_same_from_two_workers(own_ray: None, spec: RunSpec, tmp_path: Path, mismatched: bool) -> None:
     tables = {"train": spec.train, "validation": str(spec.validation)}
-    launch.reference(spec.start, tables, tmp_path, {**OPTIONS, "mismatched": mismatched}, workers(tmp_path, 2))
+    launch.reference(spec.start, tables, tmp_path, {**SCORING, "mismatched": mismatched}, workers(tmp_path, 2))
     folder = Path(str(spec.mismatched if mismatched else spec.reference))
     for name in tables:
         mine, theirs = read(tmp_path / f"{name}.parquet"), read(folder / f"{name}.parquet")
