@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has, counted once at the start."""
+    """What the cluster has at the moment."""
 
     cpus: int
     gpus: int
@@ -38,11 +38,17 @@ def connected(address: str | None) -> Iterator[Resources]:
     else:
         ray.init(address=address, log_to_driver=True)
     try:
-        total = ray.cluster_resources()
-        cpus = int(total.get("CPU", 1)) - (SPARE_CPUS if address is None else 0)
-        yield Resources(max(1, cpus), int(total.get("GPU", 0)), address is None)
+        yield counted(address is None)
     finally:
         ray.shutdown()
+
+
+def counted(local: bool) -> Resources:
+    """The resources of the nodes that are there now; ``local`` where the Ray is our own."""
+    import ray
+
+    total = ray.cluster_resources()
+    return Resources(int(total.get("CPU", 0)) - (SPARE_CPUS if local else 0), int(total.get("GPU", 0)), local)
 
 
 def map_on_cluster(

@@ -31,6 +31,8 @@ class TrialRow:
     seed: int
     sft_weight: float
     align_weight: float
+    fraction: float
+    training: dict[str, Any]
     state: str
     reason: str | None
     step: int
@@ -90,12 +92,13 @@ class TrialResults:
 
     @property
     def table(self) -> pa.Table:
-        """The rows as an Arrow table; loss parameters as one JSON column and β as its own."""
-        columns = [
-            {**vars(row), "beta": row.beta, "parameters": json.dumps(row.parameters, sort_keys=True)}
-            for row in self.rows
-        ]
-        return pa.Table.from_pylist(columns)
+        """The rows as an Arrow table; groups of settings as one JSON column each and β as its own."""
+
+        def columns(row: TrialRow) -> dict[str, Any]:
+            groups = {name: json.dumps(getattr(row, name), sort_keys=True) for name in ("parameters", "training")}
+            return {**vars(row), **groups, "beta": row.beta}
+
+        return pa.Table.from_pylist([columns(row) for row in self.rows])
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame (pandas is not a dependency: install it)."""
@@ -220,6 +223,8 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         seed=point["seed"],
         sft_weight=point["sft_weight"],
         align_weight=point["align_weight"],
+        fraction=point["fraction"],
+        training=point["training"],
         state=trial["state"],
         reason=record.get("reason") or None,
         step=metrics[-1]["step"] if metrics else 0,

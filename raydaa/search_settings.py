@@ -65,16 +65,28 @@ def searched(value: Any) -> Any:
 def positive_rates(value: Any) -> Any:
     """A learning rate as `searched` gives it, every value a number above 0."""
     value = searched(value)
-    values = (value.low, value.high) if isinstance(value, Range) else value
-    for rate in values:
+    for rate in values_of(value):
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
             raise wrong(f"{rate!r} is not a number above 0")
     return value
 
 
+def shares(value: Any) -> Any:
+    """A share of the data as `searched` gives it, every value above 0 and at most 1."""
+    value = positive_rates(value)
+    for share in values_of(value):
+        if share > 1:
+            raise wrong(f"{share!r} is not a share between 0 and 1")
+    return value
+
+
 Searched = Annotated[tuple[Any, ...] | Range, BeforeValidator(searched)]
 Rates = Annotated[tuple[float, ...] | Range, BeforeValidator(positive_rates)]
+Shares = Annotated[tuple[float, ...] | Range, BeforeValidator(shares)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+
+
+FRACTION = "data.preferences.fraction"  # of the training pairs, the same ones for all trials that use as many
 
 
 class LoraSettings(Settings):
@@ -110,6 +122,7 @@ class MethodSettings(Settings):
     init: Names | None = None
     sft_weight: Searched = (0.0,)
     align_weight: Searched = (1.0,)
+    fraction: Shares | None = None  # in the file ``data.preferences.fraction``, whose place it takes
     training: dict[str, Searched] = {}
     num_trials: PositiveInt | None = None
 
@@ -128,6 +141,8 @@ class MethodSettings(Settings):
                 entry["training"].update(item)
             elif str(key).startswith("training."):
                 entry["training"][key.removeprefix("training.")] = item
+            elif key == FRACTION:
+                entry["fraction"] = item
             elif key in cls.model_fields:
                 entry[key] = item if key != "parameters" else entry[key]
             else:
@@ -159,7 +174,7 @@ class MethodSettings(Settings):
         known = {field.name: field.default is MISSING for field in fields(cls)}
         for key in self.parameters:
             if key not in known:
-                others = sorted(set(type(self).model_fields) - {"name", "parameters"})
+                others = sorted(set(type(self).model_fields) - {"name", "parameters", "fraction"} | {FRACTION})
                 raise wrong(f"unknown key for {cls.name}; choose from {', '.join([*sorted(known), *others])}", key)
         for key, required in known.items():
             if required and key not in self.parameters:
@@ -214,6 +229,19 @@ class EarlyStopping(Settings):
         return self
 
 
+class Budget(Settings):
+    """What a sweep may use: GPU-hours of training (worker-hours where there are no GPUs), or optimizer steps."""
+
+    gpu_hours: PositiveFloat | None = None
+    trial_steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def check(self) -> "Budget":
+        if (self.gpu_hours is None) == (self.trial_steps is None):
+            raise wrong("a budget is one number; write {gpu_hours: 100} or {trial_steps: 5000}")
+        return self
+
+
 class SearchSettings(Settings):
     init: Names = ("sft",)
     learning_rate: Rates
@@ -222,6 +250,7 @@ class SearchSettings(Settings):
     sampler: Literal["grid", "tpe", "random"] = "grid"
     num_trials: PositiveInt = 12
     early_stopping: EarlyStopping | None = EarlyStopping()
+    budget: Budget | None = None
 
     @model_validator(mode="after")
     def check(self) -> "SearchSettings":
@@ -230,6 +259,7 @@ class SearchSettings(Settings):
             for index, method in enumerate(self.methods):
                 rates = method.learning_rate or self.learning_rate
                 overrides = {f"training.{key}": value for key, value in method.training.items()}
+                overrides[FRACTION] = method.fraction or ()
                 for key, value in {"learning_rate": rates, **method.parameters, **overrides}.items():
                     if isinstance(value, Range) and method.num_trials is None:
                         place = f"methods[{index}].{key}"

@@ -5,14 +5,17 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raydaa.search_settings import (
+    FRACTION,
     Names,
     Natural,
     NonNegative,
     PositiveFloat,
     PositiveInt,
+    Range,
     SearchSettings,
     Settings,
     Share,
+    Shares,
     TrainingSettings,
     values_of,
     wrong,
@@ -21,6 +24,7 @@ from raydaa.search_settings import (
 
 class ModelSettings(Settings):
     source: str
+    config: str | None = None  # a config.json for `plan`, where the model itself is not at hand
     trust_remote_code: bool = False
 
 
@@ -45,7 +49,7 @@ class PreferenceSource(Settings):
     source: str
     train: str = "train"
     validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.05
-    fraction: Share = 1.0
+    fraction: Shares = (1.0,)
     columns: dict[str, str] = Field(default_factory=dict)
 
 
@@ -147,6 +151,8 @@ class StudySettings(Settings):
         for place, size in sizes.items():
             if size % workers:
                 raise wrong(f"{size} does not divide over {workers} workers; use a multiple of {workers}", place)
+        if self.search.sampler == "grid" and isinstance(self.data.preferences.fraction, Range):
+            raise wrong("a range has no grid; list the values, or set sampler: tpe or random", FRACTION)
         self._check_engine()
         self._check_sft()
         if self.evaluation.judge.kind not in ("none", "rule"):

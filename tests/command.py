@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -54,16 +55,20 @@ class Command:
         assert sign in text, text
         return text
 
-    def kill_one(self, title: str, *arguments: str, timeout: float = 300) -> str:
-        """Run to the end, with SIGKILL for the first process of its own whose title begins so; returns the output."""
+    def kill_some(self, titles: Sequence[str], *arguments: str, timeout: float = 300) -> str:
+        """Run to the end; returns the output.
+
+        For each of ``titles`` in turn, the first process of its own whose title begins so is sent SIGKILL.
+        """
         with self._start(*arguments) as process:
-            deadline = time.monotonic() + timeout
-            victims: list[int] = []
-            while not victims and process.poll() is None and time.monotonic() < deadline:
-                victims = [pid for pid, name in self.processes().items() if name.startswith(title)]
-                time.sleep(0.02)
-            assert victims, f"no process {title} was seen"
-            os.kill(victims[0], signal.SIGKILL)
+            for title in titles:
+                deadline = time.monotonic() + timeout
+                victims: list[int] = []
+                while not victims and process.poll() is None and time.monotonic() < deadline:
+                    victims = [pid for pid, name in self.processes().items() if name.startswith(title)]
+                    time.sleep(0.02)
+                assert victims, f"no process {title} was seen"
+                os.kill(victims[0], signal.SIGKILL)
             output, _ = process.communicate(timeout=timeout)
         assert process.returncode == 0, output
         return output

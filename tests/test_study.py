@@ -99,6 +99,8 @@ WRONG = [
     (changed("search.methods[0].training", {"epochs": "x"}), "training.epochs: 'x' is not a valid value"),
     (changed("search.methods[0]", {"name": "dpo"}), "search.methods[0].beta: dpo needs beta"),
     (changed("search.methods", []), "search.methods: []"),
+    (changed("data.preferences.fraction", [0.5, 1.5]), "data.preferences.fraction: 1.5 is not a share between 0 and 1"),
+    (changed("data.preferences.fraction", {"low": 0.1, "high": 1.0}), "data.preferences.fraction: a range has no grid"),
     (changed("search.learning_rate", 0), "search.learning_rate: 0 is not a number above 0"),
     (changed("search.learning_rate", "fast"), "search.learning_rate: 'fast' is not a number above 0"),
     (changed("search.early_stopping.rungs", [0.5, 0.1]), "search.early_stopping.rungs: [0.5, 0.1] does not rise"),

@@ -52,10 +52,11 @@ def check_room(context: Context) -> None:
             raise InputError("training.attention: flash_attn is not installed; pip install -e '.[gpu]', or use auto")
     if context.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
-    if context.room:
+    if context.concurrent_trials:  # on a cluster that may grow, those that the study asks for
         return
     each, have = context.workers, context.resources
     asked = f"{each.count} x {each.cpus:g} CPUs" + (f" and {each.count} x {each.gpus:g} GPUs" if each.gpus else "")
     raise InputError(
         f"scaling.workers: a trial asks for {asked}; the cluster has {have.cpus} CPUs and {have.gpus} GPUs"
+        + ("" if have.local else " (where more nodes may come, say how many trials: scaling.concurrent_trials)")
     )

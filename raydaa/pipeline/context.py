@@ -2,14 +2,15 @@
 
 import os
 import sys
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
 from raydaa.artifacts import make_folder, model_hash, read_json
-from raydaa.cluster import Resources
+from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.progress import Progress
 from raydaa.search_settings import TrainingSettings
@@ -18,6 +19,7 @@ from raydaa.settings_file import InputError
 from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
 
+RECOUNT_SECONDS = 2.0
 BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
 ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
 
@@ -58,14 +60,13 @@ class Context:
     progress: Progress
     resources: Resources
     prepared: Prepared
-    tokens: int | None = None  # per micro-batch, where they are known already
 
     def tokens_of(self, training: TrainingSettings) -> int:
         """Tokens per micro-batch: what the study says, else what was measured, else a fixed number for CPUs."""
         if training.tokens_per_microbatch != "auto":
             return training.tokens_per_microbatch
-        if self.tokens is not None or not self.workers.gpus:
-            return self.tokens or ON_CPU
+        if not self.workers.gpus:
+            return ON_CPU
         return int(read_json(self.folder / BUDGET)["tokens"])
 
     @property
@@ -82,7 +83,9 @@ class Context:
     def workers(self) -> Workers:
         """The worker group of one trial."""
         scaling = self.settings.scaling
-        gpus = (1.0 if self.resources.gpus else 0.0) if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
+        # A cluster that grows may have no GPU yet.
+        on_gpu = self.resources.gpus or scaling.accelerator
+        gpus = (1.0 if on_gpu else 0.0) if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
         return Workers(
             count=scaling.workers,
             cpus=scaling.cpus_per_worker,
@@ -117,10 +120,11 @@ class Context:
 
     @property
     def concurrent_trials(self) -> int:
-        """Trials at a time: what the cluster's workers allow, or what the study asks for."""
+        """Trials at a time: as many as fit now, or what the study asks for where more nodes may come."""
         asked = self.settings.scaling.concurrent_trials
-        room = self.room
-        return room if asked == "auto" else min(asked, room)
+        if asked == "auto":
+            return self.room
+        return min(asked, self.room) if self.resources.local else asked
 
     @property
     def room(self) -> int:
@@ -132,6 +136,18 @@ class Context:
         if each.gpus:
             room = min(room, int(self.resources.gpus / (each.gpus * each.count)))
         return room
+
+
+class TrialsNow:
+    """A study's `concurrent_trials` as nodes come and go, counted again every few seconds."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.counted_at = context, time.monotonic()
+
+    def __call__(self) -> int:
+        if not self.context.resources.local and time.monotonic() - self.counted_at > RECOUNT_SECONDS:
+            self.context, self.counted_at = replace(self.context, resources=counted(local=False)), time.monotonic()
+        return self.context.concurrent_trials
 
 
 def cache_folder(study: Study) -> Path:

@@ -68,7 +68,7 @@ def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
     best: dict[str, tuple[float, Trial]] = {}
     for trial in finished:
         point, last = trial.point, read_metrics(folder / "trials" / trial.key)[-1]
-        group, value = key_of(init=point.init, method=point.method), -last[ACCURACY]
+        group, value = key_of(init=point.init, method=point.method, fraction=point.fraction), -last[ACCURACY]
         if rule == "best_lr_per_beta":
             weights = [point.sft_weight, point.align_weight]
             group, value = key_of(group=group, parameters=point.parameters, weights=weights), last[LOSS]

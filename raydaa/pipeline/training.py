@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from raydaa.pipeline.context import (
     Context,
     Prepared,
     Start,
+    TrialsNow,
     cache_folder,
     local_model,
     models_named,
@@ -25,7 +26,7 @@ from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
 from raydaa.training import launch
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import SWEEP, read_metrics
+from raydaa.trial_folder import RECORD, SWEEP, read_metrics
 from raydaa.tuning.search_space import Point, export, groups
 
 
@@ -51,9 +52,9 @@ def budget(context: Context) -> None:
     settings = context.settings
     if settings.training.tokens_per_microbatch != "auto" or not context.workers.gpus:
         return
-    fixed = replace(context, tokens=1)
+    not_yet = settings.training.model_copy(update={"tokens_per_microbatch": 1})
     spec = RunSpec(
-        **_common(fixed, settings.training),
+        **_common(context, not_yet),
         batch_size=settings.training.batch_size,
         start=str(context.prepared.base.folder),
         train=str(context.prepared.table("train")),
@@ -203,7 +204,8 @@ def _reference(context: Context, start: Start, mismatched: bool = False) -> Path
     return folder
 
 
-def _spec(context: Context, start: Start, reference: Reference, point: Point) -> RunSpec:
+def trial_spec(context: Context, start: Start, reference: Reference, point: Point) -> RunSpec:
+    """The run of one trial from ``start``."""
     settings = context.settings
     training = TrainingSettings(**{**settings.training.model_dump(), **point.training})
     early = settings.search.early_stopping
@@ -218,7 +220,7 @@ def _spec(context: Context, start: Start, reference: Reference, point: Point) ->
         learning_rate=point.learning_rate,
         epochs=training.epochs,
         seed=point.seed,
-        fraction=settings.data.preferences.fraction,
+        fraction=point.fraction,
         method=point.method,
         code=code_hash(point.method),
         parameters=point.parameters,
@@ -231,15 +233,17 @@ def _spec(context: Context, start: Start, reference: Reference, point: Point) ->
 def align(context: Context, starts: dict[str, Start], references: dict[str, Reference]) -> list[Trial]:
     """The sweep: every trial of the study finished, stopped or failed."""
     from raydaa.tuning.schedule import run
-    from raydaa.tuning.sweep import Sweep, SweptTrial
+    from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
 
     def make(point: Point) -> tuple[str, RunSpec]:
-        spec = _spec(context, starts[point.init], references[point.init], point)
+        spec = trial_spec(context, starts[point.init], references[point.init], point)
         return spec.key(starts[point.init].hash, context.prepared.keys["pairs"]), spec
 
-    found = groups(context.settings.search)
+    found = groups(context.settings.search, context.settings.data.preferences.fraction)
     early, progress = context.settings.search.early_stopping, context.progress
-    sweep = Sweep(found, make, context.folder / "trials", early, context.prepared.rows["train"])
+    workers = context.workers
+    purse = Purse(context.settings.search.budget, workers.count * (workers.gpus or 1))
+    sweep = Sweep(found, make, context.folder / "trials", early, context.prepared.rows["train"], purse)
     progress.start("align", f"{len(sweep.trials)} trials, {context.concurrent_trials} at a time")
     reached: dict[str, float] = {}
 
@@ -249,22 +253,19 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
         if trial.over:
             export_trial(trial.folder, context.folder / "tensorboard" / name)
         if trial.state == "failed":
-            progress.line(f"align     {name} failed: {(read_json(trial.folder / 'record.json') or {}).get('reason')}")
+            progress.line(f"align     {name} failed: {(read_json(trial.folder / RECORD) or {}).get('reason')}")
         show()
         work = sum(1.0 if t.over else reached.get(t.key, 0.0) for t in sweep.trials.values())
         over = sum(t.over for t in sweep.trials.values())
         progress.update(work, len(sweep.trials), f"{over}/{len(sweep.trials)} trials over; {name} {trial.state}")
 
     def show() -> None:
-        trials = [{"key": t.key, "label": label(t.point, t.key), "state": t.state, "steps": t.steps} for t in known()]
         size = {"workers": context.workers.count, "slots": context.concurrent_trials}
+        trials = [asdict(_trial(trial)) for trial in sweep.trials.values()]
         write_json(context.folder / SWEEP, {**size, "trials": trials})
 
-    def known() -> list[SweptTrial]:
-        return list(sweep.trials.values())
-
     show()
-    run(sweep, context.workers, context.concurrent_trials, notify)
+    run(sweep, workers, TrialsNow(context), notify)
     show()
     (context.folder / "optuna.db").unlink(missing_ok=True)
     export(found, f"sqlite:///{context.folder / 'optuna.db'}")
@@ -273,7 +274,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     states = [trial.state for trial in trials]
     progress.end(", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in states))
     if "finished" not in states:
-        records = [read_json(context.folder / "trials" / trial.key / "record.json") or {} for trial in trials]
+        records = [read_json(context.folder / "trials" / trial.key / RECORD) or {} for trial in trials]
         reasons = sorted({str(record.get("reason")) for record in records})
         raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
     return trials

@@ -63,6 +63,8 @@ def _settings(row: TrialRow) -> str:
     values += ["from " + row.init] if row.init != "sft" else []
     values += [f"SFT weight {row.sft_weight:g}"] if row.sft_weight else []
     values += [f"alignment weight {row.align_weight:g}"] if row.align_weight != 1 else []
+    values += [f"{row.fraction:.3g} of the pairs"] if row.fraction != 1 else []
+    values += [f"{name.replace('_', ' ')} {value}" for name, value in row.training.items()]
     return ", ".join(values) or "–"
 
 

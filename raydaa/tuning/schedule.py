@@ -18,17 +18,19 @@ from raydaa.trial_folder import RECORD, SPEC
 from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
 
+Limit = Callable[[], int]
+
 
 class _Points(Searcher):
-    """Hands the sweep's trials to Tune, never more than ``limit`` at a time."""
+    """Hands the sweep's trials to Tune, never more than ``limit()`` at a time."""
 
-    def __init__(self, sweep: Sweep, configure: Callable[[SweptTrial], dict[str, Any]], limit: int) -> None:
+    def __init__(self, sweep: Sweep, configure: Callable[[SweptTrial], dict[str, Any]], limit: Limit) -> None:
         super().__init__()
         self.sweep, self.configure, self.limit = sweep, configure, limit
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         active = sum(trial.state == "running" for trial in self.sweep.trials.values())
-        trial = self.sweep.next_trial() if active < self.limit else None
+        trial = self.sweep.next_trial() if active < self.limit() and not self.sweep.winners() else None
         if trial is None:
             return Searcher.FINISHED if self.sweep.over else None
         trial.started, trial.state = True, "running"
@@ -50,7 +52,7 @@ class _Points(Searcher):
 class _Brackets(TrialScheduler):
     """Pauses trials at rungs until their bracket has decided."""
 
-    def __init__(self, sweep: Sweep, limit: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+    def __init__(self, sweep: Sweep, limit: Limit, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
         super().__init__()
         self.sweep, self.limit, self.notify = sweep, limit, notify
 
@@ -88,7 +90,8 @@ class _Brackets(TrialScheduler):
         self.notify(swept, {})
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Comes before every new try too; `_Failures` hears of the last one."""
+        """Comes before every new try, which Tune starts without asking; `_Failures` hears of the last one."""
+        self._of(trial).state = "running"  # it may have died while it was sent to wait
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Comes after this scheduler's own decision to stop a paused trial."""
@@ -99,14 +102,19 @@ class _Brackets(TrialScheduler):
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
                 self._lost(self._of(trial))
                 tune_controller.stop_trial(trial)
-        active = sum(trial.state == "running" for trial in self.sweep.trials.values())
+        active, winners = sum(t.state == "running" for t in self.sweep.trials.values()), self.sweep.winners()
         for trial in trials:
             swept = self._of(trial)
             if trial.status == trial.PENDING:
                 return trial
-            if not swept.over and active < self.limit and swept.bracket.decision(swept.key) == "go":
+            if swept in winners and active < self.limit():
                 swept.state = "running"
                 return trial
+        for swept in self.sweep.close_if_spent():
+            self.notify(swept, {})
+            for trial in trials:
+                if trial.config["key"] == swept.key:
+                    tune_controller.stop_trial(trial)
         return None
 
     def debug_string(self) -> str:
@@ -121,13 +129,14 @@ class _Failures(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         swept = self.sweep.trials[trial.config["key"]]
-        lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
-        self.sweep.close(swept, "failed", lines[-1] if lines else "the worker died", retry=True)
+        # Tune's own `get_error` looks where the file is copied to later.
+        lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
+        self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
         self.notify(swept, {})
 
 
-def run(sweep: Sweep, workers: Workers, limit: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
-    """Run every trial that is not over yet, at most ``limit`` at a time."""
+def run(sweep: Sweep, workers: Workers, limit: Limit, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+    """Run every trial that is not over yet, at most ``limit()`` at a time."""
     if sweep.next_trial() is None and sweep.over:
         return
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C must reach the pipeline, which says how to go on

@@ -10,7 +10,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from raydaa.algorithms.catalog import titled
-from raydaa.search_settings import MethodSettings, Range, SearchSettings
+from raydaa.search_settings import FRACTION, MethodSettings, Range, SearchSettings
+
+Values = tuple[Any, ...] | Range
 
 # Points that tpe draws before it looks at results again. Fixed, so that a resumed study draws the same ones.
 COHORT = 4
@@ -27,6 +29,7 @@ class Point:
     seed: int
     sft_weight: float = 0.0
     align_weight: float = 1.0
+    fraction: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -45,13 +48,14 @@ class Result:
 class Group:
     """All trials of one start and method: an Optuna study that is asked in the same order every time."""
 
-    def __init__(self, init: str, settings: MethodSettings, search: SearchSettings) -> None:
+    def __init__(self, init: str, settings: MethodSettings, search: SearchSettings, fraction: Values) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.init, self.settings = init, settings
         # A method with a range has no grid: its points are drawn.
-        ranged = any(isinstance(v, Range) for v in _dimensions(settings, search).values())
+        dimensions = _dimensions(settings, search, fraction)
+        ranged = any(isinstance(value, Range) for value in dimensions.values())
         self.sampler = "tpe" if search.sampler == "grid" and ranged else search.sampler
-        self.dimensions = {name: _distribution(value) for name, value in _dimensions(settings, search).items()}
+        self.dimensions = {name: _distribution(value) for name, value in dimensions.items()}
         samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
             "grid": lambda: optuna.samplers.RandomSampler(seed=0),  # never asked: every point is enqueued
             "random": lambda: optuna.samplers.RandomSampler(seed=0),
@@ -93,30 +97,32 @@ class Group:
             values["seed"],
             values["sft_weight"],
             values["align_weight"],
+            values[FRACTION],
             {key: values[f"training.{key}"] for key in own.training},
         )
 
 
-def _dimensions(settings: MethodSettings, search: SearchSettings) -> dict[str, tuple[Any, ...] | Range]:
+def _dimensions(settings: MethodSettings, search: SearchSettings, fraction: Values) -> dict[str, Values]:
     return {
         **{f"parameters.{key}": value for key, value in settings.parameters.items()},
         "learning_rate": settings.learning_rate or search.learning_rate,
         "seed": search.seeds,
         "sft_weight": settings.sft_weight,
         "align_weight": settings.align_weight,
+        FRACTION: settings.fraction or fraction,
         **{f"training.{key}": value for key, value in settings.training.items()},
     }
 
 
-def _distribution(value: tuple[Any, ...] | Range) -> BaseDistribution:
+def _distribution(value: Values) -> BaseDistribution:
     if isinstance(value, Range):
         return FloatDistribution(value.low, value.high, log=value.log)
     return CategoricalDistribution(value)
 
 
-def groups(search: SearchSettings) -> list[Group]:
-    """One group per start and method entry, in the study's order."""
-    return [Group(init, method, search) for method in search.methods for init in (method.init or search.init)]
+def groups(search: SearchSettings, fraction: Values = (1.0,)) -> list[Group]:
+    """One group per start and method entry, in the study's order; ``fraction`` is of the training pairs."""
+    return [Group(init, method, search, fraction) for method in search.methods for init in (method.init or search.init)]
 
 
 def export(found: list[Group], url: str) -> None:

@@ -12,12 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.artifacts import intact, key_of, read_json, write_json
-from raydaa.search_settings import EarlyStopping
+from raydaa.search_settings import Budget, EarlyStopping
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
 from raydaa.trial_folder import ACCURACY, LOSS, RECORD, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
+
+
+@dataclass(frozen=True)
+class Purse:
+    """A sweep's budget, and how many GPUs (or workers without one) a trial keeps busy."""
+
+    budget: Budget | None = None
+    gpus: float = 1.0
+
+    def holds(self, steps: int, seconds: float) -> bool:
+        """Whether a sweep may come to so many steps and seconds of training."""
+        if self.budget is None:
+            return True
+        if self.budget.trial_steps is not None:
+            return steps <= self.budget.trial_steps
+        assert self.budget.gpu_hours is not None
+        return seconds * self.gpus / 3600 <= self.budget.gpu_hours
 
 
 @dataclass
@@ -33,11 +50,18 @@ class SweptTrial:
     askers: list[tuple[Group, int]] = field(default_factory=list)
     started: bool = False
     state: str = "waiting"  # waiting, running, finished, stopped, failed
+    reached: int = 0  # steps
+    seconds: float = 0.0  # of training, so far
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to do for it."""
         return self.state in ("finished", "stopped", "failed")
+
+    @property
+    def leg(self) -> int:
+        """Steps to its next rung, or to its end."""
+        return next((s for s in rung_steps(self.spec.rungs, self.steps) if s > self.reached), self.steps) - self.reached
 
 
 class Sweep:
@@ -50,9 +74,10 @@ class Sweep:
         folder: Path,
         early_stopping: EarlyStopping | None,
         table_size: int,
+        purse: Purse = Purse(),
     ) -> None:
         self.groups, self.make, self.folder, self.table_size = groups, make, folder, table_size
-        self.early = early_stopping
+        self.early, self.purse = early_stopping, purse
         self.trials: dict[str, SweptTrial] = {}
         self.brackets: dict[str, Bracket] = {}
         for group in groups:
@@ -81,7 +106,9 @@ class Sweep:
         return trial
 
     def _bracket(self, point: Point, asked: int) -> Bracket:
-        comparable: dict[str, Any] = {"init": point.init, "method": point.method, "asked": asked}
+        # Trials on less data would lose, and a study of how much is needed would have no answer.
+        comparable: dict[str, Any] = {"init": point.init, "method": point.method, "fraction": point.fraction}
+        comparable["asked"] = asked
         if self.early is None or self.early.within == "beta":
             # The held-out loss is the same function only where everything that enters the objective is the same.
             comparable |= {"parameters": point.parameters, "weights": [point.sft_weight, point.align_weight]}
@@ -103,7 +130,9 @@ class Sweep:
             trial.bracket.leave(trial.key)
 
     def _note(self, trial: SweptTrial, metrics: dict[str, Any]) -> None:
-        """Pass a rung's metric to the bracket."""
+        """Remember how far the trial is, and pass a rung's metric to the bracket."""
+        trial.reached = max(trial.reached, metrics["step"])
+        trial.seconds = max(trial.seconds, metrics.get("seconds", 0.0))
         if self.early is None or LOSS not in metrics:
             return
         value = metrics[LOSS] if self.early.within == "beta" else -metrics[ACCURACY]
@@ -123,13 +152,48 @@ class Sweep:
                 decision = trial.bracket.decision(trial.key)
                 if decision == "stop":
                     self.close(trial, "stopped", "the others of its bracket were better at a rung")
-                elif decision == "go":
+                elif decision == "go" and self.affords(trial):
                     return trial
         return None
 
+    def winners(self) -> list[SweptTrial]:
+        """Trials that wait at a rung, may go on, and come before new ones: a bracket ends before the next begins."""
+        return [trial for trial in self.trials.values() if trial.started and self._may_run(trial)]
+
+    def _may_run(self, trial: SweptTrial) -> bool:
+        return trial.state == "waiting" and trial.bracket.decision(trial.key) == "go" and self.affords(trial)
+
+    def affords(self, trial: SweptTrial) -> bool:
+        """Whether the budget holds what was used, what runs on to its next rung, and this trial's way to its own.
+
+        Hours are foreseen by the mean step so far; before the first report they are unknown.
+        """
+        done = sum(t.reached for t in self.trials.values())
+        seconds = sum(t.seconds for t in self.trials.values())
+        ahead = trial.leg + sum(t.leg for t in self.trials.values() if t.state == "running")
+        return self.purse.holds(done + ahead, seconds + (seconds / done * ahead if done else 0.0))
+
+    def close_if_spent(self) -> list[SweptTrial]:
+        """Where nothing runs and the budget holds no trial's next leg, those that wait are over; returns them.
+
+        Their checkpoints stay: with a larger budget they go on.
+        """
+        left = [trial for trial in self.trials.values() if not trial.over]
+        if self.purse.budget is None or any(trial.state == "running" or self._may_run(trial) for trial in left):
+            return []
+        for trial in left:
+            self.close(trial, "stopped", "the budget was spent", retry=True)
+        return left
+
     def decide(self, trial: SweptTrial, metrics: dict[str, Any]) -> str:
-        """What becomes of a trial that has just reported."""
+        """What becomes of a trial that has just reported.
+
+        One that is tried again after a rung has its place there already; it is judged where it was judged before.
+        """
         self._note(trial, metrics)
+        rungs = rung_steps(trial.spec.rungs, trial.steps)
+        if metrics["step"] < max((rungs[rung] for rung in trial.bracket.values[trial.key]), default=0):
+            return "go"
         return trial.bracket.decision(trial.key)
 
     def close(self, trial: SweptTrial, state: str, reason: str = "", retry: bool = False) -> None:

@@ -26,6 +26,7 @@ def trial(key: str, method: str, state: str, **changes: Any) -> dict[str, Any]:
         "seed": 0,
         "sft_weight": 0.0,
         "align_weight": 1.0,
+        "fraction": 1.0,
         "training": {},
     }
     ranking = "pointwise" if method == "nca" else "pairwise"

@@ -1,21 +1,15 @@
 """Points of a search space, and the sweep that they make."""
 
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 
-from raydaa.artifacts import key_of, write_json
-from raydaa.search_settings import EarlyStopping, SearchSettings
-from raydaa.training.spec import RunSpec
+from raydaa.artifacts import read_json, write_json
+from raydaa.search_settings import Budget
 from raydaa.tuning.search_space import Group, Point, Result, export, groups
-from raydaa.tuning.sweep import Sweep
-
-
-def search(**changes: Any) -> SearchSettings:
-    tree = {"learning_rate": [1e-4, 1e-3], "methods": [{"name": "dpo", "beta": [0.1, 0.2]}], **changes}
-    return SearchSettings.model_validate(tree)
+from raydaa.tuning.sweep import Purse, Sweep
+from tests.tuning.sweeps import log, search, sweep
 
 
 def points(found: list[Group]) -> list[Point]:
@@ -41,6 +35,12 @@ def test_overrides_and_weights_are_searched() -> None:
     found = points(groups(search(methods=[entry], learning_rate=1e-5)))
     assert [(p.align_weight, p.training["epochs"]) for p in found] == [(0.1, 1), (0.1, 2), (1.0, 1), (1.0, 2)]
     assert all(point.sft_weight == 1.0 for point in found)
+
+
+def test_shares_of_the_pairs_are_searched() -> None:
+    methods = [{"name": "dpo", "beta": 0.1}, {"name": "ipo", "beta": 0.1, "data.preferences.fraction": [0.1, 0.2]}]
+    found = points(groups(search(methods=methods, learning_rate=1e-4), fraction=(0.5, 1.0)))
+    assert [(point.method, point.fraction) for point in found] == [("dpo", 0.5), ("dpo", 1), ("ipo", 0.1), ("ipo", 0.2)]
 
 
 def test_random_points_lie_in_their_range_and_are_reproducible() -> None:
@@ -80,38 +80,9 @@ def test_studies_are_exported_into_one_storage(tmp_path: Path) -> None:
     assert states == ["FAIL", "COMPLETE"]
 
 
-def spec(point: Point) -> tuple[str, RunSpec]:
-    made = RunSpec(
-        start="",
-        train="",
-        learning_rate=point.learning_rate,
-        batch_size=1,
-        epochs=1,
-        warmup_ratio=0,
-        max_grad_norm=1,
-        adam_betas=(0.9, 0.9),
-        weight_decay=0,
-        precision="fp32",
-        tokens_per_microbatch=1,
-        seed=point.seed,
-        engine="torch",
-        zero_stage=0,
-        checkpoint_every=1,
-        validations=1,
-        method=point.method,
-        parameters=point.parameters,
-        rungs=(0.5,),
-    )
-    return key_of(rate=point.learning_rate, beta=point.parameters["beta"]), made
-
-
-def sweep(folder: Path, within: str = "beta", **changes: Any) -> Sweep:
-    early = EarlyStopping.model_validate({"within": within, "rungs": [0.5], "keep": 0.5})
-    return Sweep(groups(search(**changes)), spec, folder, early, table_size=10)
-
-
-def log(loss: float, accuracy: float) -> dict[str, float]:
-    return {"step": 5, "validation/loss": loss, "validation/rewards/accuracies": accuracy}
+def test_trials_on_less_data_do_not_compete_with_those_on_more(tmp_path: Path) -> None:
+    entry = {"name": "dpo", "beta": [0.1], "data.preferences.fraction": [0.1, 1.0]}
+    assert [len(b.members) for b in sweep(tmp_path, "method", methods=[entry]).brackets.values()] == [2, 2]
 
 
 @pytest.mark.parametrize(("within", "brackets"), [("beta", 2), ("method", 1)])
@@ -123,6 +94,65 @@ def test_brackets_hold_what_can_be_compared(tmp_path: Path, within: str, bracket
     decisions = [trial.bracket.decision(trial.key) for trial in made.trials.values()]
     # Lower loss wins inside each β; higher accuracy inside the method.
     assert decisions == (["go", "stop", "go", "stop"] if within == "beta" else ["stop", "stop", "go", "go"])
+
+
+@pytest.mark.parametrize(("loss", "decision"), [(1.0, "go"), (3.0, "stop")])
+def test_a_trial_tried_again_is_judged_where_it_was_before(tmp_path: Path, loss: float, decision: str) -> None:
+    """Its worker died after the rung and the new one starts from an older checkpoint, with a validation on the way."""
+    made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
+    died, other = made.trials.values()
+    assert made.decide(died, log(loss, 0.5)) == "wait"
+    assert made.decide(other, log(2.0, 0.5)) == ("stop" if decision == "go" else "go")
+    assert made.decide(died, {**log(loss, 0.5), "step": 4}) == "go"
+    assert made.decide(died, log(loss, 0.5)) == decision
+
+
+def played(made: Sweep, slots: int) -> int:
+    """Run a sweep whose trials need no time, and whose first of a bracket is best; returns the steps used."""
+    places = {key: place for place, key in enumerate(made.trials)}
+    while not made.over:
+        running = [trial for trial in made.trials.values() if trial.state == "running"]
+        while len(running) < slots:
+            trial = next(iter(made.winners()), None) or made.next_trial()
+            if trial is None:
+                break
+            trial.started, trial.state = True, "running"
+            running.append(trial)
+        if not running:
+            made.close_if_spent()
+            continue
+        trial = running[0]
+        step = trial.reached + trial.leg
+        decision = made.decide(trial, {**log(places[trial.key], 0.5), "step": step, "seconds": 60.0 * step})
+        trial.state = "waiting"
+        if decision == "stop" or step == trial.steps:
+            made.close(trial, "stopped" if decision == "stop" else "finished")
+        for other in made.trials.values():
+            if other.state == "waiting" and other.bracket.decision(other.key) == "stop":
+                made.close(other, "stopped")
+    return sum(trial.reached for trial in made.trials.values())
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(("budget", "finished"), [(9, 0), (15, 1), (29, 1), (30, 2), (100, 2)])
+@pytest.mark.parametrize("hours", [False, True])
+def test_a_sweep_ends_within_its_budget(tmp_path: Path, budget: int, finished: int, slots: int, hours: bool) -> None:
+    """Two brackets of two trials of 10 steps, half of which go on from step 5: 30 steps in all, 15 a bracket."""
+    limit = {"gpu_hours": 4 * budget / 60} if hours else {"trial_steps": budget}
+    made = sweep(tmp_path, purse=Purse(Budget.model_validate(limit), gpus=4.0))
+    used = played(made, slots)
+    states = [trial.state for trial in made.trials.values()]
+    assert used <= max(budget, 5 * slots if hours else 0)  # the first ones start before a step's time is known
+    assert states.count("finished") == finished if slots == 1 else states.count("finished") <= finished
+    reasons = {read_json(t.folder / "record.json")["reason"] for t in made.trials.values() if t.state == "stopped"}
+    assert ("the budget was spent" in reasons) == (budget < 30)
+
+
+def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
+    first = sweep(tmp_path, purse=Purse(Budget(trial_steps=10)))
+    assert played(first, 1) == 10
+    again = sweep(tmp_path, purse=Purse(Budget(trial_steps=15)))
+    assert [trial.state for trial in again.trials.values()] == ["waiting"] * 4
 
 
 def test_a_sweep_reads_what_its_folders_say(tmp_path: Path) -> None:

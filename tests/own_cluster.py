@@ -1,0 +1,100 @@
+"""A Ray cluster of several nodes on this machine: own ports, own folder, own token."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.command import Command
+
+PROJECT = Path(__file__).parent.parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class OwnCluster(Command):
+    """A head without CPUs, as on a cluster that has scaled to nothing; nodes come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port, self.dashboard, client, agent = free_ports(4)
+        token = folder / "token"
+        token.write_text(secrets.token_hex(16))
+        self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` is this one
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={client}"]
+        ports += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1"]
+        self._ray("start", "--head", "--num-cpus=0", "--num-gpus=0", *ports)
+        self._wait_until_ready()
+
+    def _ray(self, *arguments: str) -> subprocess.Popen[bytes]:
+        own = self.ray / str(len(self.nodes))  # one folder for all would have them unpack the project over each other
+        options = ["--block", "--node-ip-address=127.0.0.1", f"--temp-dir={own}", "--disable-usage-stats"]
+        command = [str(Path(sys.executable).with_name("ray")), *arguments, *options]
+        log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
+        quiet = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        self.nodes.append(subprocess.Popen(command, cwd=self.folder, env=self.environment, **quiet))
+        return self.nodes[-1]
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(120):
+            done = self.submit("true", wait=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.5)
+        raise AssertionError(done.stdout + done.stderr)
+
+    def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
+        """One node more."""
+        return self._ray("start", f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}", "--num-gpus=0")
+
+    def lose(self, node: subprocess.Popen[bytes]) -> None:
+        """A node goes without a word: all its processes are killed."""
+        import psutil
+
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            process.kill()
+        node.wait(60)
+
+    def submit(self, *entrypoint: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+        """``ray job submit`` of the project as it lies here; it need not be installed on the nodes."""
+        return subprocess.run(
+            self.submission(*entrypoint, wait=wait),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=self.folder,
+            check=False,
+        )
+
+    def submission(self, *entrypoint: str, wait: bool = True) -> list[str]:
+        """The command line of `submit`."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        options = [f"--address=http://127.0.0.1:{self.dashboard}", *([] if wait else ["--no-wait"])]
+        if wait:
+            options.append(f"--working-dir={PROJECT}")
+        return [ray, "job", "submit", *options, "--", *entrypoint]
+
+    def close(self) -> None:
+        """All nodes go; nothing stays."""
+        for node in reversed(self.nodes):  # asked politely they would take leave of each other for half a minute
+            if node.poll() is None:
+                self.lose(node)
+        left = self.wait_until_gone()
+        shutil.rmtree(self.ray, ignore_errors=True)
+        assert left == {}, left

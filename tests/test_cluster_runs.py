@@ -1,0 +1,55 @@
+"""Studies on a cluster of several nodes, submitted as jobs."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from raydaa.results import TrialResults
+from tests.own_cluster import OwnCluster
+from tests.studies import micro, written
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
+    made = OwnCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_the_exit_code_says_that_the_input_was_wrong(cluster: OwnCluster) -> None:
+    done = cluster.submit("python", "-m", "raydaa", "run", "missing.yaml", "--address", "auto")
+    assert done.returncode != 0
+    assert "raydaa: missing.yaml: No such file or directory" in done.stdout
+
+
+def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
+    """A head without CPUs; a node joins and the study starts, it is lost in the sweep, and another goes on."""
+    study = written(cluster.folder, micro(scaling={"concurrent_trials": 2}))
+    folder = cluster.folder / "out"
+    command = ["python", "-m", "raydaa", "run", str(study), "--address", "auto", "--output", str(folder)]
+    log = cluster.folder / "job.log"
+    with log.open("w") as file:
+        job = subprocess.Popen(
+            cluster.submission(*command),
+            env=cluster.environment,
+            cwd=cluster.folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    first = cluster.add_node(1)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("trials/*/metrics.jsonl")) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    cluster.lose(first)
+    second = cluster.add_node(2)
+    assert job.wait(300) == 0, log.read_text()
+    # The lost node's trials were tried again on the new one, and the brackets decided as ever.
+    assert "2 finished, 2 stopped" in log.read_text()
+    assert {row.learning_rate for row in TrialResults.load(folder) if row.state == "finished"} == {1e-3}
+    assert second.poll() is None
