@@ -21,6 +21,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--address", metavar="ADDRESS", help="Ray cluster to use, e.g. auto (default: this machine)")
     run.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
     run.set_defaults(action=_run)
+    plan = commands.add_parser("plan", help="what a study will take, before anything is started")
+    plan.add_argument("study", help="study file (YAML)")
+    plan.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    plan.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
+    plan.set_defaults(action=_plan)
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
     report.set_defaults(action=_report)
@@ -90,6 +95,20 @@ def _run(options: argparse.Namespace) -> int:
             traceback.print_exception(error, file=file)
         return 1
     print(f"{study.folder / 'report' / 'index.html'}: {results.summary()}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # what is here already, and nothing else
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing trains here; DeepSpeed would say that it looks for GPUs
+    from raydaa.study import Study
+
+    if options.allow_code:
+        sys.path.insert(0, os.getcwd())
+    study = Study.load(options.study, _overrides(options), options.allow_code)
+    from raydaa.plan import plan
+
+    print(plan(study))
     return 0
 
 

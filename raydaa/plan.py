@@ -1,0 +1,299 @@
+"""What a study will take, before anything is started: trials, steps, memory, GPU-hours, disk.
+
+Looks at the data where it is at hand, and says what it could not look at. The sweep is not estimated but played: the
+brackets are the real ones, on trials that need no time.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydaa.algorithms.catalog import method_class
+from raydaa.cluster import Resources
+from raydaa.data.packing import ExampleTable, PairTable, Sharing
+from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare
+from raydaa.data.sources import DataError
+from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, cache_folder, sft_fraction
+from raydaa.pipeline.training import Reference, trial_spec
+from raydaa.progress import Progress
+from raydaa.records import read
+from raydaa.settings_file import InputError
+from raydaa.study import Study
+from raydaa.training.budget import SHARE
+from raydaa.training.memory import Layout, Memory, Shape, memory
+from raydaa.training.model import TokenizerError, load_tokenizer, quiet_transformers
+from raydaa.trial_folder import ACCURACY, LOSS
+from raydaa.tuning.search_space import Point, groups
+from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+
+# Bytes, and dense bf16 operations a second, of one accelerator as Ray names them.
+ACCELERATORS = {
+    "A100-40G": (40e9, 312e12),
+    "A100-80G": (80e9, 312e12),
+    "A100": (40e9, 312e12),
+    "H100": (80e9, 989e12),
+    "H200": (141e9, 989e12),
+    "L40S": (48e9, 362e12),
+    "L4": (24e9, 121e12),
+    "A10G": (24e9, 70e12),
+}
+UTILISATION = 0.4  # of those operations: an assumption, to be replaced by what a first trial shows
+UNKNOWN_STEPS = 100  # of a trial whose data could not be looked at; only shares are told then
+FORWARD = 1 / 3  # of a training step's operations
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one pass over the tables."""
+
+    train: float  # of all training pairs, forward and backward
+    held_out: float
+    sft: float
+
+
+@dataclass
+class Played:
+    """What a sweep came to when it was played."""
+
+    trials: list[SweptTrial]
+    waiting: int = 0  # the most trials that kept a checkpoint at a rung
+
+    @property
+    def passes(self) -> float:
+        """Sum over trials of the share of their own steps that they made."""
+        return sum(trial.reached / trial.steps for trial in self.trials)
+
+
+def plan(study: Study) -> str:
+    """A few lines on each; InputError where the study can't be planned at all."""
+    quiet_transformers()
+    return "\n".join(_Planned(study).lines())
+
+
+@dataclass
+class _Planned:
+    study: Study
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        prepared = self._prepared()
+        context = self._context(prepared)
+        shape = self._shape()
+        batch = self.study.settings.training.batch_size
+        size = UNKNOWN_STEPS * batch if prepared is None else prepared.rows["train"]
+        played = [self._play(size, early) for early in (True, False)]
+        yield from self._trials(played[0], played[1], prepared is not None)
+        yield from self.notes
+        if shape is None:
+            return
+        held = memory(shape, _layout(context))
+        yield from self._memory(context, shape, held)
+        if prepared is not None:
+            work = _work(shape, prepared, self.study.settings.data.sft is not None)
+            yield from self._hours(context, work, *played)
+        yield from self._disk(context, shape, played[0])
+
+    def _prepared(self) -> Prepared | None:
+        settings = self.study.settings
+        try:
+            base = base_model(self.study)
+            inputs = open_inputs(settings, base)
+            tokenizer = load_tokenizer(base, settings.model.trust_remote_code)
+            tables = prepare(inputs, settings.data, tokenizer, cache_folder(self.study) / "prepared")
+        except TooManyRejectsError as error:
+            self.notes.append(f"data: the study would stop here: {error}")
+            return None
+        except (InputError, DataError, TokenizerError) as error:
+            self.notes.append(f"data: could not be looked at, so tokens and hours are not known: {error}")
+            return None
+        rows, rejected = tables.report["rows"], tables.report["rejected"]
+        self.notes.append("data: " + ", ".join(f"{count} {name}" for name, count in rows.items()))
+        self.notes += [f"  problem: {reason}: {count} rows rejected" for reason, count in rejected.items() if count]
+        return Prepared(Start("base", base, ""), tables.folders, inputs.keys, rows)
+
+    def _context(self, prepared: Prepared | None) -> Context:
+        """As the study's own, on a cluster that has what the study asks for."""
+        anywhere = prepared or Prepared(Start("base", Path(), ""), {"pairs": Path()}, {"pairs": ""}, {})
+        return Context(self.study, Progress(1), Resources(0, 0, local=False), anywhere)
+
+    def _shape(self) -> Shape | None:
+        from transformers import AutoConfig
+
+        model = self.study.settings.model
+        try:
+            source = model.config or (base_model(self.study) if model.source == "pocket" else model.source)
+            return Shape.of(AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            self.notes.append(f"model: could not be looked at, so memory is not known; give model.config: {reason}")
+            return None
+
+    def _play(self, table_size: int, with_early_stopping: bool) -> Played:
+        settings = self.study.settings
+        search = settings.search
+
+        # The tokens of a micro-batch are measured where the GPUs are; here any number does.
+        known = self.study.with_values({"training.tokens_per_microbatch": 1})
+        context = replace(self._context(None), study=known)
+
+        def make(point: Point) -> tuple[str, Any]:
+            spec = trial_spec(context, Start("", Path(), ""), Reference(None, None), point)
+            return spec.key(point.init, ""), spec
+
+        found = groups(search, settings.data.preferences.fraction)
+        early = search.early_stopping if with_early_stopping else None
+        with tempfile.TemporaryDirectory() as name:
+            return play(Sweep(found, make, Path(name), early, table_size, Purse(search.budget)))
+
+    def _trials(self, played: Played, full: Played, sized: bool) -> Iterator[str]:
+        counts = Counter((trial.point.init, trial.point.title) for trial in played.trials)
+        yield f"{self.study.settings.name}: {len(played.trials)} trials"
+        for (init, title), count in counts.items():
+            yield f"  {count} {title} from {init}"
+        steps, most = (sum(trial.reached for trial in each.trials) for each in (played, full))
+        finished = sum(trial.state == "finished" for trial in played.trials)
+        counted = f"{steps} of {most}, " if sized else ""
+        yield f"steps: {counted}{steps / most:.0%} of those without early stopping; {finished} trials finish"
+
+    def _memory(self, context: Context, shape: Shape, held: Memory) -> Iterator[str]:
+        workers, settings = context.workers, self.study.settings
+        wanted, longest = settings.training.tokens_per_microbatch, settings.data.max_length
+        few = longest if workers.gpus else ON_CPU
+        tokens = max(longest, few if wanted == "auto" else wanted)
+        layout = f"{workers.count} workers" + (f", ZeRO {context.zero_stage}" if context.engine == "deepspeed" else "")
+        parts = {"weights": held.weights, "gradients": held.gradients, "optimizer": held.optimizer}
+        parts["activations and logits"] = held.at(tokens) - held.fixed
+        yield (
+            f"memory: {size_of(held.at(tokens))} on each of {layout}, {settings.training.precision}, "
+            f"{tokens} tokens at a time ("
+            + ", ".join(f"{name} {size_of(size)}" for name, size in parts.items())
+            + f"); the model has {shape.parameters:,} parameters"
+        )
+        known = ACCELERATORS.get(settings.scaling.accelerator or "")
+        if known is None:
+            return
+        most = held.tokens(SHARE * known[0])
+        fits = f"fits, up to {most} tokens at a time" if most >= tokens else "does not fit"
+        yield f"  {settings.scaling.accelerator} has {size_of(known[0])}: {fits}"
+
+    def _hours(self, context: Context, work: Work, played: Played, full: Played) -> Iterator[str]:
+        settings = self.study.settings
+        starts = {trial.point.init for trial in played.trials}
+        needing = {t.point.init for t in played.trials if method_class(t.point.method).needs_reference}
+        fractions = {f for f in (sft_fraction(settings, init) for init in starts if init != "base") if f is not None}
+        sft = sum(fractions) * work.sft * settings.sft.epochs
+        reference = len(needing) * FORWARD * (work.train + work.held_out)
+        rungs = len(settings.search.early_stopping.rungs) if settings.search.early_stopping else 0
+
+        def align(of: Played, live: bool = False) -> float:
+            total = 0.0
+            for trial in of.trials:
+                share, spec = trial.reached / trial.steps, trial.spec
+                checks = share * (spec.validations + rungs) * FORWARD * work.held_out
+                step = work.train * spec.epochs * spec.fraction * share
+                more = FORWARD if live and method_class(trial.point.method).needs_reference else 0.0
+                total += checks + step * (1 + more)
+            return total
+
+        known = ACCELERATORS.get(settings.scaling.accelerator or "")
+        figures = {
+            "sft": sft,
+            "reference": reference,
+            "trials": align(played),
+            "trials without early stopping": align(full),
+            "trials without early stopping and with a live reference": align(full, live=True),
+        }
+        if known is None:
+            total = sft + reference + align(played)
+            yield f"work: {total:.2e} operations; name scaling.accelerator to have it in hours"
+            return
+        hours = {name: value / (known[1] * UTILISATION) / 3600 for name, value in figures.items()}
+        used = hours["sft"] + hours["reference"] + hours["trials"]
+        yield (
+            f"GPU-hours: about {used:.3g} at {UTILISATION:.0%} of {settings.scaling.accelerator}'s rate, which is an "
+            "assumption; generation and judging come on top"
+        )
+        yield from (f"  {value:.3g} {name}" for name, value in hours.items())
+
+    def _disk(self, context: Context, shape: Shape, played: Played) -> Iterator[str]:
+        half = self.study.settings.training.precision == "bf16"
+        model = shape.parameters * (2 if half else 4)
+        checkpoint = shape.parameters * ((14 if context.engine == "deepspeed" else 12) if half else 12)
+        settings = self.study.settings
+        finished = [trial for trial in played.trials if trial.state == "finished"]
+        best = len({trial.point.method for trial in finished})
+        slots = settings.scaling.concurrent_trials
+        running = 1 if slots == "auto" else slots
+        kept = (len(settings.sft.fractions) + len(finished) + best) * model
+        peak = kept + (played.waiting + 2 * running) * checkpoint  # a new checkpoint is whole before the old one goes
+        yield (
+            f"disk: {size_of(peak)} at most: {len(finished)} trained models, {best} of them copied to be handed "
+            f"over, {played.waiting} checkpoints that wait at rungs, and those of {running} running trials"
+        )
+
+
+def size_of(amount: float) -> str:
+    """``2.5e9`` → ``2.5 GB``."""
+    unit, name = (1e9, "GB") if amount >= 1e8 else (1e6, "MB")
+    return f"{amount / unit:.1f} {name}"
+
+
+def play(sweep: Sweep) -> Played:
+    """Bring a sweep to its end without training; of equal trials the first of a bracket goes on."""
+    played = Played([])
+    while not sweep.over:
+        trial = next(iter(sweep.winners()), None) or sweep.next_trial()
+        if trial is None:
+            sweep.close_if_spent()
+            continue
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        trial.started, trial.state = True, "running"
+        step = trial.reached + trial.leg
+        sweep.decide(trial, {"step": step, LOSS: 0.0, ACCURACY: 0.0})
+        trial.state = "waiting"
+        if step == trial.steps:
+            sweep.close(trial, "finished")
+        _stop_losers(sweep)
+        at_rungs = sum(t.state == "waiting" and t.reached > 0 for t in sweep.trials.values())
+        played.waiting = max(played.waiting, at_rungs)
+    played.trials = list(sweep.trials.values())
+    return played
+
+
+def _stop_losers(sweep: Sweep) -> None:
+    for trial in list(sweep.trials.values()):
+        if trial.state == "waiting" and trial.bracket.decision(trial.key) == "stop":
+            sweep.close(trial, "stopped")
+
+
+def _layout(context: Context) -> Layout:
+    training, scaling = context.settings.training, context.settings.scaling
+    return Layout(
+        sharded=context.engine == "deepspeed",
+        workers=context.workers.count,
+        zero_stage=context.zero_stage,
+        bf16=training.precision == "bf16",
+        gradient_checkpointing=training.gradient_checkpointing,
+        cpu_offload=scaling.cpu_offload,
+    )
+
+
+def _work(shape: Shape, prepared: Prepared, with_sft: bool) -> Work:
+    def pairs(name: str) -> float:
+        table = PairTable(read(prepared.table(name)), sharing=Sharing())
+        prompt, sizes = table.prompts.lengths.astype(float), [side.lengths.astype(float) for side in table.responses]
+        cells = prompt**2 / 2 + sum(prompt * size + size**2 / 2 for size in sizes)
+        return shape.flops(float(table.row_lengths.sum()), float(sum(size.sum() for size in sizes)), float(cells.sum()))
+
+    def sft() -> float:
+        table = ExampleTable(read(prepared.table("sft")))
+        lengths = table.tokens.lengths.astype(float)
+        scored = float(table.scored.values.sum())
+        return shape.flops(float(lengths.sum()), scored, float(np.sum(lengths**2 / 2)))
+
+    return Work(pairs("train"), pairs("validation"), sft() if with_sft else 0.0)

@@ -1,0 +1,105 @@
+"""What a study will take, told before it starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from raydaa.cli import main
+from raydaa.plan import plan, play
+from raydaa.study import Study
+from tests.studies import micro, written
+from tests.tuning.sweeps import sweep
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def told(path: Path, capsys: pytest.CaptureFixture[str], *settings: str) -> str:
+    options = [option for setting in settings for option in ("--set", setting)]
+    assert main(["plan", str(path), *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_micro_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = written(tmp_path, micro())
+    text = told(study, capsys)
+    assert text.startswith("micro: 4 trials\n  2 dpo from sft\n  2 orpo from sft\n")
+    # 320 pairs in batches of 16: 20 steps a trial; one of each two stops at 6.
+    assert "steps: 52 of 80, 65% of those without early stopping; 2 trials finish" in text
+    assert "data: 320 train, 64 validation, 600 sft, 40 prompts" in text
+    assert "name scaling.accelerator to have it in hours" in text
+    assert "2 trained models, 2 of them copied" in text
+    assert not (tmp_path / "studies").exists()
+
+
+def test_hours_grow_with_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(written(tmp_path, micro()), capsys, "scaling={accelerator: A100-80G, workers: 8}")
+    hours = [float(line.split()[0]) for line in text.partition("GPU-hours")[2].splitlines()[1:6]]
+    sft, reference, trials, unstopped, live = hours
+    assert sft > 0 < reference
+    assert trials < unstopped < live
+    assert "A100-80G has 80.0 GB: fits" in text
+
+
+def test_without_data_or_weights_a_config_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = LlamaConfig(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_key_value_heads=8)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    tree = micro(name="far", model={"source": "someone/somewhere", "config": str(tmp_path / "config.json")})
+    tree["data"] = {"preferences": {"source": "someone/pairs"}, "sft": {"source": "someone/chats"}, "max_length": 4096}
+    tree["training"] = {"batch_size": 128, "precision": "bf16"}
+    tree["scaling"] = {"workers": 8, "accelerator": "A100-80G", "zero_stage": 3}
+    tree["evaluation"] = {}
+    text = told(written(tmp_path, tree), capsys)
+    assert "far: 4 trials" in text
+    assert "65% of those without early stopping" in text
+    assert "data: could not be looked at, so tokens and hours are not known: someone/somewhere" in text
+    assert "44.5 GB on each of 8 workers, ZeRO 3, bf16, 4096 tokens at a time" in text
+    assert "80.0 GB: fits" in text
+    assert "GPU-hours" not in text
+
+
+def test_no_configuration_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = micro(name="far", model={"source": "someone/somewhere"})
+    text = told(written(tmp_path, tree), capsys)
+    assert "model: could not be looked at, so memory is not known; give model.config: " in text
+    assert "memory:" not in text
+
+
+def test_data_that_would_stop_the_study_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    rows[3]["rejected"] = rows[3]["chosen"]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = micro(name="own", evaluation={})
+    tree["data"]["preferences"] = {"source": str(pairs), "validation": 0.2}
+    tree["data"]["prompts"] = {"source": "preferences.validation"}
+    text = told(written(tmp_path, tree), capsys)
+    assert "data: the study would stop here: " in text
+    assert "chosen equals rejected: 1; first rows: 1, 2, 3, 4, 5" in text
+
+
+def test_a_wrong_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(written(tmp_path, micro(search={})))]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_playing_is_what_a_sweep_does(tmp_path: Path) -> None:
+    played = play(sweep(tmp_path))
+    assert [trial.state for trial in played.trials] == ["finished", "stopped", "finished", "stopped"]
+    assert [trial.reached for trial in played.trials] == [10, 5, 10, 5]
+    assert played.waiting == 1
+    assert played.passes == 3.0
+
+
+def test_the_paper_needs_less_than_half(tmp_path: Path) -> None:
+    """Four learning rates a bracket, rungs at 10 % and 30 %: 4 × 0.1 + 2 × 0.2 + 1 × 0.7 of 4 trials."""
+    tree = micro()
+    tree["search"] = {"learning_rate": [3e-7, 5e-7, 7e-7, 1e-6], "methods": [{"name": "dpo", "beta": [0.1, 0.2]}]}
+    tree["training"]["batch_size"] = 4
+    text = plan(Study.from_tree(tree))
+    assert "steps: 240 of 640, 38% of those without early stopping; 2 trials finish" in text
