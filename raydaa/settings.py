@@ -171,8 +171,6 @@ class StudySettings(Settings):
             raise wrong(
                 f"{list(self.evaluation.benchmarks)!r} is not available yet; use [validation]", "evaluation.benchmarks"
             )
-        if self.storage.mirror is not None:
-            raise wrong("a mirror is not available yet; leave it out", "storage.mirror")
         return self
 
     def _check_engine(self) -> None:

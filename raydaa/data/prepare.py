@@ -10,15 +10,16 @@ from typing import Any
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json
 from raydaa.data import pocket
 from raydaa.data.sources import (
-    FILE_SUFFIXES,
     DataError,
     Messages,
     PreferencePair,
     Rows,
     conversation,
+    is_alpaca,
     is_transcript,
-    messages_of,
+    names_files,
     preference_pair,
+    prompt_of,
     read_rows,
 )
 from raydaa.data.tables import Tally, parsed, split_by_prompt, write_examples, write_pairs, write_prompts
@@ -65,11 +66,14 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     if data.sft is not None and data.sft.source != CHOSEN:
         sft = _rows(data.sft.source, data.sft.split, world, "sft")
         names = _columns(data.sft.columns, "messages", "prompt", "response")
-        if not sft.rows or names["messages"] not in sft.rows[0][1]:
-            sft.require([names["prompt"], names["response"]])
+        first = sft.rows[0][1] if sft.rows else {}
+        if names["messages"] not in first and not is_alpaca(first):
+            instructed = "instruction" in first and names["prompt"] not in first
+            sft.require([*([] if instructed else [names["prompt"]]), names["response"]])
     if data.prompts.source != HELD_OUT:
         prompts = _rows(data.prompts.source, data.prompts.split, world, "prompts")
-        prompts.require([_columns(data.prompts.columns, "prompt")["prompt"]])
+        if not prompts.rows or "instruction" not in prompts.rows[0][1]:
+            prompts.require([_columns(data.prompts.columns, "prompt")["prompt"]])
     common = {"version": VERSION, "tokenizer": tokenizer_hash(tokenizer_folder), "max_length": data.max_length}
     pairs = key_of(
         **common,
@@ -91,7 +95,7 @@ def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[R
     if preferences.source == POCKET:
         validation = _rows(POCKET, "", world, "validation")
     elif isinstance(preferences.validation, str):
-        if preferences.source.endswith(FILE_SUFFIXES) and train.rows and "split" not in train.rows[0][1]:
+        if names_files(preferences.source) and train.rows and "split" not in train.rows[0][1]:
             raise DataError(
                 f"{preferences.source}: has no column split, so {preferences.validation!r} can't be held out; "
                 f"write data.preferences.validation as a share, e.g. 0.05"
@@ -203,7 +207,7 @@ def _make_prompts(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: A
         candidates = [(number, (pair.prompt, pair.chosen)) for number, pair in held_out]
     else:
         column = _columns(data.prompts.columns, "prompt")["prompt"]
-        read = parsed(inputs.prompts, "prompts", lambda row: messages_of(row.get(column)), tally)
+        read = parsed(inputs.prompts, "prompts", lambda row: prompt_of(row, column), tally)
         candidates = [(number, (messages, None)) for number, messages in read]
     tally.read["prompts"] = len(candidates)
     write_prompts(folder / "prompts.parquet", candidates, data.prompts.num, encoder, tally)

@@ -1,15 +1,19 @@
-"""Rows from where users keep them: JSONL (also gzipped), Parquet, a datasets folder, or a hub id."""
+"""Rows from where users keep them: JSONL (also gzipped) and Parquet, also in buckets; datasets folders; the hub."""
 
 import gzip
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from raydaa.artifacts import file_hash, files_below, key_of
 
@@ -55,17 +59,15 @@ def read_rows(source: str, split: str) -> Rows:
     """All rows of ``source`` that belong to ``split``.
 
     A file with a column ``split`` is filtered by it; a file without one holds a single split, whatever its name.
-    Folders and hub ids are loaded with the datasets library, which knows their splits.
+    Files may be many (``*`` and ``?`` in the name) and lie on any file system that pyarrow knows (``s3://…``,
+    ``gs://…``); their rows are numbered one after another, in the order of names. Folders and hub ids are loaded with
+    the datasets library, which knows their splits.
     """
     path = Path(source)
-    if source.endswith(FILE_SUFFIXES):
-        if not path.is_file():
-            raise DataError(f"{source}: there is no such file")
-        if path.stat().st_size == 0:
-            raise DataError(f"{source}: the file is empty")
-        rows, rejects = _read_parquet(path) if source.endswith(".parquet") else _read_jsonl(path)
-        rows = _of_split(source, rows, split)
-        return Rows(source, key_of(file=file_hash(path), split=split), rows, rejects)
+    if names_files(source):
+        return _read_files(source, split)
+    if "://" in source:
+        raise DataError(f"{source}: can't be read; data files end in {', '.join(FILE_SUFFIXES)}")
     if path.is_dir():
         digests = {str(p.relative_to(path)): file_hash(p) for p in files_below(path)}
         return Rows(source, key_of(files=digests, split=split), _read_datasets(source, split))
@@ -78,33 +80,85 @@ def read_rows(source: str, split: str) -> Rows:
     return Rows(source, key_of(content=hashlib.sha256(content.encode()).hexdigest(), split=split), rows)
 
 
-def _read_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject]]:
+def names_files(source: str) -> bool:
+    """Whether a source is one data file or several; an address may carry options of its file system after a ``?``."""
+    return (source.partition("?")[0] if "://" in source else source).endswith(FILE_SUFFIXES)
+
+
+def _read_files(source: str, split: str) -> Rows:
+    rows: list[tuple[int, dict[str, Any]]] = []
+    rejects: list[Reject] = []
+    digests, before = [], 0
+    for name, content in _contents(source):
+        digests.append(hashlib.sha256(content).hexdigest())
+        read = _parse_parquet if name.endswith(".parquet") else _parse_jsonl
+        found, bad, count = read(name, content)
+        rows += [(before + number, row) for number, row in found]
+        rejects += [Reject(before + reject.row, reject.reason) for reject in bad]
+        before += count
+    content_of = {"file": digests[0]} if len(digests) == 1 else {"files": digests}
+    return Rows(source, key_of(**content_of, split=split), _of_split(source, rows, split), rejects)
+
+
+def _contents(source: str) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every file that ``source`` names; DataError where there is none, or an empty one."""
+    try:
+        system, pattern = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), source)
+        names = _matching(system, pattern)
+        for name in names:
+            with system.open_input_stream(name, compression=None) as stream:
+                content = stream.read()
+            if not content:
+                raise DataError(f"{name if len(names) > 1 else source}: the file is empty")
+            yield name, content
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{source}: can't be read: {_first_line(error)}") from None
+    if not names:
+        raise DataError(f"{source}: there is no such file")
+
+
+def _matching(system: fs.FileSystem, pattern: str) -> list[str]:
+    if not re.search(r"[*?\[]", pattern):
+        return [pattern] if system.get_file_info(pattern).type == fs.FileType.File else []
+    above = str(Path(pattern).parent)
+    if re.search(r"[*?\[]", above):
+        raise DataError(f"{pattern}: only the last part of a path may hold * or ?")
+    found = system.get_file_info(fs.FileSelector(above, allow_not_found=True))
+    last = Path(pattern).name
+    return sorted(info.path for info in found if info.type == fs.FileType.File and fnmatch(info.base_name, last))
+
+
+def _parse_jsonl(name: str, content: bytes) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject], int]:
     rows, rejects = [], []
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    rejects.append(Reject(number, "broken JSON"))
-                    continue
-                if isinstance(row, dict):
-                    rows.append((number, row))
-                else:
-                    rejects.append(Reject(number, "not a JSON object"))
+        lines = (gzip.decompress(content) if name.endswith(".gz") else content).removesuffix(b"\n").split(b"\n")
     except (OSError, EOFError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from None
-    return rows, rejects
+        raise DataError(f"{name}: can't be read: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            rejects.append(Reject(number, "broken JSON"))
+            continue
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            rejects.append(Reject(number, "not a JSON object"))
+    return rows, rejects, len(lines)
 
 
-def _read_parquet(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject]]:
+def _parse_parquet(name: str, content: bytes) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject], int]:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    return list(enumerate(table.to_pylist(), start=1)), []
+        raise DataError(f"{name}: is not a readable Parquet file: {_first_line(error)}") from None
+    return list(enumerate(table.to_pylist(), start=1)), [], table.num_rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_datasets(source: str, split: str) -> list[tuple[int, dict[str, Any]]]:
@@ -122,8 +176,7 @@ def _read_datasets(source: str, split: str) -> list[tuple[int, dict[str, Any]]]:
     except DataError:
         raise
     except Exception as error:  # the library raises dozens of kinds; for a user they all mean: not loadable
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: split {split!r} can't be loaded: {reason}") from None
+        raise DataError(f"{source}: split {split!r} can't be loaded: {_first_line(error)}") from None
     return list(enumerate((dict(row) for row in loaded), start=1))
 
 
@@ -167,20 +220,42 @@ def preference_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> Prefe
 
 
 def conversation(row: Mapping[str, Any], columns: Mapping[str, str]) -> Messages:
-    """An SFT example as messages: from ``messages``, or from ``prompt`` and ``response``."""
+    """An SFT example as messages: from ``messages``, from ``prompt`` and ``response``, or from an instruction.
+
+    Instructions are rows as Alpaca's (``instruction``, ``input``, ``output``) or Dolly's (``instruction``,
+    ``context``, ``response``).
+    """
     if columns["messages"] in row:
         messages = messages_of(row[columns["messages"]])
     else:
-        response = row.get(columns["response"])
+        response = row.get("output") if is_alpaca(row) else row.get(columns["response"])
         if not isinstance(response, str):
             raise BadRowError("the response is not text")
-        messages = [*messages_of(row.get(columns["prompt"])), {"role": "assistant", "content": response}]
+        messages = [*prompt_of(row, columns["prompt"]), {"role": "assistant", "content": response}]
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers or messages[0]["role"] == "assistant":
         raise BadRowError("no assistant turn that answers a prompt")
     if not all(answer.strip() for answer in answers):
         raise BadRowError("empty response")
     return messages
+
+
+def is_alpaca(row: Mapping[str, Any]) -> bool:
+    """Whether a row is an instruction with its ``output``."""
+    return "instruction" in row and "output" in row and "response" not in row
+
+
+def prompt_of(row: Mapping[str, Any], column: str) -> Messages:
+    """A row's prompt as messages: its own column, or an instruction with the text that it is about."""
+    if column in row or "instruction" not in row:
+        return messages_of(row.get(column))
+    about = row.get("input") or row.get("context")
+    if not isinstance(row["instruction"], str) or not isinstance(about or "", str):
+        raise BadRowError("the instruction is not text")
+    text = row["instruction"] + (f"\n\n{about}" if about else "")
+    if not text.strip():
+        raise BadRowError("empty prompt")
+    return [{"role": "user", "content": text}]
 
 
 def messages_of(value: Any) -> Messages:

@@ -31,6 +31,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
         progress = Progress(terminal, folder=folder)
         try:
+            _restore(study, progress)
             prepared = _prepare(study, progress)
         except InputError:
             if not existed:  # nothing was begun: only the list of rejects is worth keeping
@@ -41,6 +42,21 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
         settings = json.loads(study.settings.model_dump_json())
         write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         return _run(study, prepared, progress, address)
+
+
+def _restore(study: Study, progress: Progress) -> None:
+    """What another machine has sent to the study's mirror comes back before anything is made again."""
+    url = study.settings.storage.mirror
+    if url is None:
+        return
+    from raydaa.mirror import STUDY, Mirror, MirrorError
+
+    progress.start("mirror", url)
+    try:
+        fetched = Mirror(url).pull(study.folder, STUDY)
+    except MirrorError as error:
+        raise InputError(f"{study.where}: storage.mirror: {error}") from None
+    progress.end(f"{fetched} files restored")
 
 
 def _prepare(study: Study, progress: Progress) -> "Prepared":
@@ -91,14 +107,18 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
             raise InputError(f"{study.where}: {error}") from None
         budget(context)
         starts = sft(context)
+        context.send()
         references = reference(context, starts)
         trials = align(context, starts, references)
+        context.send()
         evaluate(context, starts, trials)
+        context.send()
     shutil.rmtree(study.folder / "ray", ignore_errors=True)
     progress.start("report", str(study.folder / "report" / "index.html"))
     results = TrialResults.load(study.folder)
     results.hand_over()
     results.report(study.folder / "report")
+    context.send()
     progress.end("written")
     return results
 

@@ -12,6 +12,7 @@ from raydaa.algorithms.method import Method
 from raydaa.artifacts import make_folder, model_hash, read_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
+from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings import StudySettings
@@ -78,6 +79,20 @@ class Context:
     def folder(self) -> Path:
         """Where the study's results lie."""
         return self.study.folder
+
+    @cached_property
+    def mirror(self) -> Mirror | None:
+        """The object store that results are sent to, where the study names one."""
+        url = self.settings.storage.mirror
+        return None if url is None else Mirror(url)
+
+    def send(self) -> None:
+        """Send what is finished to the mirror; what could not be sent is told, and tried again after the next stage."""
+        if self.mirror is not None:
+            try:
+                self.mirror.push(self.folder, STUDY)
+            except MirrorError as error:
+                self.progress.line(f"mirror    could not be written: {error}")
 
     @cached_property
     def workers(self) -> Workers:

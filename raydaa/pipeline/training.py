@@ -10,6 +10,7 @@ from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
+from raydaa.mirror import REFERENCE, STUDY, push_soon
 from raydaa.pipeline.context import (
     BUDGET,
     Context,
@@ -195,9 +196,13 @@ def _reference(context: Context, start: Start, mismatched: bool = False) -> Path
         "trust_remote_code": settings.model.trust_remote_code,
         "mismatched": mismatched,
     }
+    if context.mirror is not None and not intact(folder):
+        context.mirror.pull(folder, f"{REFERENCE}/{folder.name}")
     made = make_folder(
         folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
     )
+    if made and context.mirror is not None:
+        push_soon(context.mirror, folder, f"{REFERENCE}/{folder.name}")
     context.progress.end(
         f"{prepared.rows['train'] + prepared.rows['validation']} pairs" if made else "kept from before"
     )
@@ -252,6 +257,8 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
         name = label(trial.point, trial.key)
         if trial.over:
             export_trial(trial.folder, context.folder / "tensorboard" / name)
+            if context.mirror is not None:
+                push_soon(context.mirror, trial.folder, f"{STUDY}/trials/{trial.key}")
         if trial.state == "failed":
             progress.line(f"align     {name} failed: {(read_json(trial.folder / RECORD) or {}).get('reason')}")
         show()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydaa.data.sources import BadRowError, DataError, conversation, preference_pair, read_rows
+from raydaa.data.sources import BadRowError, DataError, conversation, preference_pair, prompt_of, read_rows
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(4)]
 COLUMNS = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
@@ -45,6 +45,48 @@ def test_all_sources_give_the_same_rows(source: str) -> None:
     assert [row for _, row in rows.rows] == ROWS
     assert [number for number, _ in rows.rows] == [1, 2, 3, 4]
     assert rows.fingerprint == read_rows(source, "train").fingerprint
+
+
+def test_files_named_by_a_pattern_are_read_in_order(tmp_path: Path) -> None:
+    for number, part in enumerate((ROWS[:2], ROWS[2:])):
+        (tmp_path / f"part-{number}.jsonl").write_text(jsonl(part))
+    (tmp_path / "other.jsonl").write_text("{}")
+    for place in (str(tmp_path), f"file://{tmp_path}"):
+        rows = read_rows(f"{place}/part-*.jsonl", "train")
+        assert [row for _, row in rows.rows] == ROWS
+        assert [number for number, _ in rows.rows] == [1, 2, 3, 4]
+    with pytest.raises(DataError, match="there is no such file"):
+        read_rows(f"{tmp_path}/none-*.jsonl", "train")
+    with pytest.raises(DataError, match="only the last part of a path may hold"):
+        read_rows(f"{tmp_path}/*/part-0.jsonl", "train")
+
+
+@pytest.mark.parametrize("address", ["nowhere://x/y.jsonl", "file:///no/such/file.parquet"])
+def test_an_address_that_is_nowhere(address: str) -> None:
+    with pytest.raises(DataError, match=f"^{address}: .+$"):
+        read_rows(address, "train")
+
+
+INSTRUCTIONS = {
+    "alpaca": {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+    "alpaca without input": {"instruction": "Greet.", "input": "", "output": "Hello!"},
+    "dolly": {"instruction": "Who?", "context": "Ada wrote it.", "response": "Ada", "category": "qa"},
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "prompt", "answer"),
+    [
+        ("alpaca", "Add.\n\n1 and 2", "3"),
+        ("alpaca without input", "Greet.", "Hello!"),
+        ("dolly", "Who?\n\nAda wrote it.", "Ada"),
+    ],
+)
+def test_instructions(layout: str, prompt: str, answer: str) -> None:
+    names = {"messages": "messages", "prompt": "prompt", "response": "response"}
+    asked = {"role": "user", "content": prompt}
+    assert conversation(INSTRUCTIONS[layout], names) == [asked, {"role": "assistant", "content": answer}]
+    assert prompt_of(INSTRUCTIONS[layout], "prompt") == [asked]
 
 
 def test_split_column_filters(tmp_path: Path) -> None:

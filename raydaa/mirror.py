@@ -1,0 +1,129 @@
+"""Finished results in an object store: sent as they come, and fetched by a machine that has none of them.
+
+What is sealed (models, responses, verdicts, reference log-probabilities) is sent once, its manifest last, so that what
+arrived in part is no result. The rest are small files, sent anew each time. Checkpoints of running trials stay at home.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from raydaa.artifacts import MANIFEST
+
+HERE_ONLY = ("checkpoint", "ray", "logs")  # folders of a study that only the machine at work needs
+STUDY, REFERENCE = "study", "reference"  # below the mirror's root
+
+
+class MirrorError(OSError):
+    """The store can't be reached, read or written; one line."""
+
+
+class Mirror:
+    """Folders below ``url`` (any file system of pyarrow's, such as ``s3://bucket/studies/mine``)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self.system, root = fs.FileSystem.from_uri(url)
+        except (OSError, pa.ArrowException) as error:
+            raise MirrorError(f"{url}: {_first_line(error)}") from None
+        self.root = root.rstrip("/")
+
+    def push(self, folder: Path, name: str) -> None:
+        """Send what is finished below ``folder``; MirrorError where the store does not take it."""
+        try:
+            there = self._there(name)
+            for path in _finished(folder):
+                relative = path.relative_to(folder).as_posix()
+                sealed = _sealed_by(path, folder)
+                if sealed is not None and self._same_manifest(sealed, folder, name, there):
+                    continue
+                self._put(path, f"{self.root}/{name}/{relative}")
+        except (OSError, pa.ArrowException) as error:
+            raise MirrorError(f"{self.url}: {_first_line(error)}") from None
+
+    def pull(self, folder: Path, name: str) -> int:
+        """Fetch the files that ``folder`` does not hold, and say how many; MirrorError where they can't be read."""
+        fetched = 0
+        try:
+            names = sorted(self._there(name), key=lambda relative: (relative.endswith(MANIFEST), relative))
+            for relative in names:
+                target = folder / relative
+                if target.exists():
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._get(f"{self.root}/{name}/{relative}", target)
+                fetched += 1
+        except (OSError, pa.ArrowException) as error:
+            raise MirrorError(f"{self.url}: {_first_line(error)}") from None
+        return fetched
+
+    def _there(self, name: str) -> dict[str, int]:
+        """Path and size of every file below ``name``."""
+        place = f"{self.root}/{name}"
+        found = self.system.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
+        return {info.path[len(place) + 1 :]: info.size for info in found if info.type == fs.FileType.File}
+
+    def _same_manifest(self, manifest: Path, folder: Path, name: str, there: dict[str, int]) -> bool:
+        relative = manifest.relative_to(folder).as_posix()
+        if there.get(relative) != manifest.stat().st_size:
+            return False
+        with self.system.open_input_stream(f"{self.root}/{name}/{relative}") as stream:
+            return bool(stream.read() == manifest.read_bytes())
+
+    def _put(self, path: Path, target: str) -> None:
+        self.system.create_dir(target.rpartition("/")[0], recursive=True)
+        with path.open("rb") as source, self.system.open_output_stream(target) as sink:
+            shutil.copyfileobj(source, sink, length=1 << 22)
+
+    def _get(self, source: str, target: Path) -> None:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as sink, self.system.open_input_stream(source, compression=None) as stream:
+                shutil.copyfileobj(stream, sink, length=1 << 22)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    """Files to send, those of a sealed folder before its manifest."""
+    found = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part in HERE_ONLY or part.startswith(".") for part in parts):
+            found.append(path)
+    yield from sorted(found, key=lambda path: (path.name == MANIFEST, path))
+
+
+def _sealed_by(path: Path, folder: Path) -> Path | None:
+    """The manifest that names ``path``, if one does."""
+    for above in path.parents:
+        if (above / MANIFEST).is_file():
+            return above / MANIFEST
+        if above == folder:
+            return None
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@cache
+def _sender() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "mirror")  # one for the process: a context travels with Tune's state, a thread can't
+
+
+def push_soon(mirror: Mirror, folder: Path, name: str) -> "Future[None]":
+    """`Mirror.push` while the caller goes on."""
+    return _sender().submit(mirror.push, folder, name)
