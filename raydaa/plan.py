@@ -94,7 +94,7 @@ class _Planned:
         held = memory(shape, _layout(context))
         yield from self._memory(context, shape, held)
         if prepared is not None:
-            work = _work(shape, prepared, self.study.settings.data.sft is not None)
+            work = _work(shape, prepared, bool(self.study.settings.data.sft))
             yield from self._hours(context, work, *played)
         yield from self._disk(context, shape, played[0])
 

@@ -43,6 +43,17 @@ class SftSource(Settings):
     source: str
     split: str = "train"
     columns: dict[str, str] = Field(default_factory=dict)
+    weight: PositiveFloat = 1.0  # how often each example stands in the mixture: 0.5 takes half of them, 2 all twice
+
+
+def several(value: object) -> object:
+    """One source, or a list of them."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Mixture = Annotated[tuple[SftSource, ...], BeforeValidator(several)]
 
 
 class PreferenceSource(Settings):
@@ -61,7 +72,7 @@ class PromptSource(Settings):
 
 
 class DataSettings(Settings):
-    sft: SftSource | None = None
+    sft: Mixture = ()
     preferences: PreferenceSource
     prompts: PromptSource = PromptSource()
     max_length: PositiveInt = 1024
@@ -189,7 +200,7 @@ class StudySettings(Settings):
 
     def _check_sft(self) -> None:
         """Nothing may start from, or be compared with, an SFT checkpoint that has no data."""
-        if self.data.sft is not None:
+        if self.data.sft:
             return
         places = {f"search.methods[{i}].init": method.init or () for i, method in enumerate(self.search.methods)}
         places |= {"search.init": self.search.init} if not all(places.values()) else {}

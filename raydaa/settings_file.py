@@ -40,13 +40,25 @@ def _place(path: tuple[int | str, ...]) -> str:
     return text
 
 
-def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+def _written(path: list[int | str], tree: Any) -> list[int | str]:
+    """``path`` without the numbers of lists that the user did not write: one value may stand for a list of one."""
+    found: list[int | str] = []
+    for part in path:
+        if isinstance(part, int) and not isinstance(tree, list):
+            continue
+        found.append(part)
+        inside = tree.get(part) if isinstance(tree, dict) else None
+        tree = tree[part] if isinstance(tree, list) and isinstance(part, int) and part < len(tree) else inside
+    return found
+
+
+def _explain(error: ValidationError, kind: type[BaseModel], tree: Any) -> str:
     """The first problem of a ValidationError as ``place: value: rule; remedy``."""
     first = error.errors()[0]
     problem, value = first["type"], first["input"]
     context = first.get("ctx", {})
     path = [part for part in first["loc"] if not _is_union_branch(part) and part != "parameters"]
-    place = _place(tuple(path))
+    place = _place(tuple(_written(path, tree)))
     if problem == "study":
         at = context.get("at", "")
         place = f"{place}.{at}" if place and at else place or at
@@ -134,6 +146,6 @@ def checked(
             _set(tree, key, value)
         return kind.model_validate(tree, context=context)
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error, kind)}") from None
+        raise InputError(f"{where}: {_explain(error, kind, tree)}") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

@@ -99,6 +99,8 @@ WRONG = [
     (changed("search.methods[0].training", {"epochs": "x"}), "training.epochs: 'x' is not a valid value"),
     (changed("search.methods[0]", {"name": "dpo"}), "search.methods[0].beta: dpo needs beta"),
     (changed("search.methods", []), "search.methods: []"),
+    (changed("data.sft.weight", -1), "study: data.sft.weight: -1: input should be greater than 0"),
+    (changed("data.sft", [{"source": "pocket"}, {"source": "x", "weight": 0}]), "study: data.sft[1].weight: 0: input"),
     (changed("data.preferences.fraction", [0.5, 1.5]), "data.preferences.fraction: 1.5 is not a share between 0 and 1"),
     (changed("data.preferences.fraction", {"low": 0.1, "high": 1.0}), "data.preferences.fraction: a range has no grid"),
     (changed("search.learning_rate", 0), "search.learning_rate: 0 is not a number above 0"),

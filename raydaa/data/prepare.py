@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from raydaa.data.sources import (
 )
 from raydaa.data.tables import Tally, parsed, split_by_prompt, write_examples, write_pairs, write_prompts
 from raydaa.data.tokenize import Encoder
-from raydaa.settings import DataSettings, PocketSettings, PreferenceSource, StudySettings
+from raydaa.settings import DataSettings, PocketSettings, PreferenceSource, SftSource, StudySettings
 
 POCKET = "pocket"
 CHOSEN = "preferences.chosen"
@@ -47,7 +48,7 @@ class Inputs:
 
     train: Rows
     validation: Rows | None  # None: a share of train's prompts
-    sft: Rows | None  # None: train's chosen responses, or no SFT
+    sft: tuple[Rows | None, ...]  # in the order of the mixture; None: train's chosen responses
     prompts: Rows | None  # None: the held-out pairs' prompts
     keys: dict[str, str]
 
@@ -62,14 +63,8 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     """Read every source of the study; DataError where one is missing, empty, or lacks a column."""
     data, world = settings.data, settings.pocket
     train, validation = _open_pairs(data.preferences, world)
-    sft = prompts = None
-    if data.sft is not None and data.sft.source != CHOSEN:
-        sft = _rows(data.sft.source, data.sft.split, world, "sft")
-        names = _columns(data.sft.columns, "messages", "prompt", "response")
-        first = sft.rows[0][1] if sft.rows else {}
-        if names["messages"] not in first and not is_alpaca(first):
-            instructed = "instruction" in first and names["prompt"] not in first
-            sft.require([*([] if instructed else [names["prompt"]]), names["response"]])
+    sft = tuple(None if source.source == CHOSEN else _open_sft(source, world) for source in data.sft)
+    prompts = None
     if data.prompts.source != HELD_OUT:
         prompts = _rows(data.prompts.source, data.prompts.split, world, "prompts")
         if not prompts.rows or "instruction" not in prompts.rows[0][1]:
@@ -82,8 +77,12 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
         columns=data.preferences.columns,
     )
     keys = {"pairs": pairs}
-    if data.sft is not None:
-        keys["sft"] = key_of(**common, source=sft.fingerprint if sft else pairs, columns=data.sft.columns)
+    if data.sft:
+        mixture = [
+            {"source": rows.fingerprint if rows else pairs, "columns": source.columns, "weight": source.weight}
+            for source, rows in zip(data.sft, sft, strict=True)
+        ]
+        keys["sft"] = key_of(**common, mixture=mixture)
     source = prompts.fingerprint if prompts else pairs
     keys["prompts"] = key_of(**common, source=source, columns=data.prompts.columns, num=data.prompts.num)
     return Inputs(train, validation, sft, prompts, keys)
@@ -110,6 +109,16 @@ def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[R
         if isinstance(answer, str) and not is_transcript(answer):  # a bare answer: its prompt has its own column
             rows.require([names["prompt"]])
     return train, validation
+
+
+def _open_sft(source: SftSource, world: PocketSettings) -> Rows:
+    rows = _rows(source.source, source.split, world, "sft")
+    names = _columns(source.columns, "messages", "prompt", "response")
+    first = rows.rows[0][1] if rows.rows else {}
+    if names["messages"] not in first and not is_alpaca(first):
+        instructed = "instruction" in first and names["prompt"] not in first
+        rows.require([*([] if instructed else [names["prompt"]]), names["response"]])
+    return rows
 
 
 def _rows(source: str, split: str, world: PocketSettings, part: str) -> Rows:
@@ -185,18 +194,25 @@ def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any
 
 
 def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    assert data.sft is not None
     tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
-    if inputs.sft is None:
-        train, _ = _pairs(inputs, data, Tally())  # what is wrong with pairs is told once, with the pairs
-        conversations = [(n, [*pair.prompt, {"role": "assistant", "content": pair.chosen}]) for n, pair in train]
-        tally.read["sft"] = len(conversations)
-    else:
-        names = _columns(data.sft.columns, "messages", "prompt", "response")
-        conversations = parsed(inputs.sft, "sft", lambda row: conversation(row, names), tally)
-    write_examples(folder / "sft.parquet", conversations, encoder, tally)
+    parts = []
+    for table, source, rows in zip(_sft_tables(data), data.sft, inputs.sft, strict=True):
+        if rows is None:
+            train, _ = _pairs(inputs, data, Tally())  # what is wrong with pairs is told once, with the pairs
+            conversations = [(n, [*pair.prompt, {"role": "assistant", "content": pair.chosen}]) for n, pair in train]
+            tally.read[table] = len(conversations)
+        else:
+            names = _columns(source.columns, "messages", "prompt", "response")
+            conversations = parsed(rows, table, partial(conversation, columns=names), tally)
+        parts.append((table, conversations, source.weight))
+    write_examples(folder / "sft.parquet", parts, encoder, tally)
     tally.notes = encoder.notes
     tally.save(folder)
+
+
+def _sft_tables(data: DataSettings) -> list[str]:
+    """What the sources of the mixture are called in the rejects and the report."""
+    return ["sft"] if len(data.sft) == 1 else [f"sft[{number}]" for number in range(len(data.sft))]
 
 
 def _make_prompts(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
@@ -217,8 +233,9 @@ def _make_prompts(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: A
 def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]], rejects: str) -> None:
     """TooManyRejectsError where too little of a table is usable."""
     lines = [json.loads(line) for line in rejects.splitlines()]
-    sft = data.sft.source if data.sft else ""
-    sources = {"train": inputs.train.source, "validation": inputs.train.source, "sft": sft}
+    sources = {"train": inputs.train.source, "validation": inputs.train.source}
+    sources |= {"sft": ", ".join(source.source for source in data.sft)}
+    sources |= dict(zip(_sft_tables(data), (source.source for source in data.sft), strict=True))
     for table, source in (sources | {"prompts": data.prompts.source}).items():
         mine = [line for line in lines if line["table"] == table]
         total = report["read"].get(table, 0)

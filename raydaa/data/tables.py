@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydaa.artifacts import key_of, write_json, write_text
+from raydaa.data.packing import subset
 from raydaa.data.sources import BadRowError, Messages, PreferencePair, Reject, Rows
 from raydaa.data.tokenize import Encoder
 from raydaa.records import EXAMPLES, PAIRS, PROMPTS, write
@@ -85,12 +86,19 @@ def write_pairs(path: Path, table: str, pairs: Numbered[PreferencePair], encoder
     write(path, rows, PAIRS)
 
 
-def write_examples(path: Path, conversations: Numbered[Messages], encoder: Encoder, tally: Tally) -> None:
-    """SFT conversations as token ids with the scored ones marked."""
-    rows = [
-        {"example_id": number, "tokens": example.tokens, "scored": example.scored}
-        for number, example in _kept(conversations, "sft", encoder.example, tally)
-    ]
+def write_examples(
+    path: Path, parts: Sequence[tuple[str, Numbered[Messages], float]], encoder: Encoder, tally: Tally
+) -> None:
+    """SFT conversations as token ids with the scored ones marked: of each part as many as its weight says."""
+    rows = []
+    for table, conversations, weight in parts:
+        examples = [
+            {"example_id": number, "tokens": example.tokens, "scored": example.scored}
+            for number, example in _kept(conversations, table, encoder.example, tally)
+        ]
+        rows += examples * int(weight)
+        if examples and weight % 1:
+            rows += [examples[i] for i in subset(len(examples), weight % 1)]
     tally.rows["sft"] = len(rows)
     write(path, rows, EXAMPLES)
 

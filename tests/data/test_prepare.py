@@ -99,6 +99,24 @@ def test_keys_see_what_their_tables_depend_on(tmp_path: Path, pocket_model: Path
         assert all(other[name] != base[name] for name in base)
 
 
+def test_mixtures_of_sft_sources(tmp_path: Path, pocket_model: Path) -> None:
+    chats = [{"instruction": "name an animal", "input": "", "output": word} for word in ("cat", "dog", "", "bee")]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    mixture = [
+        {"source": "preferences.chosen", "weight": 0.5},
+        {"source": str(tmp_path / "chats.jsonl"), "weight": 2.5},
+    ]
+    tables = run(
+        study(tmp_path, [pair(i) for i in range(20)], sft=mixture, max_rejected_share=0.3), pocket_model, tmp_path / "o"
+    )
+    assert tables.report["rejected"] == {"sft[1]: empty response": 1}
+    assert tables.report["read"]["sft[1]"] == 4
+    half = round(tables.report["rows"]["train"] / 2)
+    assert tables.report["rows"]["sft"] == half + 3 * 2 + 2  # half of three is two, rounded to even
+    with pytest.raises(TooManyRejectsError, match=r"chats\.jsonl: 1 of 4 rows can't be used"):
+        run(study(tmp_path, [pair(i) for i in range(20)], sft=mixture), pocket_model, tmp_path / "other")
+
+
 def test_a_lowered_share_is_checked_again(tmp_path: Path, pocket_model: Path) -> None:
     rows = [{**pair(i), "rejected": "cat and dog" if i % 3 == 0 else "no"} for i in range(30)]
     run(study(tmp_path, rows, max_rejected_share=0.5), pocket_model, tmp_path / "out")
