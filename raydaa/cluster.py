@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -49,6 +51,27 @@ def counted(local: bool) -> Resources:
 
     total = ray.cluster_resources()
     return Resources(int(total.get("CPU", 0)) - (SPARE_CPUS if local else 0), int(total.get("GPU", 0)), local)
+
+
+def blind_nodes(folder: Path) -> list[str]:
+    """Addresses of the cluster's nodes that do not see ``folder`` as this process does."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    mark = folder / f".seen-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        look = ray.remote(num_cpus=0)(_sees)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        seen = ray.get([look.options(scheduling_strategy=place).remote(mark) for place in there])
+    finally:
+        mark.unlink()
+    return sorted({node["NodeManagerAddress"] for node, sees in zip(nodes, seen, strict=True) if not sees})
+
+
+def _sees(path: Path) -> bool:
+    return path.exists()
 
 
 def map_on_cluster(

@@ -28,6 +28,27 @@ def test_the_exit_code_says_that_the_input_was_wrong(cluster: OwnCluster) -> Non
     assert "raydaa: missing.yaml: No such file or directory" in done.stdout
 
 
+LOOK = """
+import ray
+from pathlib import Path
+from raydaa.cluster import blind_nodes
+
+class Elsewhere(type(Path())):
+    def exists(self):
+        return False
+
+ray.init(log_to_driver=False)
+here = Path({folder!r})
+print("blind:", blind_nodes(here), len(blind_nodes(Elsewhere(here))), sorted(p.name for p in here.glob(".seen*")))
+"""
+
+
+def test_nodes_that_do_not_see_a_folder_are_named(cluster: OwnCluster) -> None:
+    script = cluster.folder / "look.py"
+    script.write_text(LOOK.format(folder=str(cluster.folder)))
+    assert "blind: [] 1 []" in cluster.submit("python", str(script)).stdout
+
+
 def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
     """A head without CPUs; a node joins and the study starts, it is lost in the sweep, and another goes on."""
     study = written(cluster.folder, micro(scaling={"concurrent_trials": 2}))

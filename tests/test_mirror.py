@@ -108,7 +108,8 @@ def test_a_new_machine_goes_on_from_the_mirror(store: str, tmp_path: Path) -> No
     first, second = Command(tmp_path / "first"), Command(tmp_path / "second")
     tables, outputs = [], []
     for command in (first, second):
-        study = written(command.folder, micro(storage={"mirror": f"s3://raydaa/study?{store}"}))
+        search = {"learning_rate": 1.0e-3, "methods": [{"name": "dpo", "beta": 0.1}]}
+        study = written(command.folder, micro(search=search, storage={"mirror": f"s3://raydaa/study?{store}"}))
         folder = command.folder / "out"
         result = command.run("run", str(study), "--output", str(folder))
         assert result.returncode == 0, result.stdout + result.stderr

@@ -156,10 +156,11 @@ def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) ->
 
 def test_interrupted_says_how_to_go_on(command: Command) -> None:
     folder = command.folder / "interrupted"
-    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    text = command.kill_at("] sft ", *arguments, number=signal.SIGINT)
-    assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
-    assert command.wait_until_gone() == {}
+    arguments = ("run", str(written(command.folder, micro())), "--output", str(folder))
+    for moment in ("] sft ", "loss", "trials over;"):  # before a worker group, while it trains, and in the sweep
+        text = command.kill_at(moment, *arguments, number=signal.SIGINT)
+        assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
+        assert command.wait_until_gone() == {}
 
 
 def test_second_run_in_one_folder_is_refused(command: Command, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
 
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
     from raydaa.cluster import connected
-    from raydaa.pipeline.checks import check_room
+    from raydaa.pipeline.checks import check_folders, check_room
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate
     from raydaa.pipeline.training import align, budget, reference, sft
@@ -103,6 +103,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
         context = Context(study, progress, resources, prepared)
         try:
             check_room(context)
+            check_folders(context)
         except InputError as error:
             raise InputError(f"{study.where}: {error}") from None
         budget(context)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raydaa.artifacts import read_json
+from raydaa.cluster import blind_nodes
 from raydaa.data.prepare import tokenizer_hash
-from raydaa.pipeline.context import Context, Prepared, local_model, models_named, sft_fraction
+from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.pipeline.generation import engine_of
 from raydaa.records import read
 from raydaa.search_settings import values_of
@@ -38,6 +39,17 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
             f"generation.max_new_tokens: {asked} and the longest prompt's {longest} exceed the model's "
             f"{positions} positions; use at most {positions - longest}"
         )
+
+
+def check_folders(context: Context) -> None:
+    """Every node of a cluster sees what the stages leave for each other."""
+    if context.resources.local:
+        return
+    for place, folder in {"storage.study": context.folder, "storage.cache": cache_folder(context.study)}.items():
+        if blind := blind_nodes(folder):
+            raise InputError(
+                f"{place}: {folder} is not seen by {', '.join(blind)}; use a file system that all nodes share"
+            )
 
 
 def check_room(context: Context) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,21 @@ def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any]
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    return trainer.fit().return_value
+    return _fitted(trainer).return_value
+
+
+def _fitted(trainer: Any) -> Any:
+    """What `fit` returns or raises, from a thread: in the main one Ray would take Ctrl-C for itself, and keep it."""
+    outcome: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()  # after Ctrl-C nobody waits for it: Ray ends what it started
+    return outcome.result()
 
 
 def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A trial as Ray Tune runs it: in its own actor on one worker, or through Ray Train on several."""
 
 import gc
+import socket
 import time
 import traceback
 from pathlib import Path
@@ -46,7 +47,10 @@ class OneWorkerTrial(Trainable):
         return True
 
     def _begin(self) -> Run:
-        run = Run(RunSpec.from_json(read_json(self.folder / SPEC)), self.start)
+        settings = read_json(self.folder / SPEC)
+        if settings is None:  # a node that joined later
+            raise FileNotFoundError(f"{self.folder} is not seen by {socket.gethostname()}; use a shared file system")
+        run = Run(RunSpec.from_json(settings), self.start)
         resume(run, self.folder)
         self.first_step = True
         return run
