@@ -34,7 +34,9 @@ class Command:
         )
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "raydaa", *arguments]
+        # Below a shell's background job SIGINT would be ignored.
+        listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        command = [sys.executable, "-c", f"{listen}; from raydaa.cli import main; raise SystemExit(main())", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, env=self.environment, text=True, cwd=self.folder, **pipes)
 

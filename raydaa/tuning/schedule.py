@@ -90,8 +90,7 @@ class _Brackets(TrialScheduler):
         self.notify(swept, {})
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Comes before every new try, which Tune starts without asking; `_Failures` hears of the last one."""
-        self._of(trial).state = "running"  # it may have died while it was sent to wait
+        """`_Failures` sees to it."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Comes after this scheduler's own decision to stop a paused trial."""
@@ -122,13 +121,21 @@ class _Brackets(TrialScheduler):
 
 
 class _Failures(tune.Callback):
-    """Closes trials that Tune has given up."""
+    """Has a trial that failed handed out again, as a new one of Tune's, or closes it.
 
-    def __init__(self, sweep: Sweep, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
-        self.sweep, self.notify = sweep, notify
+    Tune's own new try would start without asking the scheduler, also beyond a rung that is not decided, and is given
+    up where two calls were on their way to a worker that died.
+    """
+
+    def __init__(self, sweep: Sweep, most: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+        self.sweep, self.most, self.notify = sweep, most, notify
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         swept = self.sweep.trials[trial.config["key"]]
+        swept.failures += 1
+        if swept.failures <= self.most:
+            swept.started, swept.state = False, "waiting"
+            return
         # Tune's own `get_error` looks where the file is copied to later.
         lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
         self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
@@ -167,10 +174,10 @@ def run(sweep: Sweep, workers: Workers, limit: Limit, notify: Callable[[SweptTri
         run_config=tune.RunConfig(
             name=f"align-{os.getpid()}",
             storage_path=workers.storage,
-            failure_config=tune.FailureConfig(max_failures=workers.max_failures),
+            failure_config=tune.FailureConfig(max_failures=0),
             # A trial that is over needs no checkpoint: what it leaves is its model or nothing.
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
-            callbacks=[_Failures(sweep, notify)],
+            callbacks=[_Failures(sweep, workers.max_failures, notify)],
             verbose=0,
         ),
     )

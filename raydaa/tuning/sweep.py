@@ -49,6 +49,7 @@ class SweptTrial:
     bracket: Bracket
     askers: list[tuple[Group, int]] = field(default_factory=list)
     started: bool = False
+    failures: int = 0
     state: str = "waiting"  # waiting, running, finished, stopped, failed
     reached: int = 0  # steps
     seconds: float = 0.0  # of training, so far
