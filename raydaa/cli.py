@@ -5,7 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydaa.study import Study
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,16 +18,12 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a study, or go on with it")
-    run.add_argument("study", help="study file (YAML)")
-    run.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    _study_arguments(run)
     run.add_argument("--output", metavar="DIR", help="study folder (default: studies/<name>)")
     run.add_argument("--address", metavar="ADDRESS", help="Ray cluster to use, e.g. auto (default: this machine)")
-    run.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
     run.set_defaults(action=_run)
     plan = commands.add_parser("plan", help="what a study will take, before anything is started")
-    plan.add_argument("study", help="study file (YAML)")
-    plan.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
-    plan.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
+    _study_arguments(plan)
     plan.set_defaults(action=_plan)
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
@@ -33,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     toy.add_argument(
         "settings", nargs="?", default="search_spaces/toy.yaml", help="settings file (default: %(default)s)"
     )
-    toy.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    _overriding(toy)
     toy.set_defaults(action=_toy)
     status = commands.add_parser("status", help="what a study is doing: from any terminal, while it runs")
     status.add_argument("folder", help="study folder")
@@ -41,6 +40,16 @@ def parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="the built-in methods and their formulas")
     methods.set_defaults(action=_methods)
     return root
+
+
+def _overriding(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+
+
+def _study_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("study", help="study file (YAML)")
+    _overriding(command)
+    command.add_argument("--allow-code", action="store_true", help="allow code named by the study file to run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,16 +80,18 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def _run(options: argparse.Namespace) -> int:
-    from raydaa.settings_file import InputError
+def _study(options: argparse.Namespace, more: dict[str, Any]) -> "Study":
     from raydaa.study import Study
 
     if options.allow_code:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: own methods lie beside the study
-    values = _overrides(options)
-    if options.output:
-        values["storage.study"] = options.output
-    study = Study.load(options.study, values, options.allow_code)
+    return Study.load(options.study, {**_overrides(options), **more}, options.allow_code)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from raydaa.settings_file import InputError
+
+    study = _study(options, {"storage.study": options.output} if options.output else {})
     try:
         results = study.run(options.address)
     except (InputError, KeyboardInterrupt):
@@ -101,11 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # what is here already, and nothing else
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing trains here; DeepSpeed would say that it looks for GPUs
-    from raydaa.study import Study
-
-    if options.allow_code:
-        sys.path.insert(0, os.getcwd())
-    study = Study.load(options.study, _overrides(options), options.allow_code)
+    study = _study(options, {})
     from raydaa.plan import plan
 
     print(plan(study))

@@ -4,10 +4,7 @@ What is sealed (models, responses, verdicts, reference log-probabilities) is sen
 arrived in part is no result. The rest are small files, sent anew each time. Checkpoints of running trials stay at home.
 """
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -15,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from raydaa.artifacts import MANIFEST
+from raydaa.artifacts import MANIFEST, replacing
+from raydaa.settings_file import first_line
 
 HERE_ONLY = ("checkpoint", "ray", "logs")  # folders of a study that only the machine at work needs
 STUDY, REFERENCE = "study", "reference"  # below the mirror's root
@@ -33,21 +31,20 @@ class Mirror:
         try:
             self.system, root = fs.FileSystem.from_uri(url)
         except (OSError, pa.ArrowException) as error:
-            raise MirrorError(f"{url}: {_first_line(error)}") from None
+            raise MirrorError(f"{url}: {first_line(error)}") from None
         self.root = root.rstrip("/")
 
     def push(self, folder: Path, name: str) -> None:
         """Send what is finished below ``folder``; MirrorError where the store does not take it."""
         try:
-            there = self._there(name)
-            for path in _finished(folder):
-                relative = path.relative_to(folder).as_posix()
-                sealed = _sealed_by(path, folder)
-                if sealed is not None and self._same_manifest(sealed, folder, name, there):
-                    continue
-                self._put(path, f"{self.root}/{name}/{relative}")
+            there, files = self._there(name), _finished(folder)
+            manifests = [path for path in files if path.name == MANIFEST]
+            sent = {path.parent for path in manifests if self._same_manifest(path, folder, name, there)}
+            for path in files:
+                if sent.isdisjoint(path.parents):
+                    self._put(path, f"{self.root}/{name}/{path.relative_to(folder).as_posix()}")
         except (OSError, pa.ArrowException) as error:
-            raise MirrorError(f"{self.url}: {_first_line(error)}") from None
+            raise MirrorError(f"{self.url}: {first_line(error)}") from None
 
     def pull(self, folder: Path, name: str) -> int:
         """Fetch the files that ``folder`` does not hold, and say how many; MirrorError where they can't be read."""
@@ -58,11 +55,10 @@ class Mirror:
                 target = folder / relative
                 if target.exists():
                     continue
-                target.parent.mkdir(parents=True, exist_ok=True)
                 self._get(f"{self.root}/{name}/{relative}", target)
                 fetched += 1
         except (OSError, pa.ArrowException) as error:
-            raise MirrorError(f"{self.url}: {_first_line(error)}") from None
+            raise MirrorError(f"{self.url}: {first_line(error)}") from None
         return fetched
 
     def _there(self, name: str) -> dict[str, int]:
@@ -84,39 +80,18 @@ class Mirror:
             shutil.copyfileobj(source, sink, length=1 << 22)
 
     def _get(self, source: str, target: Path) -> None:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as sink, self.system.open_input_stream(source, compression=None) as stream:
-                shutil.copyfileobj(stream, sink, length=1 << 22)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(target) as sink, self.system.open_input_stream(source, compression=None) as stream:
+            shutil.copyfileobj(stream, sink, length=1 << 22)
 
 
-def _finished(folder: Path) -> Iterator[Path]:
+def _finished(folder: Path) -> list[Path]:
     """Files to send, those of a sealed folder before its manifest."""
     found = []
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part in HERE_ONLY or part.startswith(".") for part in parts):
             found.append(path)
-    yield from sorted(found, key=lambda path: (path.name == MANIFEST, path))
-
-
-def _sealed_by(path: Path, folder: Path) -> Path | None:
-    """The manifest that names ``path``, if one does."""
-    for above in path.parents:
-        if (above / MANIFEST).is_file():
-            return above / MANIFEST
-        if above == folder:
-            return None
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return sorted(found, key=lambda path: (path.name == MANIFEST, path))
 
 
 @cache

@@ -9,42 +9,50 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.cluster import Resources
 from raydaa.data.packing import ExampleTable, PairTable, Sharing
-from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare
+from raydaa.data.prepare import TooManyRejectsError
 from raydaa.data.sources import DataError
-from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, cache_folder, sft_fraction
-from raydaa.pipeline.training import Reference, trial_spec
+from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
+from raydaa.pipeline.reference import Reference
+from raydaa.pipeline.training import trial_spec
 from raydaa.progress import Progress
 from raydaa.records import read
-from raydaa.settings_file import InputError
+from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
 from raydaa.training.memory import Layout, Memory, Shape, memory
-from raydaa.training.model import TokenizerError, load_tokenizer, quiet_transformers
-from raydaa.trial_folder import ACCURACY, LOSS
+from raydaa.training.model import TokenizerError, quiet_transformers
+from raydaa.tuning.play import Played, play
 from raydaa.tuning.search_space import Point, groups
-from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+from raydaa.tuning.sweep import Purse, Sweep
 
-# Bytes, and dense bf16 operations a second, of one accelerator as Ray names them.
+
+class Accelerator(NamedTuple):
+    """What one card holds and does."""
+
+    memory: float  # bytes
+    rate: float  # dense bf16 operations a second
+
+
+# As Ray names them.
 ACCELERATORS = {
-    "A100-40G": (40e9, 312e12),
-    "A100-80G": (80e9, 312e12),
-    "A100": (40e9, 312e12),
-    "H100": (80e9, 989e12),
-    "H200": (141e9, 989e12),
-    "L40S": (48e9, 362e12),
-    "L4": (24e9, 121e12),
-    "A10G": (24e9, 70e12),
+    "A100-40G": Accelerator(40e9, 312e12),
+    "A100-80G": Accelerator(80e9, 312e12),
+    "A100": Accelerator(40e9, 312e12),
+    "H100": Accelerator(80e9, 989e12),
+    "H200": Accelerator(141e9, 989e12),
+    "L40S": Accelerator(48e9, 362e12),
+    "L4": Accelerator(24e9, 121e12),
+    "A10G": Accelerator(24e9, 70e12),
 }
 UTILISATION = 0.4  # of those operations: an assumption, to be replaced by what a first trial shows
 UNKNOWN_STEPS = 100  # of a trial whose data could not be looked at; only shares are told then
-FORWARD = 1 / 3  # of a training step's operations
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,7 @@ class Work:
     train: float  # of all training pairs, forward and backward
     held_out: float
     sft: float
-
-
-@dataclass
-class Played:
-    """What a sweep came to when it was played."""
-
-    trials: list[SweptTrial]
-    waiting: int = 0  # the most trials that kept a checkpoint at a rung
-
-    @property
-    def passes(self) -> float:
-        """Sum over trials of the share of their own steps that they made."""
-        return sum(trial.reached / trial.steps for trial in self.trials)
+    forward: float  # the share of a forward pass in each
 
 
 def plan(study: Study) -> str:
@@ -99,22 +95,23 @@ class _Planned:
         yield from self._disk(context, shape, played[0])
 
     def _prepared(self) -> Prepared | None:
-        settings = self.study.settings
         try:
-            base = base_model(self.study)
-            inputs = open_inputs(settings, base)
-            tokenizer = load_tokenizer(base, settings.model.trust_remote_code)
-            tables = prepare(inputs, settings.data, tokenizer, cache_folder(self.study) / "prepared")
+            prepared, tables = tokenized(self.study, base_model(self.study))
         except TooManyRejectsError as error:
             self.notes.append(f"data: the study would stop here: {error}")
             return None
         except (InputError, DataError, TokenizerError) as error:
             self.notes.append(f"data: could not be looked at, so tokens and hours are not known: {error}")
             return None
-        rows, rejected = tables.report["rows"], tables.report["rejected"]
-        self.notes.append("data: " + ", ".join(f"{count} {name}" for name, count in rows.items()))
-        self.notes += [f"  problem: {reason}: {count} rows rejected" for reason, count in rejected.items() if count]
-        return Prepared(Start("base", base, ""), tables.folders, inputs.keys, rows)
+        self.notes.append("data: " + ", ".join(f"{count} {name}" for name, count in prepared.rows.items()))
+        rejected = tables.report["rejected"].items()
+        self.notes += [f"  problem: {reason}: {count} rows rejected" for reason, count in rejected if count]
+        return prepared
+
+    @property
+    def accelerator(self) -> Accelerator | None:
+        """The card that the study asks for, where it is known."""
+        return ACCELERATORS.get(self.study.settings.scaling.accelerator or "")
 
     def _context(self, prepared: Prepared | None) -> Context:
         """As the study's own, on a cluster that has what the study asks for."""
@@ -124,12 +121,13 @@ class _Planned:
     def _shape(self) -> Shape | None:
         from transformers import AutoConfig
 
-        model = self.study.settings.model
+        model, lora = self.study.settings.model, self.study.settings.training.lora
         try:
             source = model.config or (base_model(self.study) if model.source == "pocket" else model.source)
-            return Shape.of(AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code)
+            return Shape.of(config, None if lora is None else lora.model_dump(mode="json"))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             self.notes.append(f"model: could not be looked at, so memory is not known; give model.config: {reason}")
             return None
 
@@ -146,9 +144,10 @@ class _Planned:
             return spec.key(point.init, ""), spec
 
         found = groups(search, settings.data.preferences.fraction)
+        purse = None if search.budget is None else Purse(search.budget)
         early = search.early_stopping if with_early_stopping else None
         with tempfile.TemporaryDirectory() as name:
-            return play(Sweep(found, make, Path(name), early, table_size, Purse(search.budget)))
+            return play(Sweep(found, make, Path(name), early, table_size, purse))
 
     def _trials(self, played: Played, full: Played, sized: bool) -> Iterator[str]:
         counts = Counter((trial.point.init, trial.point.title) for trial in played.trials)
@@ -174,12 +173,11 @@ class _Planned:
             + ", ".join(f"{name} {size_of(size)}" for name, size in parts.items())
             + f"); the model has {shape.parameters:,} parameters"
         )
-        known = ACCELERATORS.get(settings.scaling.accelerator or "")
-        if known is None:
+        if self.accelerator is None:
             return
-        most = held.tokens(SHARE * known[0])
+        most = held.tokens(SHARE * self.accelerator.memory)
         fits = f"fits, up to {most} tokens at a time" if most >= tokens else "does not fit"
-        yield f"  {settings.scaling.accelerator} has {size_of(known[0])}: {fits}"
+        yield f"  {settings.scaling.accelerator} has {size_of(self.accelerator.memory)}: {fits}"
 
     def _hours(self, context: Context, work: Work, played: Played, full: Played) -> Iterator[str]:
         settings = self.study.settings
@@ -187,20 +185,19 @@ class _Planned:
         needing = {t.point.init for t in played.trials if method_class(t.point.method).needs_reference}
         fractions = {f for f in (sft_fraction(settings, init) for init in starts if init != "base") if f is not None}
         sft = sum(fractions) * work.sft * settings.sft.epochs
-        reference = len(needing) * FORWARD * (work.train + work.held_out)
+        reference = len(needing) * work.forward * (work.train + work.held_out)
         rungs = len(settings.search.early_stopping.rungs) if settings.search.early_stopping else 0
 
         def align(of: Played, live: bool = False) -> float:
             total = 0.0
             for trial in of.trials:
                 share, spec = trial.reached / trial.steps, trial.spec
-                checks = share * (spec.validations + rungs) * FORWARD * work.held_out
+                checks = share * (spec.validations + rungs) * work.forward * work.held_out
                 step = work.train * spec.epochs * spec.fraction * share
-                more = FORWARD if live and method_class(trial.point.method).needs_reference else 0.0
+                more = work.forward if live and method_class(trial.point.method).needs_reference else 0.0
                 total += checks + step * (1 + more)
             return total
 
-        known = ACCELERATORS.get(settings.scaling.accelerator or "")
         figures = {
             "sft": sft,
             "reference": reference,
@@ -208,11 +205,11 @@ class _Planned:
             "trials without early stopping": align(full),
             "trials without early stopping and with a live reference": align(full, live=True),
         }
-        if known is None:
+        if self.accelerator is None:
             total = sft + reference + align(played)
             yield f"work: {total:.2e} operations; name scaling.accelerator to have it in hours"
             return
-        hours = {name: value / (known[1] * UTILISATION) / 3600 for name, value in figures.items()}
+        hours = {name: value / (self.accelerator.rate * UTILISATION) / 3600 for name, value in figures.items()}
         used = hours["sft"] + hours["reference"] + hours["trials"]
         yield (
             f"GPU-hours: about {used:.3g} at {UTILISATION:.0%} of {settings.scaling.accelerator}'s rate, which is an "
@@ -223,7 +220,9 @@ class _Planned:
     def _disk(self, context: Context, shape: Shape, played: Played) -> Iterator[str]:
         half = self.study.settings.training.precision == "bf16"
         model = shape.parameters * (2 if half else 4)
-        checkpoint = shape.parameters * ((14 if context.engine == "deepspeed" else 12) if half else 12)
+        weights = 2 if half and context.engine == "deepspeed" else 4
+        moments = 12 if weights == 2 else 8  # of Adam, and DeepSpeed's float32 copy of bf16 weights
+        checkpoint = shape.parameters * weights + shape.trained * moments
         settings = self.study.settings
         finished = [trial for trial in played.trials if trial.state == "finished"]
         best = len({trial.point.method for trial in finished})
@@ -241,34 +240,6 @@ def size_of(amount: float) -> str:
     """``2.5e9`` → ``2.5 GB``."""
     unit, name = (1e9, "GB") if amount >= 1e8 else (1e6, "MB")
     return f"{amount / unit:.1f} {name}"
-
-
-def play(sweep: Sweep) -> Played:
-    """Bring a sweep to its end without training; of equal trials the first of a bracket goes on."""
-    played = Played([])
-    while not sweep.over:
-        trial = next(iter(sweep.winners()), None) or sweep.next_trial()
-        if trial is None:
-            sweep.close_if_spent()
-            continue
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        trial.started, trial.state = True, "running"
-        step = trial.reached + trial.leg
-        sweep.decide(trial, {"step": step, LOSS: 0.0, ACCURACY: 0.0})
-        trial.state = "waiting"
-        if step == trial.steps:
-            sweep.close(trial, "finished")
-        _stop_losers(sweep)
-        at_rungs = sum(t.state == "waiting" and t.reached > 0 for t in sweep.trials.values())
-        played.waiting = max(played.waiting, at_rungs)
-    played.trials = list(sweep.trials.values())
-    return played
-
-
-def _stop_losers(sweep: Sweep) -> None:
-    for trial in list(sweep.trials.values()):
-        if trial.state == "waiting" and trial.bracket.decision(trial.key) == "stop":
-            sweep.close(trial, "stopped")
 
 
 def _layout(context: Context) -> Layout:
@@ -296,4 +267,4 @@ def _work(shape: Shape, prepared: Prepared, with_sft: bool) -> Work:
         scored = float(table.scored.values.sum())
         return shape.flops(float(lengths.sum()), scored, float(np.sum(lengths**2 / 2)))
 
-    return Work(pairs("train"), pairs("validation"), sft() if with_sft else 0.0)
+    return Work(pairs("train"), pairs("validation"), sft() if with_sft else 0.0, shape.forward)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.pareto import pareto_front
+from raydaa.trial_folder import ACCURACY, LOSS, RECORD, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
@@ -201,13 +202,11 @@ def _figures(row: TrialRow) -> dict[str, Any]:
 
 
 def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
-    from raydaa.trial_folder import read_metrics
-
     place = folder / "trials" / trial["key"]
-    record = read_json(place / "record.json") or {}
+    record = read_json(place / RECORD) or {}
     start = read_json(place / "start.json") or {}
     metrics = read_metrics(place)
-    validated: dict[str, Any] = next((m for m in reversed(metrics) if "validation/loss" in m), {})
+    validated: dict[str, Any] = next((m for m in reversed(metrics) if LOSS in m), {})
     rate, kl, point = evaluation.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
     speeds = sorted(m["tokens_per_second"] for m in metrics)
     finished = trial["state"] == "finished"
@@ -229,8 +228,8 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         reason=record.get("reason") or None,
         step=metrics[-1]["step"] if metrics else 0,
         steps=trial["steps"],
-        validation_loss=validated.get("validation/loss"),
-        validation_accuracy=validated.get("validation/rewards/accuracies"),
+        validation_loss=validated.get(LOSS),
+        validation_accuracy=validated.get(ACCURACY),
         validation_margin=validated.get("validation/rewards/margins"),
         win_rate=rate.get("value"),
         win_rate_low=rate.get("low"),

@@ -86,6 +86,7 @@ Shares = Annotated[tuple[float, ...] | Range, BeforeValidator(shares)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
 
+NO_GRID = "a range has no grid; list the values, or set sampler: tpe or random"
 FRACTION = "data.preferences.fraction"  # of the training pairs, the same ones for all trials that use as many
 
 
@@ -263,7 +264,7 @@ class SearchSettings(Settings):
                 for key, value in {"learning_rate": rates, **method.parameters, **overrides}.items():
                     if isinstance(value, Range) and method.num_trials is None:
                         place = f"methods[{index}].{key}"
-                        raise wrong("a range has no grid; list the values, or set sampler: tpe or random", place)
+                        raise wrong(NO_GRID, place)
         return self
 
     def _check_names(self) -> None:

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from raydaa.search_settings import (
     FRACTION,
+    NO_GRID,
     Names,
     Natural,
     NonNegative,
@@ -163,7 +164,7 @@ class StudySettings(Settings):
             if size % workers:
                 raise wrong(f"{size} does not divide over {workers} workers; use a multiple of {workers}", place)
         if self.search.sampler == "grid" and isinstance(self.data.preferences.fraction, Range):
-            raise wrong("a range has no grid; list the values, or set sampler: tpe or random", FRACTION)
+            raise wrong(NO_GRID, FRACTION)
         self._check_engine()
         self._check_sft()
         if self.evaluation.judge.kind not in ("none", "rule"):

@@ -15,6 +15,11 @@ class InputError(ValueError):
     """The user's input can't be used; the message is one line that says where, what and how to mend it."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says at first, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 numbers (PyYAML reads ``5e-7`` as text) and no key twice."""
 

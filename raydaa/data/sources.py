@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from raydaa.artifacts import file_hash, files_below, key_of
+from raydaa.settings_file import first_line
 
 Messages = list[dict[str, str]]
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -112,7 +113,7 @@ def _contents(source: str) -> Iterator[tuple[str, bytes]]:
                 raise DataError(f"{name if len(names) > 1 else source}: the file is empty")
             yield name, content
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{source}: can't be read: {_first_line(error)}") from None
+        raise DataError(f"{source}: can't be read: {first_line(error)}") from None
     if not names:
         raise DataError(f"{source}: there is no such file")
 
@@ -153,12 +154,8 @@ def _parse_parquet(name: str, content: bytes) -> tuple[list[tuple[int, dict[str,
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{name}: is not a readable Parquet file: {_first_line(error)}") from None
+        raise DataError(f"{name}: is not a readable Parquet file: {first_line(error)}") from None
     return list(enumerate(table.to_pylist(), start=1)), [], table.num_rows
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_datasets(source: str, split: str) -> list[tuple[int, dict[str, Any]]]:
@@ -176,7 +173,7 @@ def _read_datasets(source: str, split: str) -> list[tuple[int, dict[str, Any]]]:
     except DataError:
         raise
     except Exception as error:  # the library raises dozens of kinds; for a user they all mean: not loadable
-        raise DataError(f"{source}: split {split!r} can't be loaded: {_first_line(error)}") from None
+        raise DataError(f"{source}: split {split!r} can't be loaded: {first_line(error)}") from None
     return list(enumerate((dict(row) for row in loaded), start=1))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydaa.data.sources import BadRowError, Messages, PreferencePair
+from raydaa.settings_file import first_line
 
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
@@ -115,7 +116,7 @@ class Encoder:
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # a template is a program of its own and may raise anything
-            raise BadRowError(f"the chat template refuses the conversation: {str(error).splitlines()[0]}") from None
+            raise BadRowError(f"the chat template refuses the conversation: {first_line(error)}") from None
         return text
 
     def _ids(self, text: str) -> list[int]:

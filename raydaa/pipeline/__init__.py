@@ -5,6 +5,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,21 +62,19 @@ def _restore(study: Study, progress: Progress) -> None:
 
 def _prepare(study: Study, progress: Progress) -> "Prepared":
     """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
-    from raydaa.data.prepare import TooManyRejectsError, open_inputs, prepare
+    from raydaa.data.prepare import TooManyRejectsError
     from raydaa.data.sources import DataError
     from raydaa.pipeline.checks import check_lengths, check_models
-    from raydaa.pipeline.context import Prepared, Start, base_model, cache_folder
-    from raydaa.training.model import TokenizerError, load_tokenizer, quiet_transformers
+    from raydaa.pipeline.context import Start, base_model, tokenized
+    from raydaa.training.model import TokenizerError, quiet_transformers
 
     quiet_transformers()
     progress.start("prepare", study.settings.data.preferences.source)
     try:
         base = base_model(study)
         check_models(study.settings, base)
-        tokenizer = load_tokenizer(base, study.settings.model.trust_remote_code)
-        inputs = open_inputs(study.settings, base)
-        tables = prepare(inputs, study.settings.data, tokenizer, cache_folder(study) / "prepared")
-        prepared = Prepared(Start.at("base", base), tables.folders, inputs.keys, tables.report["rows"])
+        prepared, tables = tokenized(study, base)
+        prepared = replace(prepared, base=Start.at("base", base))
         check_lengths(study.settings, prepared)
     except TooManyRejectsError as error:
         rejects = study.folder / "rejects.jsonl"
@@ -96,7 +95,8 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     from raydaa.pipeline.checks import check_folders, check_room
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate
-    from raydaa.pipeline.training import align, budget, reference, sft
+    from raydaa.pipeline.reference import reference
+    from raydaa.pipeline.training import align, budget, sft
     from raydaa.results import TrialResults
 
     with connected(address) as resources:

@@ -12,13 +12,15 @@ from raydaa.algorithms.method import Method
 from raydaa.artifacts import make_folder, model_hash, read_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
+from raydaa.data.prepare import Tables, open_inputs, prepare
 from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings import StudySettings
-from raydaa.settings_file import InputError
+from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
+from raydaa.training.model import load_tokenizer
 
 RECOUNT_SECONDS = 2.0
 BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
@@ -86,11 +88,11 @@ class Context:
         url = self.settings.storage.mirror
         return None if url is None else Mirror(url)
 
-    def send(self) -> None:
-        """Send what is finished to the mirror; what could not be sent is told, and tried again after the next stage."""
+    def send(self, folder: Path | None = None, name: str = STUDY) -> None:
+        """Send what is finished to the mirror, of the study or another folder; what could not be sent is told."""
         if self.mirror is not None:
             try:
-                self.mirror.push(self.folder, STUDY)
+                self.mirror.push(folder or self.folder, name)
             except MirrorError as error:
                 self.progress.line(f"mirror    could not be written: {error}")
 
@@ -188,8 +190,18 @@ def local_model(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except Exception as error:  # offline, unknown, gated: the client has a class for each
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{source}: the model can't be fetched: {reason}") from None
+        raise InputError(f"{source}: the model can't be fetched: {first_line(error)}") from None
+
+
+def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
+    """The study's tables by the tokenizer of ``base``, whose weights nobody has looked at yet.
+
+    DataError, TokenizerError or InputError where they can't be made.
+    """
+    tokenizer = load_tokenizer(base, study.settings.model.trust_remote_code)
+    inputs = open_inputs(study.settings, base)
+    tables = prepare(inputs, study.settings.data, tokenizer, cache_folder(study) / "prepared")
+    return Prepared(Start("base", base, ""), tables.folders, inputs.keys, tables.report["rows"]), tables
 
 
 def base_model(study: Study) -> Path:

@@ -1,4 +1,4 @@
-"""The stages that train: sft, reference, align."""
+"""The stages that train: sft and align, and the budget they share."""
 
 import contextlib
 import shutil
@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
-from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
-from raydaa.mirror import REFERENCE, STUDY, push_soon
+from raydaa.artifacts import intact, key_of, read_json, write_json
+from raydaa.mirror import STUDY, push_soon
 from raydaa.pipeline.context import (
     BUDGET,
     Context,
-    Prepared,
     Start,
     TrialsNow,
-    cache_folder,
     local_model,
     models_named,
     sft_fraction,
 )
+from raydaa.pipeline.reference import Reference
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
@@ -151,64 +150,6 @@ def _watched(context: Context, folder: Path, total: int) -> Iterator[None]:
         watcher.join()
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Folders with the log-probabilities under one start: of the pairs, and of prompts with the next pair's
-    responses; None where no method needs them."""
-
-    pairs: Path | None
-    mismatched: Path | None
-
-
-def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference]:
-    """Log-probabilities of all pairs under each start whose trials need them, in the shared cache."""
-    search = context.settings.search
-
-    def needing(trait: str) -> set[str]:
-        methods = [method for method in search.methods if getattr(method_class(method.name), trait)]
-        return {name for method in methods for name in method.init or search.init}
-
-    found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
-    for name, start in starts.items():
-        found[name] = Reference(
-            _reference(context, start) if name in pairs else None,
-            _reference(context, start, mismatched=True) if name in mismatched else None,
-        )
-    return found
-
-
-def reference_key(start: Start, prepared: Prepared, precision: str, mismatched: bool) -> str:
-    """What reference log-probabilities depend on: weights, the tokenized pairs, and the arithmetic."""
-    return key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision, mismatched=mismatched)
-
-
-def _reference(context: Context, start: Start, mismatched: bool = False) -> Path:
-    settings, prepared = context.settings, context.prepared
-    precision = settings.training.precision
-    folder = cache_folder(context.study) / "reference" / reference_key(start, prepared, precision, mismatched)
-    which = " of mismatched responses" if mismatched else ""
-    context.progress.start("reference", f"log-probabilities{which} under {start.name}")
-    tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
-    options = {
-        "precision": precision,
-        "budget": context.tokens_of(settings.training),
-        "attention": settings.training.attention,
-        "trust_remote_code": settings.model.trust_remote_code,
-        "mismatched": mismatched,
-    }
-    if context.mirror is not None and not intact(folder):
-        context.mirror.pull(folder, f"{REFERENCE}/{folder.name}")
-    made = make_folder(
-        folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
-    )
-    if made and context.mirror is not None:
-        push_soon(context.mirror, folder, f"{REFERENCE}/{folder.name}")
-    context.progress.end(
-        f"{prepared.rows['train'] + prepared.rows['validation']} pairs" if made else "kept from before"
-    )
-    return folder
-
-
 def trial_spec(context: Context, start: Start, reference: Reference, point: Point) -> RunSpec:
     """The run of one trial from ``start``."""
     settings = context.settings
@@ -247,7 +188,8 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     found = groups(context.settings.search, context.settings.data.preferences.fraction)
     early, progress = context.settings.search.early_stopping, context.progress
     workers = context.workers
-    purse = Purse(context.settings.search.budget, workers.count * (workers.gpus or 1))
+    limit = context.settings.search.budget
+    purse = None if limit is None else Purse(limit, workers.count * (workers.gpus or 1))
     sweep = Sweep(found, make, context.folder / "trials", early, context.prepared.rows["train"], purse)
     progress.start("align", f"{len(sweep.trials)} trials, {context.concurrent_trials} at a time")
     reached: dict[str, float] = {}

@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from raydaa.results import TrialResults, TrialRow
+from raydaa.trial_folder import ACCURACY, read_metrics
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.
 FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
@@ -103,15 +104,13 @@ def beta_curve(results: TrialResults) -> Figure:
 
 def learning_curves(results: TrialResults) -> Figure:
     """Held-out accuracy of every trial over the share of its steps; stopped trials end early."""
-    from raydaa.trial_folder import read_metrics
-
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     for row in results:
         colour, _ = FAMILIES[row.ranking]
         points = [
-            (metrics["step"] / row.steps, 100 * metrics["validation/rewards/accuracies"])
+            (metrics["step"] / row.steps, 100 * metrics[ACCURACY])
             for metrics in read_metrics(results.folder / "trials" / row.key)
-            if "validation/rewards/accuracies" in metrics
+            if ACCURACY in metrics
         ]
         if points:
             shares, values = zip(*points, strict=True)

@@ -7,6 +7,7 @@ attention and a gated MLP (Llama, Qwen, Mistral, Gemma); other architectures are
 from dataclasses import dataclass
 from typing import Any
 
+from raydaa.training.lora import add_adapters
 from raydaa.training.model import chunk_size
 
 HEAD_COPIES = 3  # of one chunk's logits: themselves, their log-softmax, and its gradient
@@ -17,6 +18,7 @@ class Shape:
     """What a configuration says of a model's size, in numbers of elements."""
 
     parameters: int
+    trained: int  # fewer with adapters
     layer_parameters: int  # of all layers: what every token passes
     head: int  # of the output matrix
     layers: int
@@ -27,13 +29,16 @@ class Shape:
     vocabulary: int
 
     @staticmethod
-    def of(config: Any) -> "Shape":
-        """The shape of a transformers configuration; the model is laid out without memory for it."""
+    def of(config: Any, lora: dict[str, Any] | None = None) -> "Shape":
+        """The shape of a transformers configuration, with ``training.lora``'s adapters if any; the model is laid out
+        without memory for it."""
         import torch
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
+            if lora is not None:
+                add_adapters(model, lora)
         text = config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         total = sum(p.numel() for p in model.parameters())
@@ -41,6 +46,7 @@ class Shape:
         outside = embedding.numel() + (0 if head is embedding else head.numel())
         return Shape(
             parameters=total,
+            trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
             layer_parameters=total - outside,
             head=head.numel(),
             layers=text.num_hidden_layers,
@@ -59,11 +65,17 @@ class Shape:
         return norms + attention + 4 * self.intermediate  # gate, its activation, up, and their product
 
     def flops(self, tokens: float, scored: float, cells: float) -> float:
-        """Floating-point operations to train on ``tokens``, of which the head sees ``scored``; a third of it forward.
+        """Floating-point operations to train on ``tokens``, of which the head sees ``scored``.
 
-        ``cells`` are pairs of a query and a key that it sees.
+        ``cells`` are pairs of a query and a key that it sees. A frozen weight has no gradient of its own.
         """
-        return 6 * (self.layer_parameters * tokens + self.head * scored) + 12 * self.layers * self.queries * cells
+        each = 2 / self.forward
+        return each * (self.layer_parameters * tokens + self.head * scored) + 12 * self.layers * self.queries * cells
+
+    @property
+    def forward(self) -> float:
+        """The share of `flops` that a forward pass takes."""
+        return 2 / (4 + 2 * self.trained / self.parameters)
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,6 @@ class Layout:
     bf16: bool = False
     gradient_checkpointing: bool = False
     cpu_offload: bool = False
-    trained_parameters: int | None = None  # fewer with adapters; None: all
 
 
 @dataclass(frozen=True)
@@ -112,8 +123,7 @@ def memory(shape: Shape, layout: Layout) -> Memory:
     # DeepSpeed trains bf16 weights beside a float32 copy; plain torch keeps float32 and casts.
     small = 2 if layout.bf16 and layout.sharded else 4
     stage, workers = layout.zero_stage if layout.sharded else 0, layout.workers
-    trained = shape.parameters if layout.trained_parameters is None else layout.trained_parameters
-    states = trained * (8 + (4 if small == 2 else 0)) / (workers if stage >= 1 else 1)  # Adam's two, and the copy
+    states = shape.trained * (8 + (4 if small == 2 else 0)) / (workers if stage >= 1 else 1)  # Adam's two, and the copy
     cast = shape.parameters * 2 if layout.bf16 and not layout.sharded else 0
     width = 2 if layout.bf16 else 4
     saved, again = (
@@ -121,7 +131,7 @@ def memory(shape: Shape, layout: Layout) -> Memory:
     )
     return Memory(
         weights=shape.parameters * small / (workers if stage == 3 else 1) + cast,
-        gradients=trained * small / (workers if stage >= 2 else 1),
+        gradients=shape.trained * small / (workers if stage >= 2 else 1),
         optimizer=0.0 if layout.cpu_offload and layout.sharded else states,
         kept=float(width * (shape.layers * saved + 4 * shape.hidden)),
         again=float(width * again),

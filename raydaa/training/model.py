@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from raydaa.data.packing import PackedBatch, Sharing, pack_responses
+from raydaa.settings_file import first_line
 from raydaa.training import attention
 from raydaa.training.attention import FLEX, SDPA, flex_masks, register
 from raydaa.training.engine import most_of_workers
@@ -43,8 +44,7 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TokenizerError(f"{source}: the tokenizer can't be loaded: {reason}") from None
+        raise TokenizerError(f"{source}: the tokenizer can't be loaded: {first_line(error)}") from None
 
 
 def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:

@@ -29,8 +29,7 @@ class _Points(Searcher):
         self.sweep, self.configure, self.limit = sweep, configure, limit
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        active = sum(trial.state == "running" for trial in self.sweep.trials.values())
-        trial = self.sweep.next_trial() if active < self.limit() and not self.sweep.winners() else None
+        trial = self.sweep.next_trial() if self.sweep.running < self.limit() and not self.sweep.winners() else None
         if trial is None:
             return Searcher.FINISHED if self.sweep.over else None
         trial.started, trial.state = True, "running"
@@ -101,7 +100,7 @@ class _Brackets(TrialScheduler):
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
                 self._lost(self._of(trial))
                 tune_controller.stop_trial(trial)
-        active, winners = sum(t.state == "running" for t in self.sweep.trials.values()), self.sweep.winners()
+        active, winners = self.sweep.running, self.sweep.winners()
         for trial in trials:
             swept = self._of(trial)
             if trial.status == trial.PENDING:
@@ -134,7 +133,8 @@ class _Failures(tune.Callback):
         swept = self.sweep.trials[trial.config["key"]]
         swept.failures += 1
         if swept.failures <= self.most:
-            swept.started, swept.state = False, "waiting"
+            self.sweep.hand_back(swept)
+            self.notify(swept, {})
             return
         # Tune's own `get_error` looks where the file is copied to later.
         lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]

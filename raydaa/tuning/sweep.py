@@ -24,13 +24,11 @@ from raydaa.tuning.search_space import Group, Point, Result
 class Purse:
     """A sweep's budget, and how many GPUs (or workers without one) a trial keeps busy."""
 
-    budget: Budget | None = None
+    budget: Budget
     gpus: float = 1.0
 
     def holds(self, steps: int, seconds: float) -> bool:
         """Whether a sweep may come to so many steps and seconds of training."""
-        if self.budget is None:
-            return True
         if self.budget.trial_steps is not None:
             return steps <= self.budget.trial_steps
         assert self.budget.gpu_hours is not None
@@ -75,7 +73,7 @@ class Sweep:
         folder: Path,
         early_stopping: EarlyStopping | None,
         table_size: int,
-        purse: Purse = Purse(),
+        purse: Purse | None = None,
     ) -> None:
         self.groups, self.make, self.folder, self.table_size = groups, make, folder, table_size
         self.early, self.purse = early_stopping, purse
@@ -141,6 +139,17 @@ class Sweep:
             if step == metrics["step"]:
                 trial.bracket.report(trial.key, rung, value)
 
+    def hand_back(self, trial: SweptTrial) -> None:
+        """A trial whose worker died waits to be handed out again.
+
+        It may have reached a rung, or its end, before anybody heard of it: its folder is asked.
+        """
+        trial.started, trial.state = False, "waiting"
+        self._read(trial)
+        if trial.over:
+            state, trial.state = trial.state, "waiting"
+            self.close(trial, state)
+
     def next_trial(self) -> SweptTrial | None:
         """The next trial to hand to Tune, in the order of the study; those that lost already are closed here."""
         known = 0
@@ -169,6 +178,8 @@ class Sweep:
 
         Hours are foreseen by the mean step so far; before the first report they are unknown.
         """
+        if self.purse is None:
+            return True
         done = sum(t.reached for t in self.trials.values())
         seconds = sum(t.seconds for t in self.trials.values())
         ahead = trial.leg + sum(t.leg for t in self.trials.values() if t.state == "running")
@@ -180,7 +191,7 @@ class Sweep:
         Their checkpoints stay: with a larger budget they go on.
         """
         left = [trial for trial in self.trials.values() if not trial.over]
-        if self.purse.budget is None or any(trial.state == "running" or self._may_run(trial) for trial in left):
+        if self.purse is None or self.running or any(map(self._may_run, left)):
             return []
         for trial in left:
             self.close(trial, "stopped", "the budget was spent", retry=True)
@@ -219,6 +230,11 @@ class Sweep:
         for asker, number in trial.askers:
             if asker is group and not group.study.trials[number].state.is_finished():
                 group.tell(number, _result(trial))
+
+    @property
+    def running(self) -> int:
+        """How many trials Tune has at work."""
+        return sum(trial.state == "running" for trial in self.trials.values())
 
     @property
     def over(self) -> bool:

@@ -17,7 +17,7 @@ from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import RECORD, SPEC, read_metrics
+from raydaa.trial_folder import RECORD, SPEC
 
 
 def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:
@@ -80,9 +80,6 @@ class OneWorkerTrial(Trainable):
     def _step(self) -> dict[str, Any]:
         if self.run is None:
             self.run = self._begin()
-            if self.run.step in rung_steps(self.run.spec.rungs, self.run.total_steps):
-                # Taken up at a rung: whoever saved it there may have died before anybody heard of it.
-                return {**read_metrics(self.folder)[-1], "done": False}
         run = self.run
         until = min([s for s in stops(run) if s > run.step], default=run.total_steps)
         try:

@@ -12,7 +12,7 @@ import torch
 
 from raydaa.data import pocket
 from raydaa.pipeline import _prepare
-from raydaa.pipeline.training import reference_key
+from raydaa.pipeline.reference import reference_key
 from raydaa.progress import Progress
 from raydaa.study import Study
 from raydaa.training.model import load_model, load_tokenizer

@@ -35,7 +35,7 @@ def spec(point: Point) -> tuple[str, RunSpec]:
 
 def sweep(folder: Path, within: str = "beta", purse: Purse | None = None, **changes: Any) -> Sweep:
     early = EarlyStopping.model_validate({"within": within, "rungs": [0.5], "keep": 0.5})
-    return Sweep(groups(search(**changes)), spec, folder, early, table_size=10, purse=purse or Purse())
+    return Sweep(groups(search(**changes)), spec, folder, early, table_size=10, purse=purse)
 
 
 def log(loss: float, accuracy: float) -> dict[str, float]:

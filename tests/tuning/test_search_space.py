@@ -1,11 +1,12 @@
 """Points of a search space, and the sweep that they make."""
 
+import json
 from pathlib import Path
 
 import optuna
 import pytest
 
-from raydaa.artifacts import read_json, write_json
+from raydaa.artifacts import make_folder, read_json, write_json
 from raydaa.search_settings import Budget
 from raydaa.tuning.search_space import Group, Point, Result, export, groups
 from raydaa.tuning.sweep import Purse, Sweep
@@ -105,6 +106,31 @@ def test_a_trial_tried_again_is_judged_where_it_was_before(tmp_path: Path, loss:
     assert made.decide(other, log(2.0, 0.5)) == ("stop" if decision == "go" else "go")
     assert made.decide(died, {**log(loss, 0.5), "step": 4}) == "go"
     assert made.decide(died, log(loss, 0.5)) == decision
+
+
+def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> None:
+    made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
+    died, other = made.trials.values()
+    for trial in (died, other):
+        trial.started, trial.state = True, "running"
+    died.folder.mkdir()
+    (died.folder / "metrics.jsonl").write_text(json.dumps(log(2.0, 0.5)) + "\n")
+    made.hand_back(died)
+    assert made.next_trial() is None
+    assert made.decide(other, log(1.0, 0.5)) == "go"
+    assert made.next_trial() is None
+    assert died.state == "stopped"
+
+
+def test_a_trial_that_died_after_its_end_is_not_run_again(tmp_path: Path) -> None:
+    made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
+    died = next(iter(made.trials.values()))
+    died.started, died.state = True, "running"
+    make_folder(died.folder / "model", lambda folder: write_json(folder / "config.json", {}))
+    write_json(died.folder / "record.json", {"state": "finished", "steps": 10, "seconds": 1.0})
+    made.hand_back(died)
+    assert died.state == "finished"
+    assert made.next_trial() is not died
 
 
 def played(made: Sweep, slots: int) -> int:

@@ -1,0 +1,67 @@
+"""The stage reference: log-probabilities under the models that trials start from, shared by all studies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydaa.algorithms.catalog import method_class
+from raydaa.artifacts import intact, key_of, make_folder
+from raydaa.mirror import REFERENCE
+from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
+from raydaa.training import launch
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Folders with the log-probabilities under one start: of the pairs, and of prompts with the next pair's
+    responses; None where no method needs them."""
+
+    pairs: Path | None
+    mismatched: Path | None
+
+
+def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference]:
+    """Log-probabilities of all pairs under each start whose trials need them, in the shared cache."""
+    search = context.settings.search
+
+    def needing(trait: str) -> set[str]:
+        methods = [method for method in search.methods if getattr(method_class(method.name), trait)]
+        return {name for method in methods for name in method.init or search.init}
+
+    found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
+    for name, start in starts.items():
+        found[name] = Reference(
+            _reference(context, start) if name in pairs else None,
+            _reference(context, start, mismatched=True) if name in mismatched else None,
+        )
+    return found
+
+
+def reference_key(start: Start, prepared: Prepared, precision: str, mismatched: bool) -> str:
+    """What reference log-probabilities depend on: weights, the tokenized pairs, and the arithmetic."""
+    return key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision, mismatched=mismatched)
+
+
+def _reference(context: Context, start: Start, mismatched: bool = False) -> Path:
+    settings, prepared = context.settings, context.prepared
+    precision = settings.training.precision
+    folder = cache_folder(context.study) / "reference" / reference_key(start, prepared, precision, mismatched)
+    which = " of mismatched responses" if mismatched else ""
+    context.progress.start("reference", f"log-probabilities{which} under {start.name}")
+    tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
+    options = {
+        "precision": precision,
+        "budget": context.tokens_of(settings.training),
+        "attention": settings.training.attention,
+        "trust_remote_code": settings.model.trust_remote_code,
+        "mismatched": mismatched,
+    }
+    if context.mirror is not None and not intact(folder):
+        context.mirror.pull(folder, f"{REFERENCE}/{folder.name}")
+    made = make_folder(
+        folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
+    )
+    context.send(folder, f"{REFERENCE}/{folder.name}")  # another study may have made it and told no mirror
+    context.progress.end(
+        f"{prepared.rows['train'] + prepared.rows['validation']} pairs" if made else "kept from before"
+    )
+    return folder
