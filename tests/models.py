@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,7 +34,14 @@ def make_llama(folder: Path, texts: Iterable[str], vocab_size: int = 400, hidden
 
 
 def save_llama(
-    folder: Path, vocab_size: int, hidden: int, layers: int, heads: int = 0, inner: int = 0, positions: int = 2048
+    folder: Path,
+    vocab_size: int,
+    hidden: int,
+    layers: int,
+    heads: int = 0,
+    inner: int = 0,
+    positions: int = 2048,
+    **more: Any,
 ) -> Path:
     """The weights of a randomly initialised Llama, always the same ones; heads of 32 and an inner width of twice the
     outer where nothing else is said."""
@@ -47,6 +55,7 @@ def save_llama(
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **more,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

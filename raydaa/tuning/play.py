@@ -1,5 +1,6 @@
 """A sweep without its training: what the brackets come to, for who plans one or replays one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from raydaa.trial_folder import ACCURACY, LOSS
@@ -14,8 +15,13 @@ class Played:
     waiting: int = 0  # the most trials that kept a checkpoint at a rung
 
 
-def play(sweep: Sweep) -> Played:
-    """Bring a sweep to its end without training; of equal trials the first of a bracket goes on."""
+def all_alike(trial: SweptTrial, step: int) -> dict[str, float]:
+    """Metrics by which the first trial of a bracket goes on."""
+    return {LOSS: 0.0, ACCURACY: 0.0}
+
+
+def play(sweep: Sweep, told: Callable[[SweptTrial, int], dict[str, float]] = all_alike) -> Played:
+    """Bring a sweep to its end without training; ``told`` are a trial's metrics at the step of a rung, or its last."""
     played = Played([])
     while not sweep.over:
         trial = next(iter(sweep.winners()), None) or sweep.next_trial()
@@ -25,7 +31,7 @@ def play(sweep: Sweep) -> Played:
         trial.folder.mkdir(parents=True, exist_ok=True)
         trial.started, trial.state = True, "running"
         step = trial.reached + trial.leg
-        sweep.decide(trial, {"step": step, LOSS: 0.0, ACCURACY: 0.0})
+        sweep.decide(trial, {**told(trial, step), "step": step})
         trial.state = "waiting"
         if step == trial.steps:
             sweep.close(trial, "finished")

@@ -1,6 +1,6 @@
 """``python -m tests.benchmarks.sweep``: a sweep of 24 trials as one study, and what of its time is not training.
 
-The model and its pairs are those of ``tests.benchmarks.align``. Each trial makes a few steps. With ``--against trl``
+The model and its pairs are those of ``tests.benchmarks.work``. Each trial makes a few steps. With ``--against trl``
 one of TRL's runs at its best setting (reference log-probabilities precomputed) is timed whole, as a process of its
 own, and counted 24 times: that is what a sweep by hand takes.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from raydaa.results import TrialResults
-from tests.benchmarks.align import make_work
 from tests.benchmarks.figures import show
+from tests.benchmarks.work import add_arguments, make_work
 
 
 def study(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -78,11 +78,7 @@ def main() -> None:
     """Print the figures as Markdown and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", choices=["trl"])
-    parser.add_argument("--data", help="Parquet file with prompt, chosen, rejected, split")
-    parser.add_argument("--shape", default="64/96/96", help="tokens of prompt/chosen/rejected without --data")
-    parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--max-length", type=int, default=512)
+    add_arguments(parser, shape="64/96/96", pairs=64)
     parser.add_argument("--concurrent", type=int, default=2, help="trials at a time, each on one core")
     parser.add_argument("--json", type=Path, default=Path("sweep-benchmark.json"))
     options = parser.parse_args()
