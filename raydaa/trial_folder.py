@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-SPEC, RECORD, METRICS = "settings.json", "record.json", "metrics.jsonl"  # of a trial
+SPEC, RECORD, METRICS, MODEL = "settings.json", "record.json", "metrics.jsonl", "model"  # of a trial
+REMOVED = "removed"  # in the record of a trial whose model is no longer kept: the hash of its weights
+OPTUNA = "optuna.db"  # of a study: its searches, as Optuna keeps them
 SWEEP = "sweep.json"  # of a study: its trials and their states while it runs
 LOSS, ACCURACY = "validation/loss", "validation/rewards/accuracies"  # of a line of metrics
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from raydaa.artifacts import read_json, renew_files
-from raydaa.reporting.figures import draw
+from raydaa.reporting import search_figures
+from raydaa.reporting.figures import draw, save
 from raydaa.reporting.page import data_url, markdown_table, render
 from raydaa.results import TrialResults, TrialRow
 
@@ -21,6 +22,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
 
     def fill(temporary: Path) -> None:
         figures = draw(results, temporary)
+        searches = save(search_figures.drawers(results.folder), temporary)
         pq.write_table(results.table, temporary / "trials.parquet")
         (temporary / "tables.md").write_text(_markdown(results), encoding="utf-8")
         values = {
@@ -32,6 +34,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "trials": trials_table(results),
             "lost": [row for row in results if row.state != "finished"],
             "figures": [(CAPTIONS[name], data_url(path)) for name, path in figures.items()],
+            "searches": [data_url(path) for path in searches.values()],
             "data": read_json(results.folder / "data.json") or {},
             "settings": _text(results.folder / "study.yaml"),
             "judged": results.judged,

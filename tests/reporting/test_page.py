@@ -9,9 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 
 from raydaa.artifacts import write_json
+from raydaa.reporting import search_figures
 from raydaa.results import TrialResults
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -64,7 +67,20 @@ def folder(tmp_path: Path) -> Path:
     write_json(study / "evaluation.json", {"trials": evaluation, "models": {}})
     write_json(study / "data.json", {"rows": {"train": 10}, "rejected": {HOSTILE: 2}, "notes": {}})
     (study / "study.yaml").write_text(f"name: {HOSTILE}\n")
+    search(study, f"{HOSTILE}/dpo", trials=8)
+    search(study, "few", trials=4)
+    search(study, "all alike", trials=8, alike=True)
     return study
+
+
+def search(study: Path, name: str, trials: int, alike: bool = False) -> None:
+    """An Optuna study in the folder's storage: two settings, of which one never varies."""
+    storage = f"sqlite:///{study / 'optuna.db'}"
+    made = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    for i in range(trials):
+        space = {"learning_rate": CategoricalDistribution([1e-4, 1e-3]), "seed": CategoricalDistribution([0])}
+        made.enqueue_trial({"learning_rate": [1e-4, 1e-3][i % 2], "seed": 0})
+        made.tell(made.ask(space), 0.5 if alike else 0.5 + i / 100)
 
 
 class Tags(HTMLParser):
@@ -86,7 +102,7 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     tags.feed(page)
     assert "script" not in tags.names
     assert all(address.startswith("data:image/svg+xml;base64,") for address in tags.addresses)
-    assert len(tags.addresses) == 3
+    assert len(tags.addresses) == 3 + 2 + 1  # the study's own, and those of two searches
     assert page.count("&lt;/script&gt;") >= 3
     for address in tags.addresses:
         svg = base64.b64decode(address.partition(",")[2]).decode()
@@ -102,6 +118,14 @@ def test_page_says_what_was_found(folder: Path) -> None:
     assert [row.method for row in results.best_of_each()] == ["nca", "dpo"]
     markdown = (folder / "report" / "tables.md").read_text()
     assert "| nca | pointwise | 0.1 | 0.001 |" in markdown
+
+
+def test_only_what_varied_is_drawn(folder: Path) -> None:
+    found = search_figures.drawers(folder)
+    by_name = dict(enumerate(optuna.get_all_study_names(f"sqlite:///{folder / 'optuna.db'}")))
+    drawn = {(kind, by_name[int(number)]) for kind, _, number in (name.partition("_") for name in found)}
+    assert drawn == {("importance", f"{HOSTILE}/dpo"), ("parallel", f"{HOSTILE}/dpo"), ("parallel", "few")}
+    assert search_figures.drawers(folder / "trials") == {}
 
 
 def test_same_results_same_files(folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""What Optuna says of a search: which setting mattered, and how settings and results go together."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import optuna
+from matplotlib.figure import Figure
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState
+from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
+
+from raydaa.trial_folder import OPTUNA
+
+QUALITY = "held-out accuracy"  # what the samplers were told
+FEWEST = 8  # trials with a value for which an importance says anything
+
+
+def drawers(folder: Path) -> dict[str, Callable[[], Figure]]:
+    """A figure's drawer by its name, at most two for each search of the study in ``folder``."""
+    place = folder / OPTUNA
+    if not place.exists():
+        return {}
+    found: dict[str, Callable[[], Figure]] = {}
+    url = f"sqlite:///{place}"
+    for number, name in enumerate(optuna.get_all_study_names(url)):
+        study = optuna.load_study(study_name=name, storage=url)
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        varied = _varied(trials)
+        if varied and len(trials) >= FEWEST:
+            found[f"importance_{number}"] = partial(_importance, study, varied)
+        if varied:
+            found[f"parallel_{number}"] = partial(_parallel, study, varied)
+    return found
+
+
+def _varied(trials: list[optuna.trial.FrozenTrial]) -> list[str]:
+    """Settings with more than one value; none where the results are all alike."""
+    if len({trial.value for trial in trials}) < 2:
+        return []
+    return [name for name in trials[0].params if len({trial.params[name] for trial in trials}) > 1]
+
+
+def _importance(study: optuna.Study, varied: list[str]) -> Figure:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        axes = plot_param_importances(study, params=varied, target_name=QUALITY)
+    axes.get_legend().remove()
+    return _sized(axes.figure, f"{study.study_name}: importance for the {QUALITY}", 1.2 + 0.4 * len(varied))
+
+
+def _parallel(study: optuna.Study, varied: list[str]) -> Figure:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        axes = plot_parallel_coordinate(study, params=varied, target_name=QUALITY)
+    axes.collections[0].set_cmap("viridis_r")  # its own begins with white
+    return _sized(axes.figure, study.study_name, 3.2)
+
+
+def _sized(figure: Figure, title: str, height: float) -> Figure:
+    figure.set_size_inches(7, height)
+    figure.axes[0].set_title("")
+    figure.axes[0].set_title(title, loc="left")
+    figure.set_layout_engine("tight")
+    return figure
