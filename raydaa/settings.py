@@ -134,6 +134,25 @@ class StorageSettings(Settings):
     study: str | None = None
     cache: str | None = None
     mirror: str | None = None
+    keep: Literal["front", "all"] = "front"  # models of finished trials: the best of each method and the Pareto front
+
+
+class MlflowSettings(Settings):
+    uri: str | None = None  # of a server or a local store; None: mlflow.db in the study folder
+    experiment: str | None = None  # None: the study's name
+
+
+class WandbSettings(Settings):
+    project: str
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class TrackingSettings(Settings):
+    """Experiment trackers that hear of every trial, beside TensorBoard."""
+
+    mlflow: MlflowSettings | None = None
+    wandb: WandbSettings | None = None
 
 
 class StudySettings(Settings):
@@ -149,6 +168,7 @@ class StudySettings(Settings):
     scaling: ScalingSettings = ScalingSettings()
     generation: GenerationSettings = GenerationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
     storage: StorageSettings = StorageSettings()
 
     @model_validator(mode="after")

@@ -17,8 +17,11 @@ from raydaa.settings_file import InputError
 
 
 def check_models(settings: StudySettings, base: Path) -> None:
-    """Every model that the study names is there and reads the same tokens; the engine is installed."""
+    """Every model that the study names is there and reads the same tokens; what it asks for is installed."""
     engine_of(settings)
+    for name in type(settings.tracking).model_fields:
+        if getattr(settings.tracking, name) is not None and find_spec(name) is None:
+            raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")
     for name in models_named(settings):
         if sft_fraction(settings, name) is None and tokenizer_hash(local_model(name)) != tokenizer_hash(base):
             raise InputError(f"{name}: has another tokenizer or chat template than the base model; they must agree")

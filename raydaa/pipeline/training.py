@@ -26,7 +26,7 @@ from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
 from raydaa.training import launch
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import RECORD, SWEEP, read_metrics
+from raydaa.trial_folder import OPTUNA, RECORD, SWEEP, read_metrics
 from raydaa.tuning.search_space import Point, export, groups
 
 
@@ -180,6 +180,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     """The sweep: every trial of the study finished, stopped or failed."""
     from raydaa.tuning.schedule import run
     from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+    from raydaa.tuning.trackers import trackers
 
     def make(point: Point) -> tuple[str, RunSpec]:
         spec = trial_spec(context, starts[point.init], references[point.init], point)
@@ -196,7 +197,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
 
     def notify(trial: SweptTrial, result: dict[str, Any]) -> None:
         reached[trial.key] = result.get("step", 0) / trial.steps
-        name = label(trial.point, trial.key)
+        name = trial.point.label(trial.key)
         if trial.over:
             export_trial(trial.folder, context.folder / "tensorboard" / name)
             if context.mirror is not None:
@@ -214,10 +215,11 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
         write_json(context.folder / SWEEP, {**size, "trials": trials})
 
     show()
-    run(sweep, workers, TrialsNow(context), notify)
+    asked = trackers(context.settings.tracking, context.settings.name, context.folder)
+    run(sweep, workers, TrialsNow(context), notify, asked)
     show()
-    (context.folder / "optuna.db").unlink(missing_ok=True)
-    export(found, f"sqlite:///{context.folder / 'optuna.db'}")
+    (context.folder / OPTUNA).unlink(missing_ok=True)
+    export(found, f"sqlite:///{context.folder / OPTUNA}")
     trials = [_trial(trial) for trial in sweep.trials.values()]
     write_json(context.folder / "trials.json", [asdict(trial) for trial in trials])
     states = [trial.state for trial in trials]
@@ -232,14 +234,4 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
 def _trial(trial: Any) -> Trial:
     point = trial.point
     cls = method_class(point.method)
-    return Trial(
-        trial.key, cls.name, point.title, cls.ranking, trial.state, trial.steps, label(point, trial.key), point
-    )
-
-
-def label(point: Point, key: str) -> str:
-    """A short name of a trial for people, and for a folder."""
-    numbers = {name: value for name, value in point.parameters.items() if not isinstance(value, bool)}
-    values = [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in numbers.items()]
-    start = [] if point.init == "sft" else [point.init.replace("/", "_")]
-    return " ".join([*start, point.title, *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])
+    return Trial(trial.key, cls.name, point.title, cls.ranking, trial.state, trial.steps, point.label(trial.key), point)

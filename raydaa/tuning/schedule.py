@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,14 @@ class _Failures(tune.Callback):
         self.notify(swept, {})
 
 
-def run(sweep: Sweep, workers: Workers, limit: Limit, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
-    """Run every trial that is not over yet, at most ``limit()`` at a time."""
+def run(
+    sweep: Sweep,
+    workers: Workers,
+    limit: Limit,
+    notify: Callable[[SweptTrial, dict[str, Any]], None],
+    trackers: Sequence[tune.Callback] = (),
+) -> None:
+    """Run every trial that is not over yet, at most ``limit()`` at a time; ``trackers`` hear what they report."""
     if sweep.next_trial() is None and sweep.over:
         return
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C must reach the pipeline, which says how to go on
@@ -151,7 +157,13 @@ def run(sweep: Sweep, workers: Workers, limit: Limit, notify: Callable[[SweptTri
     def configure(trial: SweptTrial) -> dict[str, Any]:
         found = latest(trial.folder / "checkpoint")
         reached = step_of(found) if found else 0
-        base = {"key": trial.key, "folder": str(trial.folder), "threads": workers.threads, "methods": workers.methods}
+        base = {
+            "key": trial.key,
+            "point": asdict(trial.point),
+            "folder": str(trial.folder),
+            "threads": workers.threads,
+            "methods": workers.methods,
+        }
         if workers.count == 1:
             return base
         return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
@@ -170,6 +182,8 @@ def run(sweep: Sweep, workers: Workers, limit: Limit, notify: Callable[[SweptTri
             scheduler=_Brackets(sweep, limit, notify),
             num_samples=-1,
             reuse_actors=True,
+            trial_name_creator=lambda trial: sweep.trials[trial.config["key"]].point.label(trial.config["key"]),
+            trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=f"align-{os.getpid()}",
@@ -177,7 +191,7 @@ def run(sweep: Sweep, workers: Workers, limit: Limit, notify: Callable[[SweptTri
             failure_config=tune.FailureConfig(max_failures=0),
             # A trial that is over needs no checkpoint: what it leaves is its model or nothing.
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
-            callbacks=[_Failures(sweep, workers.max_failures, notify)],
+            callbacks=[_Failures(sweep, workers.max_failures, notify), *trackers],
             verbose=0,
         ),
     )

@@ -37,6 +37,13 @@ class Point:
         """The method's name, marked where its scores are per token although the method's are sums, or the reverse."""
         return titled(self.method, self.parameters)
 
+    def label(self, key: str) -> str:
+        """A short name of the trial ``key`` for people, and for a folder."""
+        numbers = {name: value for name, value in self.parameters.items() if not isinstance(value, bool)}
+        values = [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in numbers.items()]
+        start = [] if self.init == "sft" else [self.init.replace("/", "_")]
+        return " ".join([*start, self.title, *values, f"lr={self.learning_rate:g}", f"seed={self.seed}", key[:6]])
+
 
 @dataclass(frozen=True)
 class Result:
