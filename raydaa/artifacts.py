@@ -4,12 +4,15 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -69,11 +72,15 @@ def files_below(folder: Path) -> list[Path]:
 
 def intact(folder: Path) -> bool:
     """Whether a sealed folder still holds exactly the bytes it was sealed with."""
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict):
+    if not (folder / MANIFEST).exists():
         return False
+    manifest = read_json(folder / MANIFEST)
     found = {str(path.relative_to(folder)) for path in files_below(folder)}
-    return found == set(manifest) and all(file_hash(folder / name) == digest for name, digest in manifest.items())
+    whole = isinstance(manifest, dict) and found == set(manifest)
+    if whole and all(file_hash(folder / name) == digest for name, digest in manifest.items()):
+        return True
+    logger.warning("%s is damaged and is not used", folder)
+    return False
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:

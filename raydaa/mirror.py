@@ -46,6 +46,14 @@ class Mirror:
         except (OSError, pa.ArrowException) as error:
             raise MirrorError(f"{self.url}: {first_line(error)}") from None
 
+    def drop(self, name: str) -> None:
+        """Forget the folder ``name``; MirrorError where the store does not let go of it."""
+        try:
+            if self._there(name):
+                self.system.delete_dir(f"{self.root}/{name}")
+        except (OSError, pa.ArrowException) as error:
+            raise MirrorError(f"{self.url}: {first_line(error)}") from None
+
     def pull(self, folder: Path, name: str) -> int:
         """Fetch the files that ``folder`` does not hold, and say how many; MirrorError where they can't be read."""
         fetched = 0

@@ -4,6 +4,7 @@ Looks at the data where it is at hand, and says what it could not look at. The s
 brackets are the real ones, on trials that need no time.
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.cluster import Resources
@@ -114,9 +116,12 @@ class _Planned:
         return ACCELERATORS.get(self.study.settings.scaling.accelerator or "")
 
     def _context(self, prepared: Prepared | None) -> Context:
-        """As the study's own, on a cluster that has what the study asks for."""
+        """As the study's own: on this machine, or on a cluster that has the accelerators it names."""
+        resources = Resources(0, 0, local=False)
+        if self.study.settings.scaling.accelerator is None:
+            resources = Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), local=True)
         anywhere = prepared or Prepared(Start("base", Path(), ""), {"pairs": Path()}, {"pairs": ""}, {})
-        return Context(self.study, Progress(1), Resources(0, 0, local=False), anywhere)
+        return Context(self.study, Progress(1), resources, anywhere)
 
     def _shape(self) -> Shape | None:
         from transformers import AutoConfig
@@ -226,8 +231,7 @@ class _Planned:
         settings = self.study.settings
         finished = [trial for trial in played.trials if trial.state == "finished"]
         best = len({trial.point.method for trial in finished})
-        slots = settings.scaling.concurrent_trials
-        running = 1 if slots == "auto" else slots
+        running = max(1, context.concurrent_trials)
         kept = (len(settings.sft.fractions) + len(finished) + best) * model
         peak = kept + (played.waiting + 2 * running) * checkpoint  # a new checkpoint is whole before the old one goes
         yield (

@@ -1,6 +1,7 @@
 """What the terminal shows: raydaa's own lines. Everything else goes to the study's log."""
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -60,6 +61,26 @@ class Progress:
         self.line(f"{self.stage:<9} {what} ({duration(time.monotonic() - self.stage_begun)})")
 
 
+class _Handler(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self.progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.progress.line(record.getMessage())
+
+
+@contextlib.contextmanager
+def warned(progress: Progress) -> Iterator[None]:
+    """Warnings of raydaa's own rooms are lines of ``progress``."""
+    handler = _Handler(progress)
+    logging.getLogger("raydaa").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("raydaa").removeHandler(handler)
+
+
 @contextlib.contextmanager
 def captured(log: Path) -> Iterator[int]:
     """Send this process's output, C++ libraries' included, to ``log``; yields a descriptor of the real terminal."""
@@ -74,8 +95,9 @@ def captured(log: Path) -> Iterator[int]:
     try:
         yield terminal
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # the log's disk may be full
+                stream.flush()
         os.dup2(terminal, 1)
         os.dup2(errors, 2)
         os.close(terminal)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.pareto import pareto_front
-from raydaa.trial_folder import ACCURACY, LOSS, RECORD, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MODEL, RECORD, REMOVED, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
@@ -148,6 +148,10 @@ class TrialResults:
         front = pareto_front([row.kl for row in known if row.kl is not None], [self.quality(row) for row in known])
         return [known[i] for i in front]
 
+    def worth_keeping(self) -> list[TrialRow]:
+        """Trials whose model somebody may choose: the best of each method, and the Pareto front."""
+        return list({row.key: row for row in [*self.best_of_each(), *self.pareto_front()]}.values())
+
     def summary(self) -> str:
         """What the study found, in one sentence."""
         found = self.best_of_each()
@@ -246,5 +250,5 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
         seconds=metrics[-1]["seconds"] if metrics else None,
         start_seconds=start.get("seconds"),
-        checkpoint=str(place / "model") if finished else None,
+        checkpoint=str(place / MODEL) if finished and REMOVED not in record else None,
     )

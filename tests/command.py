@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -33,22 +33,31 @@ class Command:
             command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd=self.folder, check=False
         )
 
-    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command on its way, its output in a pipe."""
         # Below a shell's background job SIGINT would be ignored.
         listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         command = [sys.executable, "-c", f"{listen}; from raydaa.cli import main; raise SystemExit(main())", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, env=self.environment, text=True, cwd=self.folder, **pipes)
 
-    def kill_at(self, sign: str, *arguments: str, number: int = signal.SIGKILL, timeout: float = 300) -> str:
-        """Start, wait until a line of the output holds ``sign``, send the signal; returns the output."""
+    def kill_at(
+        self,
+        sign: str,
+        *arguments: str,
+        number: int = signal.SIGKILL,
+        before: Callable[[], object] = lambda: None,
+        timeout: float = 300,
+    ) -> str:
+        """Start, wait until a line of the output holds ``sign``, do ``before``, send the signal; returns the output."""
         lines = []
-        with self._start(*arguments) as process:
+        with self.start(*arguments) as process:
             assert process.stdout is not None
             deadline = time.monotonic() + timeout
             for line in process.stdout:
                 lines.append(line)
                 if sign in line or time.monotonic() > deadline:
+                    before()
                     process.send_signal(number)
                     break
             lines.append(process.stdout.read())
@@ -62,7 +71,7 @@ class Command:
 
         For each of ``titles`` in turn, the first process of its own whose title begins so is sent SIGKILL.
         """
-        with self._start(*arguments) as process:
+        with self.start(*arguments) as process:
             for title in titles:
                 deadline = time.monotonic() + timeout
                 victims: list[int] = []

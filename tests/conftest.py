@@ -1,14 +1,18 @@
 """What tests share: the pocket world's base model, made once."""
 
+import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from raydaa.data import pocket
+from tests.command import Command
+from tests.studies import micro, written
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -44,3 +48,43 @@ def own_ray() -> Iterator[None]:
     finally:
         del os.environ["RAY_TMPDIR"]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The command line, in a folder and with a cache that the session's whole studies share."""
+    made = Command(tmp_path_factory.mktemp("whole"))
+    yield made
+    assert made.wait_until_gone() == {}
+    shutil.rmtree(made.ray, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(command: Command) -> tuple[Path, str]:
+    """The micro study, run once from start to end: its folder and what the terminal showed."""
+    study = written(command.folder, micro())
+    folder = command.folder / "undisturbed"
+    peak = 0
+    with command.start("run", str(study), "--output", str(folder)) as process:
+        while process.poll() is None:
+            peak = max(peak, weights_below(folder))
+            time.sleep(0.05)
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    (command.folder / "undisturbed.peak").write_text(str(peak))
+    return folder, output
+
+
+@pytest.fixture(scope="session")
+def disk_peak(command: Command, undisturbed: tuple[Path, str]) -> int:
+    """The most bytes of models and checkpoints that the undisturbed study held at a time."""
+    return int((command.folder / "undisturbed.peak").read_text())
+
+
+def weights_below(folder: Path) -> int:
+    """Bytes of models and checkpoints in a folder where files come and go."""
+    total = 0
+    for path in [*folder.rglob("*.safetensors"), *folder.rglob("*.pt")]:
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total

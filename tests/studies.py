@@ -1,10 +1,13 @@
 """Study files for tests."""
 
 import copy
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from raydaa.results import TIME_COLUMNS, TrialResults
 
 MICRO: dict[str, Any] = {
     "name": "micro",
@@ -38,3 +41,14 @@ def written(folder: Path, tree: dict[str, Any]) -> Path:
     path = folder / f"{tree['name']}.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
+
+
+def done(result: subprocess.CompletedProcess[str]) -> str:
+    """What a command that went well printed."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """A study's table without what may differ between two runs: times and paths."""
+    return TrialResults.load(folder).table.drop_columns([*TIME_COLUMNS, "checkpoint"]).to_pylist()

@@ -1,6 +1,7 @@
 """What a study will take, told before it starts."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ def test_no_configuration_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = told(written(tmp_path, tree), capsys)
     assert "model: could not be looked at, so memory is not known; give model.config: " in text
     assert "memory:" not in text
+
+
+@pytest.mark.slow
+def test_a_study_keeps_to_the_disk_that_is_planned(
+    disk_peak: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = re.search(r"disk: ([\d.]+) MB at most", told(written(tmp_path, micro()), capsys))
+    assert planned is not None
+    assert 0.3 < disk_peak / 1e6 / float(planned[1]) <= 1.0
 
 
 def test_data_that_would_stop_the_study_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

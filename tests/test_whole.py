@@ -2,45 +2,16 @@
 
 import json
 import shutil
-import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from raydaa.results import TIME_COLUMNS, TrialResults
+from raydaa.results import TrialResults, TrialRow
 from tests.command import Command
-from tests.studies import micro, written
+from tests.studies import done, table
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    made = Command(tmp_path_factory.mktemp("whole"))
-    yield made
-    assert made.wait_until_gone() == {}
-    shutil.rmtree(made.ray, ignore_errors=True)
-
-
-def done(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def table(folder: Path) -> list[dict[str, Any]]:
-    """A study's table without what may differ between two runs: times and paths."""
-    return TrialResults.load(folder).table.drop_columns([*TIME_COLUMNS, "checkpoint"]).to_pylist()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command: Command) -> tuple[Path, str]:
-    """The micro study, run once from start to end: its folder and what the terminal showed."""
-    study = written(command.folder, micro())
-    folder = command.folder / "undisturbed"
-    return folder, done(command.run("run", str(study), "--output", str(folder)))
 
 
 def test_the_terminal_shows_raydaas_own_lines(undisturbed: tuple[Path, str]) -> None:
@@ -129,75 +100,39 @@ def test_report_is_made_again(command: Command, undisturbed: tuple[Path, str]) -
     assert (folder / "report" / "index.html").exists()
 
 
-def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """SIGKILL in the sweep, then while responses are generated, then to the end."""
-    folder = command.folder / "killed"
-    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    command.kill_at("trials over;", *arguments)
-    assert command.wait_until_gone() == {}
-    told = done(command.run("status", str(folder))).splitlines()
-    assert "not running; its last line, " in told[0]
-    assert told[1].startswith("trials: ")
-    text = command.kill_at("] generate ", *arguments)
-    assert command.wait_until_gone() == {}
-    assert text.count("kept from before") == 3  # prepare, sft, reference
-    done(command.run(*arguments))
-    assert table(folder) == table(undisturbed[0])
-
-
-def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """One actor dies in training, one at a rung, between two calls: the same trials finish and lose."""
-    folder = command.folder / "one-killed"
-    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    output = command.kill_some(["ray::ResourceTrainable.train", "ray::OneWorkerTrial"], *arguments)
-    assert "failed" not in output
-    assert table(folder) == table(undisturbed[0])
-
-
-def test_interrupted_says_how_to_go_on(command: Command) -> None:
-    folder = command.folder / "interrupted"
-    arguments = ("run", str(written(command.folder, micro())), "--output", str(folder))
-    for moment in ("] sft ", "loss", "trials over;"):  # before a worker group, while it trains, and in the sweep
-        text = command.kill_at(moment, *arguments, number=signal.SIGINT)
-        assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
-        assert command.wait_until_gone() == {}
-
-
-def test_second_run_in_one_folder_is_refused(command: Command, tmp_path: Path) -> None:
-    import fcntl
-
-    folder = tmp_path / "busy"
-    folder.mkdir()
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        result = command.run("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    assert result.returncode == 2
-    assert "another run is at work" in result.stderr
-
-
 def test_edited_study_keeps_what_is_the_same(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """A learning rate more: the old trials stay, only the new one is trained."""
+    """A β more: the old trials stay, only the new ones are trained. The worse finisher's model is removed, and made
+    again when it has to answer anew."""
     folder = command.folder / "edited"
     shutil.copytree(undisturbed[0], folder)
-    models = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
-    arguments = ["--output", str(folder), "--set", "search.methods[0].beta=[0.1, 0.4]"]
-    done(command.run("run", str(command.folder / "micro.yaml"), *arguments))
-    rows = TrialResults.load(folder).rows
-    assert len(rows) == 6
-    assert all(path.stat().st_mtime_ns == time for path, time in models.items())
+    arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
+    arguments += ["--set", "search.methods[0].beta=[0.1, 0.4]"]
+    assert trained(folder, lambda: done(command.run(*arguments))) == {r.key for r in rows_with(folder, beta=0.4)}
+    results = TrialResults.load(folder)
     old = {row.key: row for row in TrialResults.load(undisturbed[0])}
-    for row in rows:
+    assert len(results) == 6
+    for row in results:
         if row.key in old:
             assert (row.state, row.win_rate, row.kl) == (old[row.key].state, old[row.key].win_rate, old[row.key].kl)
+    kept = {row.key for row in results.worth_keeping()}
+    removed = {row.key for row in results if row.state == "finished"} - kept
+    assert {path.parent.name for path in folder.glob("trials/*/model")} == kept
+    assert removed
+    assert all(row.win_rate is not None for row in results if row.key in removed)
+    assert trained(folder, lambda: done(command.run(*arguments))) == set()
+    assert trained(folder, lambda: done(command.run(*arguments, "--set", "generation.seed=1"))) == removed
 
 
-def test_two_deepspeed_workers_run_a_study(command: Command) -> None:
-    """Two trials that pause at their rung: the worker group goes home and comes back for the winner."""
-    folder = command.folder / "deepspeed"
-    search = {"learning_rate": [3.0e-4, 1.0e-3], "methods": [{"name": "dpo", "beta": [0.1]}]}
-    tree = micro(name="deepspeed", scaling={"workers": 2, "engine": "deepspeed", "zero_stage": 2})
-    tree["search"] = {**search, "early_stopping": {"rungs": [0.3]}}
-    done(command.run("run", str(written(command.folder, tree)), "--output", str(folder)))
-    rows = TrialResults.load(folder).rows
-    assert sorted(row.state for row in rows) == ["finished", "stopped"]
-    assert all(row.step == (20 if row.state == "finished" else 6) for row in rows)
+def rows_with(folder: Path, beta: float) -> list[TrialRow]:
+    return [row for row in TrialResults.load(folder) if row.beta == beta]
+
+
+def trained(folder: Path, run: Callable[[], object]) -> set[str]:
+    """Keys of the trials that ``run`` hands out."""
+
+    def written() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("trials/*/settings.json")}
+
+    before = written()
+    run()
+    return {key for key, time in written().items() if before.get(key) != time}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from raydaa.artifacts import write_json, write_text
-from raydaa.progress import LATEST, Progress, captured
+from raydaa.progress import LATEST, Progress, captured, warned
 from raydaa.settings_file import InputError
 from raydaa.study import Study
 
@@ -31,18 +31,19 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     existed = folder.exists()
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
         progress = Progress(terminal, folder=folder)
-        try:
-            _restore(study, progress)
-            prepared = _prepare(study, progress)
-        except InputError:
-            if not existed:  # nothing was begun: only the list of rejects is worth keeping
-                (folder / LATEST).unlink(missing_ok=True)
-                if not (folder / "rejects.jsonl").exists():
-                    shutil.rmtree(folder)
-            raise
-        settings = json.loads(study.settings.model_dump_json())
-        write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        return _run(study, prepared, progress, address)
+        with warned(progress):
+            try:
+                _restore(study, progress)
+                prepared = _prepare(study, progress)
+            except InputError:
+                if not existed:  # nothing was begun: only the list of rejects is worth keeping
+                    (folder / LATEST).unlink(missing_ok=True)
+                    if not (folder / "rejects.jsonl").exists():
+                        shutil.rmtree(folder)
+                raise
+            settings = json.loads(study.settings.model_dump_json())
+            write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            return _run(study, prepared, progress, address)
 
 
 def _restore(study: Study, progress: Progress) -> None:
@@ -94,7 +95,8 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     from raydaa.cluster import connected
     from raydaa.pipeline.checks import check_folders, check_room
     from raydaa.pipeline.context import Context
-    from raydaa.pipeline.evaluation import evaluate
+    from raydaa.pipeline.evaluation import evaluate, unanswered
+    from raydaa.pipeline.models import remove_dominated, reopened
     from raydaa.pipeline.reference import reference
     from raydaa.pipeline.training import align, budget, sft
     from raydaa.results import TrialResults
@@ -110,14 +112,21 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
         starts = sft(context)
         context.send()
         references = reference(context, starts)
-        trials = align(context, starts, references)
-        context.send()
-        evaluate(context, starts, trials)
-        context.send()
+        results = None
+        while results is None:
+            trials = align(context, starts, references)
+            context.send()
+            if reopened(context, unanswered(context, starts, trials)):
+                continue
+            evaluate(context, starts, trials)
+            context.send()
+            results = TrialResults.load(study.folder)
+            if reopened(context, results.worth_keeping()):
+                results = None
     shutil.rmtree(study.folder / "ray", ignore_errors=True)
     progress.start("report", str(study.folder / "report" / "index.html"))
-    results = TrialResults.load(study.folder)
     results.hand_over()
+    results = remove_dominated(context, results)
     results.report(study.folder / "report")
     context.send()
     progress.end("written")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from raydaa.artifacts import key_of, make_folder, write_json
+from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
 from raydaa.cluster import map_on_cluster
 from raydaa.data.pocket import gold_reward
 from raydaa.evaluation.judges import judge_by_rule
@@ -18,7 +18,7 @@ from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate
 from raydaa.pipeline.training import Trial
 from raydaa.records import SCORES, VERDICTS, read, write
-from raydaa.trial_folder import ACCURACY, LOSS, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MODEL, RECORD, REMOVED, read_metrics
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,7 @@ class Contestant:
 def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> None:
     """Everything the report says of quality and distance, as ``evaluation.json``."""
     settings = context.settings.evaluation
-    contestants = [
-        Contestant(
-            trial.key,
-            Start.at(trial.label, context.folder / "trials" / trial.key / "model"),
-            starts[trial.point.init],
-        )
-        for trial in looked_at(context.folder, trials, settings.judge_trials)
-    ]
+    contestants = _contestants(context, starts, trials)
     beside = dict.fromkeys([*settings.models, *([settings.baseline] if settings.baseline != "chosen" else [])])
     contestants += [Contestant(name, starts[name], None) for name in beside]
     judged, for_kl = _jobs(context, contestants)
@@ -54,6 +47,26 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
         "models": {name: row for name, row in rows.items() if name not in keys},
     }
     write_json(context.folder / "evaluation.json", parts)
+
+
+def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
+    """Trials whose model still has to answer."""
+    contestants = _contestants(context, starts, trials)
+    judged, for_kl = _jobs(context, contestants)
+    jobs = {c.name: (judged[c.name], for_kl[c.name]) for c in contestants}
+    return [t for t in trials if t.key in jobs and not all(intact(job.folder) for job in jobs[t.key])]
+
+
+def _contestants(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Contestant]:
+    found = []
+    for trial in looked_at(context.folder, trials, context.settings.evaluation.judge_trials):
+        folder = context.folder / "trials" / trial.key
+        removed = (read_json(folder / RECORD) or {}).get(REMOVED)
+        model = (
+            Start.at(trial.label, folder / MODEL) if removed is None else Start(trial.label, folder / MODEL, removed)
+        )
+        found.append(Contestant(trial.key, model, starts[trial.point.init]))
+    return found
 
 
 def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:

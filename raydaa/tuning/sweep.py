@@ -15,7 +15,7 @@ from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import Budget, EarlyStopping
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import ACCURACY, LOSS, RECORD, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MODEL, RECORD, REMOVED, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
 
@@ -121,7 +121,7 @@ class Sweep:
         record = read_json(trial.folder / RECORD)
         if record is None:
             return
-        if record["state"] == "finished" and intact(trial.folder / "model"):
+        if record["state"] == "finished" and (REMOVED in record or intact(trial.folder / MODEL)):
             trial.state = "finished"
         elif record["state"] == "failed" and not record["retry"]:
             trial.state = "failed"

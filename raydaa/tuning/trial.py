@@ -17,7 +17,7 @@ from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import RECORD, SPEC
+from raydaa.trial_folder import MODEL, RECORD, SPEC
 
 
 def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class OneWorkerTrial(Trainable):
             return _failed(self.folder, run.step, str(error))
         done = run.step >= run.total_steps
         if done:
-            run.export(self.folder / "model")
+            run.export(self.folder / MODEL)
             write_json(self.folder / RECORD, {"state": "finished", "steps": run.step, "seconds": run.seconds})
         self.idle_since = time.monotonic()
         return {**metrics, "step": run.step, "done": done}
