@@ -1,9 +1,11 @@
 """The command line: one command to one stage or study. The only place that prints or exits."""
 
 import argparse
+import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,19 +90,36 @@ def _study(options: argparse.Namespace, more: dict[str, Any]) -> "Study":
     return Study.load(options.study, {**_overrides(options), **more}, options.allow_code)
 
 
+@contextlib.contextmanager
+def _last_word(text: str) -> Iterator[None]:
+    """Has ``text`` said where this process ends and can't say anything: killed, or by Ray, which exits when its head
+    is gone."""
+    shell = ["/bin/sh", "-c", 'read -r over || printf "%s\\n" "$0" >&2', text]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE) as watcher:
+        assert watcher.stdin is not None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):  # Ctrl-C reached it as well
+                watcher.stdin.write(b"over\n")
+                watcher.stdin.flush()
+
+
 def _run(options: argparse.Namespace) -> int:
     from raydaa.settings_file import InputError
 
     study = _study(options, {"storage.study": options.output} if options.output else {})
+    log = study.folder / "logs" / "driver.log"
+    advice = f"(see {log}; the same command goes on from here)"
     try:
-        results = study.run(options.address)
+        with _last_word(f"raydaa: the run died without a word {advice}"):
+            results = study.run(options.address)
     except (InputError, KeyboardInterrupt):
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        log = study.folder / "logs" / "driver.log"
-        print(f"raydaa: {lines[-1]} (see {log}; the same command goes on from here)", file=sys.stderr)
-        with log.open("a", encoding="utf-8") as file:
+        print(f"raydaa: {lines[-1]} {advice}", file=sys.stderr)
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be full
             import traceback
 
             traceback.print_exception(error, file=file)

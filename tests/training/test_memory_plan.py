@@ -15,7 +15,6 @@ from raydaa.training.memory import Layout, Shape, memory
 from tests.models import save_llama
 from tests.training.runs import run_spec
 
-
 ADAPTERS = {"rank": 8, "alpha": 16, "targets": ["all-linear"]}
 
 

@@ -1,0 +1,57 @@
+"""The whole cluster dies under a study, head and all; on the next one the same command goes on."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import Command
+from tests.own_cluster import OwnCluster
+from tests.studies import done, table
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_head_is_killed_in_the_sweep(command: Command, undisturbed: tuple[Path, str]) -> None:
+    folder = command.folder / "headless"
+    arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
+    arguments += [
+        "--set",
+        f"storage.cache={command.folder / 'cache' / 'raydaa'}",
+        "--set",
+        "scaling.concurrent_trials=2",
+    ]
+    first = OwnCluster(command.folder / "first")
+    try:
+        first.add_node(2)
+        environment = {**first.environment, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "raydaa", *arguments, "--address", f"127.0.0.1:{first.port}"],
+            env=environment,
+            cwd=first.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 200
+        while not list(folder.glob("trials/*/metrics.jsonl")) and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for node in first.nodes:
+            first.lose(node)
+        output, _ = driver.communicate(timeout=120)
+    finally:
+        first.close()
+    assert driver.returncode == 1, output
+    assert output.splitlines()[-1].startswith("raydaa: the run died without a word (see ")
+    assert output.splitlines()[-1].endswith("the same command goes on from here)")
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
+    again = OwnCluster(command.folder / "second")
+    try:
+        again.add_node(2)
+        done(again.run(*arguments, "--address", f"127.0.0.1:{again.port}"))
+    finally:
+        again.close()
+    assert table(folder) == table(undisturbed[0])
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished

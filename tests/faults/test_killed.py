@@ -1,0 +1,56 @@
+"""Whatever is killed, the same command goes on and ends with the undisturbed run's table."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.command import Command
+from tests.faults.test_damaged import alter
+from tests.studies import done, micro, table, written
+
+pytestmark = pytest.mark.slow
+
+
+def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """SIGKILL in the sweep, then while responses are generated, then to the end.
+
+    A second run in the folder is refused while the first is at work. Every checkpoint that the first leaves is damaged.
+    """
+    folder = command.folder / "killed"
+    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
+    refused: list[subprocess.CompletedProcess[str]] = []
+    text = command.kill_at("trials over;", *arguments, before=lambda: refused.append(command.run(*arguments)))
+    assert "raydaa: the run died without a word (see " in text
+    assert refused[0].returncode == 2
+    assert refused[0].stderr == f"raydaa: {folder}: another run is at work in this study folder; wait for it\n"
+    assert command.wait_until_gone() == {}
+    for checkpoint in folder.glob("trials/*/checkpoint/*/engine.pt"):
+        alter(checkpoint)
+    told = done(command.run("status", str(folder))).splitlines()
+    assert "not running; its last line, " in told[0]
+    assert told[1].startswith("trials: ")
+    text = command.kill_at("] generate ", *arguments)
+    assert command.wait_until_gone() == {}
+    assert text.count("kept from before") == 3  # prepare, sft, reference
+    done(command.run(*arguments))
+    assert table(folder) == table(undisturbed[0])
+
+
+def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """One actor dies in training, one at a rung, between two calls: the same trials finish and lose."""
+    folder = command.folder / "one-killed"
+    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
+    output = command.kill_some(["ray::ResourceTrainable.train", "ray::OneWorkerTrial"], *arguments)
+    assert "failed" not in output
+    assert table(folder) == table(undisturbed[0])
+
+
+def test_interrupted_says_how_to_go_on(command: Command) -> None:
+    folder = command.folder / "interrupted"
+    arguments = ("run", str(written(command.folder, micro())), "--output", str(folder))
+    for moment in ("] sft ", "loss", "trials over;"):  # before a worker group, while it trains, and in the sweep
+        text = command.kill_at(moment, *arguments, number=signal.SIGINT)
+        assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
+        assert command.wait_until_gone() == {}

@@ -1,0 +1,58 @@
+"""Workers of a group of two die, each rank once: the group is made again and the study ends as it would have."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from raydaa.results import TrialResults
+from tests.command import Command
+from tests.studies import done, micro, table, written
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def study(command: Command) -> Path:
+    """Two trials, of which one stops at the rung and one finishes: the group goes home between and comes back."""
+    tree = micro(name="two-workers", scaling={"workers": 2, "engine": "deepspeed", "zero_stage": 2})
+    tree["search"] = {
+        "learning_rate": [3.0e-4, 1.0e-3],
+        "methods": [{"name": "dpo", "beta": [0.1]}],
+        "early_stopping": {"rungs": [0.3]},
+    }
+    return written(command.folder, tree)
+
+
+def kill(command: Command, rank: int, folder: Path, trained: str, process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the worker of ``rank``, as soon as files like ``trained`` say that its group trains."""
+    deadline = time.monotonic() + 200
+    log = folder / "logs" / "driver.log"
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if list(folder.glob(trained)):
+            told = re.findall(rf"pid=(\d+)\) world_rank={rank},", log.read_text())
+            living = command.processes()
+            for pid in map(int, reversed(told)):
+                if pid in living:
+                    os.kill(pid, signal.SIGKILL)
+                    return
+    raise AssertionError(f"no worker of rank {rank} was seen")
+
+
+def test_each_rank_is_killed_once(command: Command, study: Path) -> None:
+    quiet, folder = command.folder / "two-workers", command.folder / "two-workers-killed"
+    done(command.run("run", str(study), "--output", str(quiet)))
+    rows = TrialResults.load(quiet).rows
+    assert sorted(row.state for row in rows) == ["finished", "stopped"]
+    assert all(row.step == (20 if row.state == "finished" else 6) for row in rows)
+    with command.start("run", str(study), "--output", str(folder)) as process:
+        kill(command, 1, folder, "sft/*/metrics.jsonl", process)
+        kill(command, 0, folder, "trials/*/metrics.jsonl", process)
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert table(folder) == table(quiet)
