@@ -66,8 +66,8 @@ def read_json(path: Path) -> Any:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder except its manifest, in a fixed order."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    """All files below a folder except its manifest and those that were never whole, in a fixed order."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.startswith("."))
 
 
 def intact(folder: Path) -> bool:

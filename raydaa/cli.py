@@ -94,15 +94,15 @@ def _study(options: argparse.Namespace, more: dict[str, Any]) -> "Study":
 def _last_word(text: str) -> Iterator[None]:
     """Has ``text`` said where this process ends and can't say anything: killed, or by Ray, which exits when its head
     is gone."""
-    shell = ["/bin/sh", "-c", 'read -r over || printf "%s\\n" "$0" >&2', text]
-    with subprocess.Popen(shell, stdin=subprocess.PIPE) as watcher:
+    # Ctrl-C at a terminal reaches it as well.
+    shell = ["/bin/sh", "-c", 'trap "" INT; read -r over || printf "%s\\n" "$0" >&2', text]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, bufsize=0) as watcher:
         assert watcher.stdin is not None
         try:
             yield
         finally:
-            with contextlib.suppress(BrokenPipeError):  # Ctrl-C reached it as well
+            with contextlib.suppress(BrokenPipeError):
                 watcher.stdin.write(b"over\n")
-                watcher.stdin.flush()
 
 
 def _run(options: argparse.Namespace) -> int:

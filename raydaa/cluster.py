@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ class Resources:
 # Drivers of trials and Serve's own actors ask for fractions of a CPU; without a spare logical one a machine whose
 # cores all belong to workers could never start the last worker.
 SPARE_CPUS = 1
+LOOK_SECONDS = 2.0
 
 
 @contextlib.contextmanager
@@ -40,9 +43,45 @@ def connected(address: str | None) -> Iterator[Resources]:
     else:
         ray.init(address=address, log_to_driver=True)
     try:
-        yield counted(address is None)
+        with _watched() if address is None else contextlib.nullcontext():
+            yield counted(address is None)
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Raises ConnectionError in the main thread when the raylet of our own Ray is gone.
+
+    Nobody starts another one, and Tune would wait for it forever.
+    """
+    import ray
+
+    main = threading.main_thread()
+    if threading.current_thread() is not main:  # only there signals are heard
+        yield
+        return
+
+    def lost(*_: Any) -> None:
+        raise ConnectionError("Ray's process on this machine died")
+
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            with contextlib.suppress(Exception):  # without its head Ray ends this process itself
+                if not any(node["Alive"] for node in ray.nodes()):
+                    signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, lost)
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR2, before)
 
 
 def counted(local: bool) -> Resources:

@@ -60,7 +60,9 @@ class _Trial:
         self.label, self.steps = trial["label"], trial["steps"]
         record = read_json(place / RECORD) or {}
         metrics = read_metrics(place)
-        self.state = record.get("state") or ("waiting" if trial["state"] == "running" and not alive else trial["state"])
+        self.state = "waiting" if trial["state"] == "running" and not alive else trial["state"]
+        if record.get("state") in ("finished", "stopped", "failed"):
+            self.state = record["state"]
         self.reason = record.get("reason")
         self.step = metrics[-1]["step"] if metrics else 0
         self.loss = metrics[-1]["loss"] if metrics else None

@@ -73,6 +73,9 @@ def test_sealed_folders_are_sent_once_and_again_when_they_change(store: str, tmp
     mirror.push(model, "m")
     assert mirror.pull(tmp_path / "again", "m") == 2
     assert (tmp_path / "again" / "weights.bin").read_bytes() == b"other"
+    mirror.drop("m")
+    mirror.drop("m")  # nothing is there any more
+    assert mirror.pull(tmp_path / "dropped", "m") == 0
 
 
 def test_what_arrived_in_part_is_no_result(store: str, tmp_path: Path) -> None:

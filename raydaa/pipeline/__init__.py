@@ -93,7 +93,7 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
 
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
     from raydaa.cluster import connected
-    from raydaa.pipeline.checks import check_folders, check_room
+    from raydaa.pipeline.checks import check_folders, check_room, check_tracking
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate, unanswered
     from raydaa.pipeline.models import remove_dominated, reopened
@@ -106,6 +106,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
         try:
             check_room(context)
             check_folders(context)
+            check_tracking(context)
         except InputError as error:
             raise InputError(f"{study.where}: {error}") from None
         budget(context)
@@ -149,4 +150,6 @@ def _locked(folder: Path) -> Iterator[None]:
         for path in sorted(folder.rglob(".*")):
             if path.is_dir():  # half-written results of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.name != ".lock":
+                path.unlink(missing_ok=True)
         yield

@@ -13,18 +13,34 @@ from raydaa.pipeline.generation import engine_of
 from raydaa.records import read
 from raydaa.search_settings import values_of
 from raydaa.settings import StudySettings
-from raydaa.settings_file import InputError
+from raydaa.settings_file import InputError, first_line
 
 
 def check_models(settings: StudySettings, base: Path) -> None:
     """Every model that the study names is there and reads the same tokens; what it asks for is installed."""
     engine_of(settings)
     for name in type(settings.tracking).model_fields:
-        if getattr(settings.tracking, name) is not None and find_spec(name) is None:
+        if getattr(settings.tracking, name) is not None and not _installed(name):
             raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")
     for name in models_named(settings):
         if sft_fraction(settings, name) is None and tokenizer_hash(local_model(name)) != tokenizer_hash(base):
             raise InputError(f"{name}: has another tokenizer or chat template than the base model; they must agree")
+
+
+def _installed(name: str) -> bool:
+    found = find_spec(name)
+    return found is not None and found.origin is not None  # a folder of that name is none
+
+
+def check_tracking(context: Context) -> None:
+    """Every tracker that the study asks for answers."""
+    from raydaa.tuning.trackers import trackers
+
+    for name, tracker in trackers(context.settings.tracking, context.settings.name, context.folder).items():
+        try:
+            tracker.setup()
+        except Exception as error:  # whatever the tracker's client raises
+            raise InputError(f"tracking.{name}: {first_line(error)}") from None
 
 
 def check_lengths(settings: StudySettings, prepared: Prepared) -> None:

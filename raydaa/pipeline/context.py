@@ -88,13 +88,16 @@ class Context:
         url = self.settings.storage.mirror
         return None if url is None else Mirror(url)
 
-    def send(self, folder: Path | None = None, name: str = STUDY) -> None:
-        """Send what is finished to the mirror, of the study or another folder; what could not be sent is told."""
-        if self.mirror is not None:
-            try:
-                self.mirror.push(folder or self.folder, name)
-            except MirrorError as error:
-                self.progress.line(f"mirror    could not be written: {error}")
+    def send(self, folder: Path | None = None, name: str = STUDY) -> bool:
+        """Send what is finished to the mirror, of the study or another folder; False, and told, where it was not."""
+        if self.mirror is None:
+            return False
+        try:
+            self.mirror.push(folder or self.folder, name)
+        except MirrorError as error:
+            self.progress.line(f"mirror    could not be written: {error}")
+            return False
+        return True
 
     @cached_property
     def workers(self) -> Workers:

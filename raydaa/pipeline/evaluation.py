@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
+from raydaa.artifacts import intact, key_of, make_folder, model_hash, read_json, write_json
 from raydaa.cluster import map_on_cluster
 from raydaa.data.pocket import gold_reward
 from raydaa.evaluation.judges import judge_by_rule
@@ -50,8 +50,8 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
 
 
 def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
-    """Trials whose model still has to answer."""
-    contestants = _contestants(context, starts, trials)
+    """Trials whose model was removed and has to answer."""
+    contestants = [c for c in _contestants(context, starts, trials) if not c.model.folder.exists()]
     judged, for_kl = _jobs(context, contestants)
     jobs = {c.name: (judged[c.name], for_kl[c.name]) for c in contestants}
     return [t for t in trials if t.key in jobs and not all(intact(job.folder) for job in jobs[t.key])]
@@ -62,9 +62,7 @@ def _contestants(context: Context, starts: dict[str, Start], trials: Sequence[Tr
     for trial in looked_at(context.folder, trials, context.settings.evaluation.judge_trials):
         folder = context.folder / "trials" / trial.key
         removed = (read_json(folder / RECORD) or {}).get(REMOVED)
-        model = (
-            Start.at(trial.label, folder / MODEL) if removed is None else Start(trial.label, folder / MODEL, removed)
-        )
+        model = Start(trial.label, folder / MODEL, removed or model_hash(folder / MODEL))
         found.append(Contestant(trial.key, model, starts[trial.point.init]))
     return found
 

@@ -12,21 +12,23 @@ from raydaa.trial_folder import MODEL, RECORD, REMOVED
 
 
 def remove_dominated(context: Context, results: TrialResults) -> TrialResults:
-    """The results without the models that nobody would choose; their figures and answers stay."""
-    if context.settings.storage.keep == "all":
+    """The results without the models that were judged and that nobody would choose; figures and answers stay."""
+    if context.settings.storage.keep == "all" or not results.judged:
         return results
     kept = {row.key for row in results.worth_keeping()}
-    for row in results:
-        folder = results.folder / "trials" / row.key
-        if row.key in kept or not (folder / MODEL).exists():
-            continue
+    judged = [row.key for row in results if row.win_rate is not None]
+    lost = [results.folder / "trials" / key for key in judged if key not in kept]
+    lost = [folder for folder in lost if (folder / MODEL).exists()]
+    for folder in lost:
         record = read_json(folder / RECORD) or {}
-        if REMOVED not in record:  # the record first: without both the trial would be trained again
-            write_json(folder / RECORD, {**record, REMOVED: model_hash(folder / MODEL)})
+        write_json(folder / RECORD, {**record, REMOVED: record.get(REMOVED) or model_hash(folder / MODEL)})
+    # The records first, here and in the mirror: a trial that has neither that nor a model is trained again.
+    sent = bool(lost) and context.send()
+    for folder in lost:
         shutil.rmtree(folder / MODEL)
-        if context.mirror is not None:
+        if sent and context.mirror is not None:
             try:
-                context.mirror.drop(f"{STUDY}/trials/{row.key}/{MODEL}")
+                context.mirror.drop(f"{STUDY}/trials/{folder.name}/{MODEL}")
             except MirrorError as error:
                 context.progress.line(f"mirror    {error}")
     return TrialResults.load(results.folder)
@@ -38,6 +40,8 @@ def reopened(context: Context, trials: Iterable[Trial | TrialRow]) -> bool:
     for trial in trials:
         place = context.folder / "trials" / trial.key / RECORD
         if REMOVED in (read_json(place) or {}):
-            place.unlink()
+            # Not unlinked: a mirror would bring the old one back.
+            write_json(place, {"state": "reopened"})
+            context.progress.line(f"align     {trial.label} is trained again: its model was removed and is needed")
             found = True
     return found

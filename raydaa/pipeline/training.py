@@ -216,7 +216,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
 
     show()
     asked = trackers(context.settings.tracking, context.settings.name, context.folder)
-    run(sweep, workers, TrialsNow(context), notify, asked)
+    run(sweep, workers, TrialsNow(context), notify, list(asked.values()))
     show()
     (context.folder / OPTUNA).unlink(missing_ok=True)
     export(found, f"sqlite:///{context.folder / OPTUNA}")

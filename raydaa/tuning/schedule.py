@@ -34,7 +34,7 @@ class _Points(Searcher):
             return Searcher.FINISHED if self.sweep.over else None
         trial.started, trial.state = True, "running"
         trial.folder.mkdir(parents=True, exist_ok=True)
-        (trial.folder / RECORD).unlink(missing_ok=True)
+        write_json(trial.folder / RECORD, {"state": "running"})  # in the place of one that no longer holds
         write_json(trial.folder / SPEC, trial.spec.to_json())
         return self.configure(trial)
 
@@ -132,13 +132,11 @@ class _Failures(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         swept = self.sweep.trials[trial.config["key"]]
         swept.failures += 1
-        if swept.failures <= self.most:
-            self.sweep.hand_back(swept)
-            self.notify(swept, {})
-            return
-        # Tune's own `get_error` looks where the file is copied to later.
-        lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
-        self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
+        self.sweep.hand_back(swept)
+        if swept.failures > self.most and not swept.over:
+            # Tune's own `get_error` looks where the file is copied to later.
+            lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
+            self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
         self.notify(swept, {})
 
 

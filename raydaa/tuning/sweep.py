@@ -121,7 +121,8 @@ class Sweep:
         record = read_json(trial.folder / RECORD)
         if record is None:
             return
-        if record["state"] == "finished" and (REMOVED in record or intact(trial.folder / MODEL)):
+        whole = trial.reached == trial.steps if REMOVED in record else intact(trial.folder / MODEL)
+        if record["state"] == "finished" and whole:
             trial.state = "finished"
         elif record["state"] == "failed" and not record["retry"]:
             trial.state = "failed"
@@ -178,7 +179,7 @@ class Sweep:
 
         Hours are foreseen by the mean step so far; before the first report they are unknown.
         """
-        if self.purse is None:
+        if self.purse is None or not trial.leg:  # one that was paid for, and is trained again for its model
             return True
         done = sum(t.reached for t in self.trials.values())
         seconds = sum(t.seconds for t in self.trials.values())
@@ -215,7 +216,8 @@ class Sweep:
         trial.state = state
         trial.bracket.leave(trial.key)
         # A trial that finished, or whose loss was no number, wrote its record itself.
-        if state == "stopped" or (state == "failed" and read_json(trial.folder / RECORD) is None):
+        known = (read_json(trial.folder / RECORD) or {}).get("state")
+        if state == "stopped" or (state == "failed" and known != "failed"):
             write_json(trial.folder / RECORD, {"state": state, "reason": reason, "retry": retry})
         if not retry:
             shutil.rmtree(trial.folder / "checkpoint", ignore_errors=True)

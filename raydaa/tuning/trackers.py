@@ -1,29 +1,86 @@
 """Ray's own callbacks for the experiment trackers that a study asks for."""
 
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 
 from raydaa.settings import TrackingSettings
+from raydaa.settings_file import first_line
 
+logger = logging.getLogger(__name__)
+
+PATIENCE = 20.0  # seconds
 PLUMBING = ["folder", "threads", "methods", "workers", "steps", "reached"]  # of a trial's configuration
 
 
-def trackers(tracking: TrackingSettings, study: str, folder: Path) -> list[tune.Callback]:
-    """A callback for each tracker; every trial is a run of its own there."""
-    found: list[tune.Callback] = []
+class Tracker(tune.Callback):
+    """One of Ray's callbacks, whose errors are told and end no sweep.
+
+    Tune reports the end of trials whose actor died before they started: of those the callback knows nothing.
+    """
+
+    def __init__(self, name: str, callback: tune.Callback) -> None:
+        self.name, self.callback = name, callback
+        self.started: set[str] = set()
+
+    def setup(self, **info: Any) -> None:
+        self.callback.setup(**info)
+
+    def _tell(self, hook: str, **info: Any) -> None:
+        try:
+            getattr(self.callback, hook)(**info)
+        except Exception as error:  # whatever the tracker's client raises
+            logger.warning("tracking  %s: %s", self.name, first_line(error))
+
+    def on_trial_start(self, **info: Any) -> None:
+        self.started.add(info["trial"].trial_id)
+        self._tell("on_trial_start", **info)
+
+    def on_trial_result(self, **info: Any) -> None:
+        self._tell("on_trial_result", **info)
+
+    def on_trial_complete(self, **info: Any) -> None:
+        if info["trial"].trial_id in self.started:
+            self._tell("on_trial_complete", **info)
+
+    def on_trial_error(self, **info: Any) -> None:
+        if info["trial"].trial_id in self.started:
+            self._tell("on_trial_error", **info)
+
+    def on_experiment_end(self, **info: Any) -> None:
+        self._tell("on_experiment_end", **info)
+
+
+def _wandb() -> Any:
+    """Ray's callback, but for the end of a run."""
+    import ray
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    class Patient(WandbLoggerCallback):
+        def _cleanup_logging_actor(self, trial: Any) -> None:
+            # Ray's own kills the actor here, and with it W&B's service, which may not have written the run down yet.
+            actor = self._trial_logging_actors[trial]
+            ray.wait([actor.__ray_terminate__.options(max_task_retries=0).remote()], timeout=PATIENCE)
+            super()._cleanup_logging_actor(trial)
+
+    return Patient
+
+
+def trackers(tracking: TrackingSettings, study: str, folder: Path) -> dict[str, Tracker]:
+    """A callback for each tracker, by its name; every trial is a run of its own there."""
+    found: dict[str, tune.Callback] = {}
     if tracking.mlflow is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
         uri, experiment = tracking.mlflow.uri or f"sqlite:///{folder / 'mlflow.db'}", tracking.mlflow.experiment
-        found.append(MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment or study))
+        found["mlflow"] = MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment or study)
     if tracking.wandb is not None:
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
         os.environ["WANDB_MODE"] = tracking.wandb.mode
         place = folder / "wandb"
         place.mkdir(exist_ok=True)
         more = {"dir": str(place), "mode": tracking.wandb.mode, "entity": tracking.wandb.entity}
-        found.append(WandbLoggerCallback(tracking.wandb.project, group=study, excludes=PLUMBING, **more))
-    return found
+        found["wandb"] = _wandb()(tracking.wandb.project, group=study, excludes=PLUMBING, **more)
+    return {name: Tracker(name, callback) for name, callback in found.items()}

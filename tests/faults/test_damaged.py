@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.artifacts import intact
 from tests.command import Command
 from tests.studies import done, table
 
@@ -42,6 +43,9 @@ def test_damaged_files_are_made_again(command: Command, undisturbed: tuple[Path,
     for damaged in (sft, trial, prepared.parent):
         assert f"{damaged} is damaged and is not used" in output
     assert table(folder) == table(undisturbed[0])
+    sealed = [path.parent for path in folder.rglob("manifest.json")]
+    assert len(sealed) > 8
+    assert all(intact(path) for path in sealed)
     again = [path for path, time in kept.items() if path.stat().st_mtime_ns != time]
     assert again == [trial / "model.safetensors"]
     assert "kept from before" not in output.partition("] align ")[0].partition("] sft ")[2]

@@ -14,7 +14,7 @@ from tests.studies import done, table
 pytestmark = pytest.mark.slow
 
 
-def test_the_head_is_killed_in_the_sweep(command: Command, undisturbed: tuple[Path, str]) -> None:
+def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> None:
     folder = command.folder / "headless"
     arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
     arguments += [
@@ -36,7 +36,7 @@ def test_the_head_is_killed_in_the_sweep(command: Command, undisturbed: tuple[Pa
             stderr=subprocess.STDOUT,
         )
         deadline = time.monotonic() + 200
-        while not list(folder.glob("trials/*/metrics.jsonl")) and driver.poll() is None and time.monotonic() < deadline:
+        while not list(folder.glob("trials/*/model")) and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         for node in first.nodes:
             first.lose(node)
@@ -46,7 +46,9 @@ def test_the_head_is_killed_in_the_sweep(command: Command, undisturbed: tuple[Pa
     assert driver.returncode == 1, output
     assert output.splitlines()[-1].startswith("raydaa: the run died without a word (see ")
     assert output.splitlines()[-1].endswith("the same command goes on from here)")
+    assert "] generate " not in output
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
+    assert finished
     again = OwnCluster(command.folder / "second")
     try:
         again.add_node(2)

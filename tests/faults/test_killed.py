@@ -1,9 +1,11 @@
 """Whatever is killed, the same command goes on and ends with the undisturbed run's table."""
 
+import os
 import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.command import Command
@@ -26,7 +28,9 @@ def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tu
     assert refused[0].returncode == 2
     assert refused[0].stderr == f"raydaa: {folder}: another run is at work in this study folder; wait for it\n"
     assert command.wait_until_gone() == {}
-    for checkpoint in folder.glob("trials/*/checkpoint/*/engine.pt"):
+    checkpoints = list(folder.glob("trials/*/checkpoint/*/engine.pt"))
+    assert checkpoints
+    for checkpoint in checkpoints:
         alter(checkpoint)
     told = done(command.run("status", str(folder))).splitlines()
     assert "not running; its last line, " in told[0]
@@ -44,6 +48,26 @@ def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) ->
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
     output = command.kill_some(["ray::ResourceTrainable.train", "ray::OneWorkerTrial"], *arguments)
     assert "failed" not in output
+    assert table(folder) == table(undisturbed[0])
+
+
+def test_a_raylet_that_dies_ends_the_run(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """Nobody starts another one on this machine: the run must not wait for it."""
+    folder = command.folder / "no-raylet"
+    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
+    with command.start(*arguments) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "] align " in line:
+                break
+        raylet = next(pid for pid in command.processes() if psutil.Process(pid).name() == "raylet")
+        os.kill(raylet, signal.SIGKILL)
+        output = process.stdout.read()
+        process.wait(120)
+    assert process.returncode == 1, output
+    assert output.splitlines()[-1].endswith("the same command goes on from here)"), output
+    assert command.wait_until_gone() == {}
+    done(command.run(*arguments))
     assert table(folder) == table(undisturbed[0])
 
 
