@@ -3,8 +3,8 @@
 Both train the same model on the same token ids. Each measurement is a process of its own, the contestants take turns,
 and what is printed are medians of ratios within one turn. Loading, tokenizing and reference log-probabilities are not
 timed; the first steps warm up. Model and data are made on the spot; ``--data`` takes a Parquet file of real pairs.
-A third contestant does nothing but our step's matrix products and attention: no trainer on this torch is faster, so
-``throughput the products alone allow`` bounds every ratio. On a GPU:
+A third contestant does nothing but our step's matrix products and attention: whoever makes the same ones is no faster,
+so ``throughput the products alone allow`` bounds every ratio. On a GPU:
 ``--model 1B --shape ultrafeedback --precision bf16 --max-length 2048 --batch 32 --pairs 512 --warm-up 5``.
 """
 
