@@ -65,23 +65,35 @@ def _watched() -> Iterator[None]:
     def lost(*_: Any) -> None:
         raise ConnectionError("Ray's process on this machine died")
 
-    over = threading.Event()
-
     def look() -> None:
-        while not over.wait(LOOK_SECONDS):
-            with contextlib.suppress(Exception):  # without its head Ray ends this process itself
-                if not any(node["Alive"] for node in ray.nodes()):
-                    signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
+        with contextlib.suppress(Exception):  # without its head Ray ends this process itself
+            if not any(node["Alive"] for node in ray.nodes()):
+                signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
 
     before = signal.signal(signal.SIGUSR2, lost)
-    watcher = threading.Thread(target=look, daemon=True)
+    try:
+        with looking(look, LOOK_SECONDS):
+            yield
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@contextlib.contextmanager
+def looking(look: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Calls ``look`` in a thread every so many seconds, for a driver that waits for its workers."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds):
+            look()
+
+    watcher = threading.Thread(target=repeat, daemon=True)
     watcher.start()
     try:
         yield
     finally:
         over.set()
         watcher.join()
-        signal.signal(signal.SIGUSR2, before)
 
 
 def counted(local: bool) -> Resources:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.pareto import pareto_front
-from raydaa.trial_folder import ACCURACY, LOSS, MODEL, RECORD, REMOVED, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, RECORD, REMOVED, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
@@ -234,7 +234,7 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         steps=trial["steps"],
         validation_loss=validated.get(LOSS),
         validation_accuracy=validated.get(ACCURACY),
-        validation_margin=validated.get("validation/rewards/margins"),
+        validation_margin=validated.get(MARGIN),
         win_rate=rate.get("value"),
         win_rate_low=rate.get("low"),
         win_rate_high=rate.get("high"),

@@ -7,9 +7,9 @@ from typing import Any
 
 from raydaa.artifacts import read_json
 from raydaa.progress import LATEST, duration
-from raydaa.trial_folder import ACCURACY, RECORD, SWEEP, read_metrics
+from raydaa.trial_folder import ACCURACY, OVER, RECORD, SWEEP, read_metrics
 
-STATES = ("finished", "stopped", "failed", "running", "waiting")
+STATES = (*OVER, "running", "waiting")
 
 
 def status(folder: Path) -> str:
@@ -61,7 +61,7 @@ class _Trial:
         record = read_json(place / RECORD) or {}
         metrics = read_metrics(place)
         self.state = "waiting" if trial["state"] == "running" and not alive else trial["state"]
-        if record.get("state") in ("finished", "stopped", "failed"):
+        if record.get("state") in OVER:
             self.state = record["state"]
         self.reason = record.get("reason")
         self.step = metrics[-1]["step"] if metrics else 0

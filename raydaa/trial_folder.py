@@ -8,7 +8,8 @@ SPEC, RECORD, METRICS, MODEL = "settings.json", "record.json", "metrics.jsonl", 
 REMOVED = "removed"  # in the record of a trial whose model is no longer kept: the hash of its weights
 OPTUNA = "optuna.db"  # of a study: its searches, as Optuna keeps them
 SWEEP = "sweep.json"  # of a study: its trials and their states while it runs
-LOSS, ACCURACY = "validation/loss", "validation/rewards/accuracies"  # of a line of metrics
+OVER = ("finished", "stopped", "failed")  # states of a trial with which nothing is left to do
+LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"  # of metrics
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

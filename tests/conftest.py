@@ -67,25 +67,30 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(command: Command) -> tuple[Path, str]:
-    """The micro study, run once from start to end: its folder and what the terminal showed."""
+def micro_run(command: Command) -> tuple[Path, str, int]:
+    """The micro study, run once from start to end: its folder, what the terminal showed, the most bytes of weights."""
     study = written(command.folder, micro())
     folder = command.folder / "undisturbed"
     peak = 0
     with command.start("run", str(study), "--output", str(folder)) as process:
         while process.poll() is None:
             peak = max(peak, weights_below(folder))
-            time.sleep(0.05)
+            time.sleep(0.2)
         output, _ = process.communicate()
     assert process.returncode == 0, output
-    (command.folder / "undisturbed.peak").write_text(str(peak))
-    return folder, output
+    return folder, output, peak
 
 
 @pytest.fixture(scope="session")
-def disk_peak(command: Command, undisturbed: tuple[Path, str]) -> int:
+def undisturbed(micro_run: tuple[Path, str, int]) -> tuple[Path, str]:
+    """The folder of the undisturbed micro study, and what the terminal showed."""
+    return micro_run[:2]
+
+
+@pytest.fixture(scope="session")
+def disk_peak(micro_run: tuple[Path, str, int]) -> int:
     """The most bytes of models and checkpoints that the undisturbed study held at a time."""
-    return int((command.folder / "undisturbed.peak").read_text())
+    return micro_run[2]
 
 
 def weights_below(folder: Path) -> int:

@@ -104,6 +104,7 @@ def test_playing_is_what_a_sweep_does(tmp_path: Path) -> None:
     assert [trial.state for trial in played.trials] == ["finished", "stopped", "finished", "stopped"]
     assert [trial.reached for trial in played.trials] == [10, 5, 10, 5]
     assert played.waiting == 1
+    assert sum(trial.reached / trial.steps for trial in played.trials) == 3.0
 
 
 def test_the_paper_needs_less_than_half(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_edited_study_keeps_what_is_the_same(command: Command, undisturbed: tupl
     again when it has to answer anew."""
     folder = command.folder / "edited"
     shutil.copytree(undisturbed[0], folder)
+    models = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
     arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
     arguments += ["--set", "search.methods[0].beta=[0.1, 0.4]"]
     assert trained(folder, lambda: done(command.run(*arguments))) == {r.key for r in rows_with(folder, beta=0.4)}
@@ -118,6 +119,7 @@ def test_edited_study_keeps_what_is_the_same(command: Command, undisturbed: tupl
     removed = {row.key for row in results if row.state == "finished"} - kept
     assert {path.parent.name for path in folder.glob("trials/*/model")} == kept
     assert removed
+    assert all(path.stat().st_mtime_ns == time for path, time in models.items() if path.parent.parent.name in kept)
     assert all(row.win_rate is not None for row in results if row.key in removed)
     assert trained(folder, lambda: done(command.run(*arguments))) == set()
     assert trained(folder, lambda: done(command.run(*arguments, "--set", "generation.seed=1"))) == removed

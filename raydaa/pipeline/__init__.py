@@ -113,8 +113,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
         starts = sft(context)
         context.send()
         references = reference(context, starts)
-        results = None
-        while results is None:
+        while True:
             trials = align(context, starts, references)
             context.send()
             if reopened(context, unanswered(context, starts, trials)):
@@ -122,8 +121,8 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
             evaluate(context, starts, trials)
             context.send()
             results = TrialResults.load(study.folder)
-            if reopened(context, results.worth_keeping()):
-                results = None
+            if not reopened(context, results.worth_keeping()):
+                break
     shutil.rmtree(study.folder / "ray", ignore_errors=True)
     progress.start("report", str(study.folder / "report" / "index.html"))
     results.hand_over()

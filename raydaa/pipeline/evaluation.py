@@ -33,7 +33,9 @@ class Contestant:
 def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> None:
     """Everything the report says of quality and distance, as ``evaluation.json``."""
     settings = context.settings.evaluation
-    contestants = _contestants(context, starts, trials)
+    contestants = [
+        _contestant(context, starts, trial) for trial in looked_at(context.folder, trials, settings.judge_trials)
+    ]
     beside = dict.fromkeys([*settings.models, *([settings.baseline] if settings.baseline != "chosen" else [])])
     contestants += [Contestant(name, starts[name], None) for name in beside]
     judged, for_kl = _jobs(context, contestants)
@@ -51,20 +53,18 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
 
 def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
     """Trials whose model was removed and has to answer."""
-    contestants = [c for c in _contestants(context, starts, trials) if not c.model.folder.exists()]
+    looked = looked_at(context.folder, trials, context.settings.evaluation.judge_trials)
+    gone = [trial for trial in looked if not (context.folder / "trials" / trial.key / MODEL).exists()]
+    contestants = [_contestant(context, starts, trial) for trial in gone]
     judged, for_kl = _jobs(context, contestants)
-    jobs = {c.name: (judged[c.name], for_kl[c.name]) for c in contestants}
-    return [t for t in trials if t.key in jobs and not all(intact(job.folder) for job in jobs[t.key])]
+    return [t for t in gone if not all(intact(job.folder) for job in (judged[t.key], for_kl[t.key]))]
 
 
-def _contestants(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Contestant]:
-    found = []
-    for trial in looked_at(context.folder, trials, context.settings.evaluation.judge_trials):
-        folder = context.folder / "trials" / trial.key
-        removed = (read_json(folder / RECORD) or {}).get(REMOVED)
-        model = Start(trial.label, folder / MODEL, removed or model_hash(folder / MODEL))
-        found.append(Contestant(trial.key, model, starts[trial.point.init]))
-    return found
+def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
+    folder = context.folder / "trials" / trial.key
+    removed = (read_json(folder / RECORD) or {}).get(REMOVED)
+    model = Start(trial.label, folder / MODEL, removed or model_hash(folder / MODEL))
+    return Contestant(trial.key, model, starts[trial.point.init])
 
 
 def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:

@@ -1,15 +1,14 @@
 """The stages that train: sft and align, and the budget they share."""
 
-import contextlib
 import shutil
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, read_json, write_json
+from raydaa.cluster import looking
 from raydaa.mirror import STUDY, push_soon
 from raydaa.pipeline.context import (
     BUDGET,
@@ -26,7 +25,7 @@ from raydaa.search_settings import TrainingSettings
 from raydaa.settings_file import InputError
 from raydaa.training import launch
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import OPTUNA, RECORD, SWEEP, read_metrics
+from raydaa.trial_folder import OPTUNA, OVER, RECORD, SWEEP, read_metrics
 from raydaa.tuning.search_space import Point, export, groups
 
 
@@ -103,7 +102,7 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
         return folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "settings.json", spec.to_json())
-    with _watched(context, folder, total):
+    with looking(partial(_show_steps, context, folder, total), 1.0):
         result, _ = launch.train(spec, folder, context.alone)
     if "failed" in result:
         place, value = "sft.learning_rate", spec.learning_rate
@@ -130,24 +129,11 @@ def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _watched(context: Context, folder: Path, total: int) -> Iterator[None]:
-    """Show the steps that a worker logs while the driver waits for it."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(1.0):
-            if metrics := read_metrics(folder):
-                step, loss = metrics[-1]["step"], metrics[-1]["loss"]
-                context.progress.update(step, total, f"step {step}/{total}, loss {loss:.3f}")
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
+def _show_steps(context: Context, folder: Path, total: int) -> None:
+    """How far a worker is, by what it logs."""
+    if metrics := read_metrics(folder):
+        step, loss = metrics[-1]["step"], metrics[-1]["loss"]
+        context.progress.update(step, total, f"step {step}/{total}, loss {loss:.3f}")
 
 
 def trial_spec(context: Context, start: Start, reference: Reference, point: Point) -> RunSpec:
@@ -223,7 +209,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     trials = [_trial(trial) for trial in sweep.trials.values()]
     write_json(context.folder / "trials.json", [asdict(trial) for trial in trials])
     states = [trial.state for trial in trials]
-    progress.end(", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in states))
+    progress.end(", ".join(f"{states.count(s)} {s}" for s in OVER if s in states))
     if "finished" not in states:
         records = [read_json(context.folder / "trials" / trial.key / RECORD) or {} for trial in trials]
         reasons = sorted({str(record.get("reason")) for record in records})

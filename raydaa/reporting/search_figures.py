@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 from matplotlib.figure import Figure
@@ -43,19 +44,21 @@ def _varied(trials: list[optuna.trial.FrozenTrial]) -> list[str]:
 
 
 def _importance(study: optuna.Study, varied: list[str]) -> Figure:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        axes = plot_param_importances(study, params=varied, target_name=QUALITY)
+    axes = _plotted(plot_param_importances, study, varied)
     axes.get_legend().remove()
     return _sized(axes.figure, f"{study.study_name}: importance for the {QUALITY}", 1.2 + 0.4 * len(varied))
 
 
 def _parallel(study: optuna.Study, varied: list[str]) -> Figure:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        axes = plot_parallel_coordinate(study, params=varied, target_name=QUALITY)
+    axes = _plotted(plot_parallel_coordinate, study, varied)
     axes.collections[0].set_cmap("viridis_r")  # its own begins with white
     return _sized(axes.figure, study.study_name, 3.2)
+
+
+def _plotted(plot: Callable[..., Any], study: optuna.Study, varied: list[str]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return plot(study, params=varied, target_name=QUALITY)
 
 
 def _sized(figure: Figure, title: str, height: float) -> Figure:

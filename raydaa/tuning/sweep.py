@@ -15,7 +15,7 @@ from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import Budget, EarlyStopping
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import ACCURACY, LOSS, MODEL, RECORD, REMOVED, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MODEL, OVER, RECORD, REMOVED, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
 
@@ -55,7 +55,7 @@ class SweptTrial:
     @property
     def over(self) -> bool:
         """Whether nothing is left to do for it."""
-        return self.state in ("finished", "stopped", "failed")
+        return self.state in OVER
 
     @property
     def leg(self) -> int:

@@ -22,11 +22,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults, TrialRow
 from raydaa.search_settings import EarlyStopping
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import ACCURACY, LOSS, SPEC, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, SPEC, read_metrics
 from raydaa.tuning.play import play
 from raydaa.tuning.search_space import Point, groups
 from raydaa.tuning.sweep import Sweep, SweptTrial
@@ -39,7 +40,6 @@ SETTINGS = [
     {"within": "method", "rungs": [0.1, 0.3], "keep": 0.35},
     {"within": "method", "rungs": [0.2], "keep": 0.15},
 ]
-MARGIN = "validation/rewards/margins"
 WORST = {LOSS: np.inf, ACCURACY: 0.0, MARGIN: -np.inf}  # of a trial that failed before
 Metrics = dict[str, float]
 
@@ -156,9 +156,8 @@ def _win_rate(row: TrialRow) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     cells = ([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
+    return markdown_table(list(rows[0]), cells)
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 """The whole cluster dies under a study, head and all; on the next one the same command goes on."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,15 +24,8 @@ def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> 
     first = OwnCluster(command.folder / "first")
     try:
         first.add_node(2)
-        environment = {**first.environment, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "raydaa", *arguments, "--address", f"127.0.0.1:{first.port}"],
-            env=environment,
-            cwd=first.folder,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        first.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+        driver = first.start(*arguments, "--address", f"127.0.0.1:{first.port}")
         deadline = time.monotonic() + 200
         while not list(folder.glob("trials/*/model")) and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -73,13 +73,14 @@ def test_estimate_is_near_the_measured_peak(
         if isinstance(value, torch.Tensor)
     )
     weights = sum(parameter.nbytes for parameter in run.policy.parameters())
+    trained = sum(parameter.nbytes for parameter in run.policy.parameters() if parameter.requires_grad)
     measured = weights + states + peak_of_a_step(run)
     shape = Shape.of(AutoConfig.from_pretrained(tmp_path / "model"), lora)
     estimate = memory(shape, Layout(gradient_checkpointing=checkpointing))
     assert shape.parameters * 4 == weights
     assert estimate.at(tokens) == pytest.approx(measured, rel=0.25)
     # By itself too: weights and optimizer are large here and easy.
-    assert estimate.at(tokens) - estimate.fixed == pytest.approx(measured - estimate.fixed, rel=0.25)
+    assert estimate.at(tokens) - estimate.fixed == pytest.approx(measured - weights - 3 * trained, rel=0.25)
 
 
 LLAMA_8B = {
