@@ -38,6 +38,8 @@ def connected(address: str | None) -> Iterator[Resources]:
     import ray
 
     if address is None:
+        # A process that has done its imports waits for the next stage; after a second without work it would be ended.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         cores = len(os.sched_getaffinity(0))
         ray.init(address="local", num_cpus=cores + SPARE_CPUS, include_dashboard=False, log_to_driver=True)
     else:

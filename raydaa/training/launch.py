@@ -1,7 +1,8 @@
-"""Runs on Ray Train workers: what needs more than one process, and what must not burden the driver."""
+"""Runs on Ray's workers: what needs more than one process, and what must not burden the driver."""
 
 import contextlib
 import ctypes
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -55,7 +56,36 @@ def _keep_freed_memory() -> None:
 
 
 def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
-    """Run ``function(config)`` on every worker of a `TorchTrainer`; returns what the first worker returns."""
+    """Run ``function(config)`` on every worker; returns what the first worker returns.
+
+    Several are a group of Ray Train's. One alone is a Ray task, whose process later stages find with its imports
+    done: on a laptop a group of one would cost each stage about ten seconds.
+    """
+    config = {**config, "threads": workers.threads, "methods": workers.methods}
+    return (_in_a_task if workers.count == 1 else _in_a_group)(function, config, workers)
+
+
+def _in_a_task(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
+    import ray
+
+    options: dict[str, Any] = {"num_cpus": workers.cpus, "max_retries": workers.max_failures, "retry_exceptions": True}
+    if workers.gpus:  # then Ray ends the process with its task, and the GPU's memory is free
+        options |= {"num_gpus": workers.gpus, "accelerator_type": workers.accelerator}
+    return ray.get(ray.remote(**options)(_leaving_nothing).remote(function, config))
+
+
+def _leaving_nothing(function: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
+    """``function(config)`` in a process that lives on; what it freed goes back to the machine."""
+    try:
+        return function(config)
+    finally:
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
+    """By a `TorchTrainer`."""
     # Every report and the end of a run wait for the controller's next look; its default is 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -66,7 +96,7 @@ def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any]
         resources["GPU"] = workers.gpus
     trainer = TorchTrainer(
         function,
-        train_loop_config={**config, "threads": workers.threads, "methods": workers.methods},
+        train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
