@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine: own ports, own folder, own token."""
 
+import json
 import os
 import secrets
 import shutil
@@ -26,9 +27,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class OwnCluster(Command):
-    """A head without CPUs, as on a cluster that has scaled to nothing; nodes come and go."""
+    """A head without CPUs, as on a cluster that has scaled to nothing; nodes come and go.
 
-    def __init__(self, folder: Path) -> None:
+    With ``scales`` Ray's autoscaler adds a node of two CPUs when work waits for one.
+    """
+
+    def __init__(self, folder: Path, scales: bool = False) -> None:
         super().__init__(folder)
         self.port, self.dashboard, client, agent = free_ports(4)
         token = folder / "token"
@@ -38,8 +42,34 @@ class OwnCluster(Command):
         self.nodes: list[subprocess.Popen[bytes]] = []
         ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={client}"]
         ports += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1"]
+        if scales:
+            self.environment["RAY_FAKE_CLUSTER"] = "1"
+            ports.append(f"--autoscaling-config={self._autoscaler()}")
         self._ray("start", "--head", "--num-cpus=0", "--num-gpus=0", *ports)
         self._wait_until_ready()
+
+    def _autoscaler(self) -> Path:
+        """The file of a cluster whose provider starts its nodes on this machine."""
+        provider = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{self.port}"}
+        provider |= {"disable_node_updaters": True, "disable_launch_config_check": True}
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        worker = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+        config = {
+            "cluster_name": "own",
+            "max_workers": 1,
+            "idle_timeout_minutes": 10,
+            "provider": provider,
+            "auth": {"ssh_user": "nobody"},
+            "available_node_types": {"head": head, "worker": worker},
+            "head_node_type": "head",
+        }
+        for name in ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
+            config[f"{name}_commands"] = []
+        config |= {"file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False}
+        config |= {"rsync_exclude": [], "rsync_filter": [], "upscaling_speed": 1.0}
+        path = self.folder / "autoscaler.json"
+        path.write_text(json.dumps(config))
+        return path
 
     def _ray(self, *arguments: str) -> subprocess.Popen[bytes]:
         own = self.ray / str(len(self.nodes))  # one folder for all would have them unpack the project over each other

@@ -1,6 +1,7 @@
 """Study files for tests."""
 
 import copy
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def done(result: subprocess.CompletedProcess[str]) -> str:
     """What a command that went well printed."""
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def begun(undisturbed: Path, folder: Path) -> Path:
+    """``folder`` as a study whose stages before the sweep are done, as they were in ``undisturbed``."""
+    shutil.copytree(undisturbed / "sft", folder / "sft")
+    return folder
 
 
 def table(folder: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Command
-from tests.studies import done, table
+from tests.studies import begun, done, table
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def test_a_full_disk(command: Command, undisturbed: tuple[Path, str], disk: SmallDisk) -> None:
-    folder = disk.folder / "study"
+    folder = begun(undisturbed[0], disk.folder / "study")
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
     full = command.run(*arguments)
     assert full.returncode == 1

@@ -1,4 +1,7 @@
-"""The whole cluster dies under a study, head and all; on the next one the same command goes on."""
+"""The whole cluster dies under a study, head and all; on the next one the same command goes on.
+
+The first has no node until the autoscaler sees that work waits for one.
+"""
 
 import time
 from pathlib import Path
@@ -7,13 +10,13 @@ import pytest
 
 from tests.command import Command
 from tests.own_cluster import OwnCluster
-from tests.studies import done, table
+from tests.studies import begun, done, table
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> None:
-    folder = command.folder / "headless"
+    folder = begun(undisturbed[0], command.folder / "headless")
     arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
     arguments += [
         "--set",
@@ -21,9 +24,8 @@ def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> 
         "--set",
         "scaling.concurrent_trials=2",
     ]
-    first = OwnCluster(command.folder / "first")
+    first = OwnCluster(command.folder / "first", scales=True)
     try:
-        first.add_node(2)
         first.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
         driver = first.start(*arguments, "--address", f"127.0.0.1:{first.port}")
         deadline = time.monotonic() + 200

@@ -10,13 +10,13 @@ import pytest
 
 from tests.command import Command
 from tests.faults.test_damaged import alter
-from tests.studies import done, micro, table, written
+from tests.studies import begun, done, micro, table, written
 
 pytestmark = pytest.mark.slow
 
 
-def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """SIGKILL in the sweep, then while responses are generated, then to the end.
+def test_killed_again_and_again_ends_with_the_same_table(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """SIGKILL in the sweep, then of Ray's process on this machine, then while responses are generated, then to the end.
 
     A second run in the folder is refused while the first is at work. Every checkpoint that the first leaves is damaged.
     """
@@ -35,6 +35,7 @@ def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tu
     told = done(command.run("status", str(folder))).splitlines()
     assert "not running; its last line, " in told[0]
     assert told[1].startswith("trials: ")
+    kill_raylet(command, *arguments)
     text = command.kill_at("] generate ", *arguments)
     assert command.wait_until_gone() == {}
     assert text.count("kept from before") == 3  # prepare, sft, reference
@@ -42,19 +43,8 @@ def test_killed_twice_ends_with_the_same_table(command: Command, undisturbed: tu
     assert table(folder) == table(undisturbed[0])
 
 
-def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """One actor dies in training, one at a rung, between two calls: the same trials finish and lose."""
-    folder = command.folder / "one-killed"
-    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    output = command.kill_some(["ray::ResourceTrainable.train", "ray::OneWorkerTrial"], *arguments)
-    assert "failed" not in output
-    assert table(folder) == table(undisturbed[0])
-
-
-def test_a_raylet_that_dies_ends_the_run(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """Nobody starts another one on this machine: the run must not wait for it."""
-    folder = command.folder / "no-raylet"
-    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
+def kill_raylet(command: Command, *arguments: str) -> None:
+    """Nobody starts another one on this machine: the run must end instead of waiting for it."""
     with command.start(*arguments) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -67,14 +57,21 @@ def test_a_raylet_that_dies_ends_the_run(command: Command, undisturbed: tuple[Pa
     assert process.returncode == 1, output
     assert output.splitlines()[-1].endswith("the same command goes on from here)"), output
     assert command.wait_until_gone() == {}
-    done(command.run(*arguments))
+
+
+def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """One actor dies in training, one at a rung, between two calls: the same trials finish and lose."""
+    folder = begun(undisturbed[0], command.folder / "one-killed")
+    arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
+    output = command.kill_some(["ray::ResourceTrainable.train", "ray::OneWorkerTrial"], *arguments)
+    assert "failed" not in output
     assert table(folder) == table(undisturbed[0])
 
 
 def test_interrupted_says_how_to_go_on(command: Command) -> None:
     folder = command.folder / "interrupted"
     arguments = ("run", str(written(command.folder, micro())), "--output", str(folder))
-    for moment in ("] sft ", "loss", "trials over;"):  # before a worker group, while it trains, and in the sweep
+    for moment in ("loss", "trials over;"):  # while the SFT stage trains, and in the sweep
         text = command.kill_at(moment, *arguments, number=signal.SIGINT)
         assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
         assert command.wait_until_gone() == {}

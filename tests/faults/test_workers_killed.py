@@ -1,4 +1,4 @@
-"""Workers of a group of two die, each rank once: the group is made again and the study ends as it would have."""
+"""Workers of a group of two are interrupted and die, each rank once: the study ends as it would have."""
 
 import os
 import re
@@ -18,13 +18,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def study(command: Command) -> Path:
-    """Two trials, of which one stops at the rung and one finishes: the group goes home between and comes back."""
+    """One trial that goes on after a rung: the group goes home between and comes back."""
     tree = micro(name="two-workers", scaling={"workers": 2, "engine": "deepspeed", "zero_stage": 2})
     tree["search"] = {
-        "learning_rate": [3.0e-4, 1.0e-3],
-        "methods": [{"name": "dpo", "beta": [0.1]}],
+        "learning_rate": 1.0e-3,
+        "methods": [{"name": "dpo", "beta": 0.1}],
         "early_stopping": {"rungs": [0.3]},
     }
+    tree["evaluation"] = {"judge": "none", "models": []}
     return written(command.folder, tree)
 
 
@@ -44,12 +45,13 @@ def kill(command: Command, rank: int, folder: Path, trained: str, process: subpr
     raise AssertionError(f"no worker of rank {rank} was seen")
 
 
-def test_each_rank_is_killed_once(command: Command, study: Path) -> None:
+def test_interrupted_and_each_rank_killed_once(command: Command, study: Path) -> None:
     quiet, folder = command.folder / "two-workers", command.folder / "two-workers-killed"
     done(command.run("run", str(study), "--output", str(quiet)))
-    rows = TrialResults.load(quiet).rows
-    assert sorted(row.state for row in rows) == ["finished", "stopped"]
-    assert all(row.step == (20 if row.state == "finished" else 6) for row in rows)
+    assert [(row.state, row.step) for row in TrialResults.load(quiet)] == [("finished", 20)]
+    text = command.kill_at("loss", "run", str(study), "--output", str(folder), number=signal.SIGINT)
+    assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
+    assert command.wait_until_gone() == {}
     with command.start("run", str(study), "--output", str(folder)) as process:
         kill(command, 1, folder, "sft/*/metrics.jsonl", process)
         kill(command, 0, folder, "trials/*/metrics.jsonl", process)

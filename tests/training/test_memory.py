@@ -157,13 +157,17 @@ def test_other_errors_are_not_taken_for_it(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_deepspeed_trial_runs_in_an_actor_of_its_own(make: Make, tmp_path: Path) -> None:
-    """Outside Ray Train nobody else tells DeepSpeed that it is alone."""
+    """Outside Ray Train nobody else tells DeepSpeed that it is alone. It goes on from its checkpoint at the rung."""
     script = """
 import json, sys
 from pathlib import Path
 from raydaa.tuning.trial import OneWorkerTrial
-trial = OneWorkerTrial({"folder": sys.argv[1], "threads": 1, "methods": (), "key": "x"})
-result = {}
+def make():
+    return OneWorkerTrial({"folder": sys.argv[1], "threads": 1, "methods": (), "key": "x"})
+trial = make()
+assert not trial.step()["done"]
+trial.cleanup()
+trial, result = make(), {}
 while not result.get("done"):
     result = trial.step()
 trial.cleanup()

@@ -1,10 +1,12 @@
-"""Ray Train workers and DeepSpeed: the same losses as one plain process, step by step."""
+"""Ray Train workers and DeepSpeed: the same losses as one plain process, step by step.
+
+One group of two workers walks through all the runs: a group of its own would cost each of them the imports again.
+"""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ import torch
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
-from raydaa.training.launch import Workers
+from raydaa.training.launch import Workers, on_workers, prepare_process, train_part
 from raydaa.training.model import load_model
+from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
 from raydaa.trial_folder import read_metrics
 from tests.models import save_llama
@@ -64,37 +67,78 @@ def wide(tokenizer: Path, folder: Path) -> Path:
     return save_llama(folder, vocab_size=2048, hidden=64, layers=2, positions=256)
 
 
-def workers(folder: Path, count: int) -> Workers:
-    return Workers(count, cpus=1, gpus=0, accelerator=None, threads=1, storage=str(folder / "ray"), max_failures=0)
+def two_workers(folder: Path) -> Workers:
+    return Workers(2, cpus=1, gpus=0, accelerator=None, threads=1, storage=str(folder / "ray"), max_failures=0)
 
 
-def losses(spec: RunSpec, folder: Path, count: int) -> list[float]:
-    folder.mkdir()
-    launch.train(spec, folder, workers(folder, count))
+def variants(spec: RunSpec) -> dict[str, RunSpec]:
+    """The runs of two workers, by name."""
+    deepspeed = replace(spec, engine="deepspeed")
+    stages = {f"deepspeed-{stage}": replace(deepspeed, zero_stage=stage) for stage in (0, 2, 3)}
+    lora = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
+    saving = {"gradient_checkpointing": True, "cpu_offload": True, "lora": lora, "learning_rate": 3e-3}
+    return {
+        "torch": spec,
+        **stages,
+        "saving": replace(stages["deepspeed-2"], **saving),
+        "kto": replace(stages["deepspeed-2"], method="kto", parameters={"beta": 0.5}, learning_rate=3e-3),
+        "bf16": replace(deepspeed, zero_stage=1, precision="bf16"),
+    }
+
+
+def walk(config: dict[str, Any]) -> None:
+    """Every part of every run, and shares of reference log-probabilities, one after another on each worker."""
+    prepare_process(config["threads"])
+    for spec, folder, until in config["parts"]:
+        train_part(RunSpec.from_json(spec), Path(folder), until)
+    for source, tables, folder, options in config["scored"]:
+        write_share(source, tables, Path(folder), options)
+
+
+@pytest.fixture(scope="module")
+def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of `variants`; ``torch-parts`` and ``deepspeed-2-parts`` stopped after step 5, of which the
+    first went on; ``scored`` and ``scored-mismatched`` with reference log-probabilities."""
+    folder = tmp_path_factory.mktemp("walked")
+    runs = variants(spec)
+    parts: list[tuple[str, str, int | None]] = [(name, name, None) for name in runs]
+    parts += [(name, f"{name}-parts", 5) for name in ("torch", "deepspeed-2")]
+    parts += [("torch", "torch-parts", None)]
+    scored = [("scored", False), ("scored-mismatched", True)]
+    for place in [place for _, place, _ in parts] + [place for place, _ in scored]:
+        (folder / place).mkdir(exist_ok=True)
+    config = {
+        "parts": [(runs[name].to_json(), str(folder / place), until) for name, place, until in parts],
+        "scored": [
+            (spec.start, tables_of(spec), str(folder / place), {**SCORING, "mismatched": mismatched})
+            for place, mismatched in scored
+        ],
+    }
+    on_workers(walk, config, two_workers(folder))
+    return folder
+
+
+def tables_of(spec: RunSpec) -> dict[str, str]:
+    return {"train": spec.train, "validation": str(spec.validation)}
+
+
+def losses(folder: Path) -> list[float]:
+    """All losses of a run, then those on held-out pairs."""
     metrics = read_metrics(folder)
-    assert len(metrics) == 12
+    assert [m["step"] for m in metrics] == list(range(1, 13))
     return [m["loss"] for m in metrics] + [m["validation/loss"] for m in metrics if "validation/loss" in m]
 
 
-Whole = Callable[[str, int, int], list[float]]
+def alone(spec: RunSpec, folder: Path) -> list[float]:
+    """The losses of this process alone with the plain torch engine, whose model lies in ``folder`` then."""
+    plain = replace(spec, engine="torch", zero_stage=0, gradient_checkpointing=False, cpu_offload=False)
+    train_part(plain, folder, None)
+    return losses(folder)
 
 
 @pytest.fixture(scope="module")
-def whole(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """The losses of an uninterrupted run by engine, ZeRO stage and workers; each is trained once."""
-
-    @cache
-    def train(engine: str, stage: int, count: int) -> list[float]:
-        folder = tmp_path_factory.mktemp("whole") / "run"
-        return losses(replace(spec, engine=engine, zero_stage=stage), folder, count)
-
-    return train
-
-
-@pytest.fixture(scope="module")
-def alone(whole: Whole) -> list[float]:
-    """The losses of one worker with the plain torch engine."""
-    return whole("torch", 0, 1)
+def plain(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return alone(spec, tmp_path_factory.mktemp("plain"))
 
 
 def test_the_two_workers_have_unequal_work(spec: RunSpec) -> None:
@@ -104,58 +148,48 @@ def test_the_two_workers_have_unequal_work(spec: RunSpec) -> None:
     assert len(order[0]) == len(order[1])
 
 
-@pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 0), ("deepspeed", 2), ("deepspeed", 3)])
-def test_two_workers_give_the_losses_of_one(alone: list[float], whole: Whole, engine: str, stage: int) -> None:
-    assert whole(engine, stage, 2) == pytest.approx(alone, abs=1e-4)
+@pytest.mark.parametrize("name", ["torch", "deepspeed-0", "deepspeed-2", "deepspeed-3"])
+def test_two_workers_give_the_losses_of_one(plain: list[float], walked: Path, name: str) -> None:
+    assert losses(walked / name) == pytest.approx(plain, abs=1e-4)
 
 
-def test_adapters_checkpointed_layers_and_offload_under_deepspeed(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+def test_adapters_checkpointed_layers_and_offload_under_deepspeed(spec: RunSpec, walked: Path, tmp_path: Path) -> None:
     """All of what saves memory at once, against one plain process with adapters; and a whole model comes out."""
-    lora = replace(spec, lora={"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}, learning_rate=3e-3)
-    saving = replace(lora, engine="deepspeed", zero_stage=2, gradient_checkpointing=True, cpu_offload=True)
-    found = losses(saving, tmp_path / "saving", 2)
-    assert found == pytest.approx(losses(lora, tmp_path / "plain", 1), abs=1e-4)
+    found = losses(walked / "saving")
+    assert found == pytest.approx(alone(variants(spec)["saving"], tmp_path), abs=1e-4)
     assert found[11] < found[0]
-    one, other = (load_model(tmp_path / name / "model").state_dict() for name in ("saving", "plain"))
+    one, other = (load_model(folder / "model").state_dict() for folder in (walked / "saving", tmp_path))
     for name, weight in one.items():
         torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=1e-4)
 
 
-def test_two_workers_share_ktos_kl(own_ray: None, spec: RunSpec, tmp_path: Path) -> None:
+def test_two_workers_share_ktos_kl(spec: RunSpec, walked: Path, tmp_path: Path) -> None:
     """Each worker sees half of a batch; the loss of a pair depends on all of it."""
-    kto = replace(spec, method="kto", parameters={"beta": 0.5}, learning_rate=3e-3)
-    alone = losses(kto, tmp_path / "alone", 1)
-    sharded = replace(kto, engine="deepspeed", zero_stage=2)
-    assert losses(sharded, tmp_path / "run", 2) == pytest.approx(alone, abs=1e-4)
+    assert losses(walked / "kto") == pytest.approx(alone(variants(spec)["kto"], tmp_path), abs=1e-4)
 
 
-@pytest.mark.parametrize(("engine", "stage", "count"), [("torch", 0, 2), ("deepspeed", 2, 1), ("deepspeed", 2, 2)])
-def test_a_run_goes_on_exactly_from_a_checkpoint(
-    whole: Whole, spec: RunSpec, tmp_path: Path, engine: str, stage: int, count: int
-) -> None:
-    """Order of the data, schedule, optimizer and random numbers: every later loss is the uninterrupted one."""
-    part = replace(spec, engine=engine, zero_stage=stage)
-    folder = tmp_path / "parts"
-    folder.mkdir()
-    first, _ = launch.train(part, folder, workers(folder, count), until=5)
-    assert first["step"] == 5
-    launch.train(part, folder, workers(folder, count))
-    again = [m["loss"] for m in read_metrics(folder)]
-    assert again == pytest.approx(whole(engine, stage, count)[:12], abs=1e-6)
+@pytest.mark.parametrize("name", ["torch", "deepspeed-2"])
+def test_a_run_goes_on_exactly_from_a_checkpoint(spec: RunSpec, walked: Path, tmp_path: Path, name: str) -> None:
+    """Order of the data, schedule, optimizer and random numbers: every later loss is the uninterrupted one, in the
+    same processes or in another group."""
+    parts = walked / f"{name}-parts"
+    if name != "torch":
+        launch.train(variants(spec)[name], parts, two_workers(tmp_path))
+    assert losses(parts) == pytest.approx(losses(walked / name), abs=1e-6)
 
 
-def test_bf16_trains(own_ray: None, spec: RunSpec, alone: list[float], tmp_path: Path) -> None:
-    found = losses(replace(spec, engine="deepspeed", zero_stage=1, precision="bf16"), tmp_path / "run", 1)
-    assert found == pytest.approx(alone, abs=0.05)
+def test_bf16_trains(plain: list[float], walked: Path) -> None:
+    assert losses(walked / "bf16") == pytest.approx(plain, abs=0.05)
+    assert losses(walked / "bf16") != pytest.approx(plain, abs=1e-5)
 
 
-@pytest.mark.parametrize("mismatched", [False, True])
-def test_reference_is_the_same_from_two_workers(own_ray: None, spec: RunSpec, tmp_path: Path, mismatched: bool) -> None:
-    tables = {"train": spec.train, "validation": str(spec.validation)}
-    launch.reference(spec.start, tables, tmp_path, {**SCORING, "mismatched": mismatched}, workers(tmp_path, 2))
-    folder = Path(str(spec.mismatched if mismatched else spec.reference))
+@pytest.mark.parametrize("suffix", ["", "-mismatched"])
+def test_reference_is_the_same_from_two_workers(spec: RunSpec, walked: Path, suffix: str) -> None:
+    tables, shares = tables_of(spec), walked / f"scored{suffix}"
+    join_shares(shares, tables, 2)
+    folder = Path(str(spec.mismatched if suffix else spec.reference))
     for name in tables:
-        mine, theirs = read(tmp_path / f"{name}.parquet"), read(folder / f"{name}.parquet")
+        mine, theirs = read(shares / f"{name}.parquet"), read(folder / f"{name}.parquet")
         assert mine["pair_id"].equals(theirs["pair_id"])
         for column in ("chosen_logp", "rejected_logp"):
             assert mine[column].to_pylist() == pytest.approx(theirs[column].to_pylist(), abs=1e-4)
