@@ -145,7 +145,7 @@ class _Planned:
         context = replace(self._context(None), study=known)
 
         def make(point: Point) -> tuple[str, Any]:
-            spec = trial_spec(context, Start("", Path(), ""), Reference(None, None), point)
+            spec = trial_spec(context, Start("", Path(), ""), Reference(Path(), None), point)
             return spec.key(point.init, ""), spec
 
         found = groups(search, settings.data.preferences.fraction)
@@ -190,7 +190,7 @@ class _Planned:
         needing = {t.point.init for t in played.trials if method_class(t.point.method).needs_reference}
         fractions = {f for f in (sft_fraction(settings, init) for init in starts if init != "base") if f is not None}
         sft = sum(fractions) * work.sft * settings.sft.epochs
-        reference = len(needing) * work.forward * (work.train + work.held_out)
+        reference = work.forward * (len(needing) * work.train + len(starts) * work.held_out)
         rungs = len(settings.search.early_stopping.rungs) if settings.search.early_stopping else 0
 
         def align(of: Played, live: bool = False) -> float:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.pareto import pareto_front
-from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, RECORD, REMOVED, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
@@ -39,6 +39,7 @@ class TrialRow:
     step: int
     steps: int
     validation_loss: float | None
+    preference_loss: float | None  # held-out
     validation_accuracy: float | None
     validation_margin: float | None
     win_rate: float | None
@@ -111,9 +112,14 @@ class TrialResults:
         return any(row.win_rate is not None for row in self.rows)
 
     def quality(self, row: TrialRow) -> float:
-        """What trials are ranked by: the win rate, else the held-out accuracy; −∞ for one that did not finish."""
-        value = row.win_rate if self.judged else row.validation_accuracy
-        return value if row.state == "finished" and value is not None else float("-inf")
+        """What trials are ranked by: the win rate, else minus the held-out preference loss; −∞ for one that did not
+        finish."""
+        if row.state != "finished":
+            return float("-inf")
+        value = row.win_rate if self.judged else row.preference_loss
+        if value is None:
+            return float("-inf")
+        return value if self.judged else -value
 
     @property
     def methods(self) -> list[str]:
@@ -163,7 +169,7 @@ class TrialResults:
         if best.win_rate is not None:
             figures = f"win rate {best.win_rate:.1f} % [{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
         else:
-            figures = f"held-out accuracy {best.validation_accuracy or 0:.3f}"
+            figures = f"held-out preference loss {best.preference_loss or 0:.3f}"
         distance = f" at KL {best.kl:.2f} nats" if best.kl is not None else ""
         return f"best is {how}, {figures}{distance}"
 
@@ -233,6 +239,7 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         step=metrics[-1]["step"] if metrics else 0,
         steps=trial["steps"],
         validation_loss=validated.get(LOSS),
+        preference_loss=validated.get(PREFERENCE_LOSS),
         validation_accuracy=validated.get(ACCURACY),
         validation_margin=validated.get(MARGIN),
         win_rate=rate.get("value"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from raydaa.artifacts import read_json
 from raydaa.progress import LATEST, duration
-from raydaa.trial_folder import ACCURACY, OVER, RECORD, SWEEP, read_metrics
+from raydaa.trial_folder import OVER, PREFERENCE_LOSS, RECORD, SWEEP, read_metrics
 
 STATES = (*OVER, "running", "waiting")
 
@@ -67,7 +67,7 @@ class _Trial:
         self.step = metrics[-1]["step"] if metrics else 0
         self.loss = metrics[-1]["loss"] if metrics else None
         self.seconds = metrics[-1]["seconds"] if metrics else 0.0
-        self.accuracy = next((m[ACCURACY] for m in reversed(metrics) if ACCURACY in m), None)
+        self.quality: float | None = next((m[PREFERENCE_LOSS] for m in reversed(metrics) if PREFERENCE_LOSS in m), None)
 
 
 def _trials(trials: list[_Trial]) -> list[str]:
@@ -79,9 +79,9 @@ def _trials(trials: list[_Trial]) -> list[str]:
             lines.append(f"  running {trial.label}: step {trial.step}/{trial.steps}{loss}")
         elif trial.state == "failed":
             lines.append(f"  failed {trial.label}: {trial.reason}")
-    known = [trial for trial in trials if trial.accuracy is not None and trial.state not in ("failed", "stopped")]
+    known = [(t.quality, t) for t in trials if t.quality is not None and t.state not in ("failed", "stopped")]
     if known:
-        best = max(known, key=lambda trial: trial.accuracy or 0.0)
+        quality, best = min(known, key=lambda pair: pair[0])
         at = "" if best.state == "finished" else f" at step {best.step}/{best.steps}"
-        lines.append(f"best so far: {best.label}, held-out accuracy {best.accuracy:.3f}{at}")
+        lines.append(f"best so far: {best.label}, held-out preference loss {quality:.3f}{at}")
     return lines

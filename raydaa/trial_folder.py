@@ -10,6 +10,7 @@ OPTUNA = "optuna.db"  # of a study: its searches, as Optuna keeps them
 SWEEP = "sweep.json"  # of a study: its trials and their states while it runs
 OVER = ("finished", "stopped", "failed")  # states of a trial with which nothing is left to do
 LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"  # of metrics
+PREFERENCE_LOSS = "validation/preference_loss"  # what trials are compared by before anybody has judged them
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

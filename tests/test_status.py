@@ -17,9 +17,9 @@ from raydaa.status import status
 TRIALS = [("a", "finished"), ("b", "running"), ("c", "failed"), ("d", "waiting"), ("e", "stopped")]
 
 
-def metrics(step: int, accuracy: float | None = None) -> dict[str, Any]:
+def metrics(step: int, quality: float | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"step": step, "loss": 1 / step, "seconds": 9.0 * step}
-    return found if accuracy is None else {**found, "validation/rewards/accuracies": accuracy}
+    return found if quality is None else {**found, "validation/preference_loss": quality}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     study = tmp_path / "mine"
     trials = [{"key": key, "label": f"dpo {key}", "state": state, "steps": 8} for key, state in TRIALS]
     write_json(study / "sweep.json", {"workers": 2, "slots": 3, "trials": trials})
-    logs = {"a": [metrics(4, 0.5), metrics(8, 0.7)], "b": [metrics(2, 0.65), metrics(3)], "e": [metrics(2, 0.9)]}
+    logs = {"a": [metrics(4, 0.7), metrics(8, 0.5)], "b": [metrics(2, 0.55), metrics(3)], "e": [metrics(2, 0.1)]}
     for key, rows in logs.items():
         (study / "trials" / key).mkdir(parents=True)
         (study / "trials" / key / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -50,7 +50,7 @@ def test_while_it_runs(folder: Path) -> None:
     assert lines[1] == "trials: 1 finished, 1 stopped, 1 failed, 1 running, 1 waiting"
     assert "  running dpo b: step 3/8, loss 0.333" in lines
     assert "  failed dpo c: the loss is nan at step 2" in lines
-    assert "best so far: dpo a, held-out accuracy 0.700" in lines
+    assert "best so far: dpo a, held-out preference loss 0.500" in lines
     # (72 + 27 + 18) seconds on 2 workers; 20 minutes of 3 slots of 2 workers.
     assert lines[-1] == "cost: 0.07 worker-hours, about 2.00 left"
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import LossOutput, Method
@@ -12,6 +13,22 @@ from raydaa.algorithms.method import LossOutput, Method
 def sft_loss(logps: Tensor, lengths: Tensor) -> Tensor:
     """−average log-probability, per example: summed ``logps`` (nats) and token ``lengths``, ``(examples,)`` each."""
     return -logps / lengths
+
+
+PREFERENCE_SCALE = 2.0  # of the log-ratio of a token
+
+
+def preference_loss(logps: PairLogps) -> Tensor:
+    """−log σ(2 · (r_w − r_l)) of each pair, ``(pairs,)``; r is a response's mean log-ratio per token to the start.
+
+    One yardstick for all methods and β: it falls while a policy learns the preference, and rises again where it is
+    wrong by much, as over-optimised policies are, most of whose pairs still stand in the right order. A loss at the
+    trial's own β changes its unit with β, and accuracy sees nothing but the order.
+    """
+    reference_chosen, reference_rejected = logps.reference
+    chosen = (logps.chosen - reference_chosen) / logps.chosen_length
+    rejected = (logps.rejected - reference_rejected) / logps.rejected_length
+    return -logsigmoid(PREFERENCE_SCALE * (chosen - rejected))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate
 from raydaa.pipeline.training import Trial
 from raydaa.records import SCORES, VERDICTS, read, write
-from raydaa.trial_folder import ACCURACY, LOSS, MODEL, RECORD, REMOVED, read_metrics
+from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,19 @@ def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Con
 def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
     """The finished trials that ``judge_trials`` names, in the study's order.
 
-    ``best_lr_per_beta`` takes the lowest held-out loss among trials with the same objective and start,
-    ``best_per_method`` the highest held-out accuracy of a method and start.
+    ``best_lr_per_beta`` takes the lowest held-out preference loss among trials with the same objective and start,
+    ``best_per_method`` that of a method and start.
     """
     finished = [trial for trial in trials if trial.state == "finished"]
     if rule == "finished":
         return finished
     best: dict[str, tuple[float, Trial]] = {}
     for trial in finished:
-        point, last = trial.point, read_metrics(folder / "trials" / trial.key)[-1]
-        group, value = key_of(init=point.init, method=point.method, fraction=point.fraction), -last[ACCURACY]
+        point, value = trial.point, read_metrics(folder / "trials" / trial.key)[-1][PREFERENCE_LOSS]
+        group = key_of(init=point.init, method=point.method, fraction=point.fraction)
         if rule == "best_lr_per_beta":
             weights = [point.sft_weight, point.align_weight]
-            group, value = key_of(group=group, parameters=point.parameters, weights=weights), last[LOSS]
+            group = key_of(group=group, parameters=point.parameters, weights=weights)
         if group not in best or value < best[group][0]:
             best[group] = value, trial
     keys = {trial.key for _, trial in best.values()}

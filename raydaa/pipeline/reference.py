@@ -9,18 +9,22 @@ from raydaa.mirror import REFERENCE
 from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
 from raydaa.training import launch
 
+HELD_OUT = ("validation",)
+ALL = ("train", *HELD_OUT)
+
 
 @dataclass(frozen=True)
 class Reference:
-    """Folders with the log-probabilities under one start: of the pairs, and of prompts with the next pair's
-    responses; None where no method needs them."""
+    """Folders with the log-probabilities under one start: of the pairs (of the held-out ones at least), and of prompts
+    with the next pair's responses; None where no method needs these."""
 
-    pairs: Path | None
+    pairs: Path
     mismatched: Path | None
 
 
 def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference]:
-    """Log-probabilities of all pairs under each start whose trials need them, in the shared cache."""
+    """Log-probabilities of the held-out pairs under each start, and of all pairs where its trials need them, in the
+    shared cache."""
     search = context.settings.search
 
     def needing(trait: str) -> set[str]:
@@ -30,24 +34,27 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
     for name, start in starts.items():
         found[name] = Reference(
-            _reference(context, start) if name in pairs else None,
-            _reference(context, start, mismatched=True) if name in mismatched else None,
+            _reference(context, start, ALL if name in pairs else HELD_OUT),
+            _reference(context, start, ALL, mismatched=True) if name in mismatched else None,
         )
     return found
 
 
-def reference_key(start: Start, prepared: Prepared, precision: str, mismatched: bool) -> str:
+def reference_key(
+    start: Start, prepared: Prepared, precision: str, parts: tuple[str, ...] = ALL, mismatched: bool = False
+) -> str:
     """What reference log-probabilities depend on: weights, the tokenized pairs, and the arithmetic."""
-    return key_of(weights=start.hash, data=prepared.keys["pairs"], precision=precision, mismatched=mismatched)
+    data = prepared.keys["pairs"]
+    return key_of(weights=start.hash, data=data, parts=parts, precision=precision, mismatched=mismatched)
 
 
-def _reference(context: Context, start: Start, mismatched: bool = False) -> Path:
+def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatched: bool = False) -> Path:
     settings, prepared = context.settings, context.prepared
     precision = settings.training.precision
-    folder = cache_folder(context.study) / "reference" / reference_key(start, prepared, precision, mismatched)
+    folder = cache_folder(context.study) / "reference" / reference_key(start, prepared, precision, parts, mismatched)
     which = " of mismatched responses" if mismatched else ""
     context.progress.start("reference", f"log-probabilities{which} under {start.name}")
-    tables = {name: str(prepared.table(name)) for name in ("train", "validation")}
+    tables = {name: str(prepared.table(name)) for name in parts}
     options = {
         "precision": precision,
         "budget": context.tokens_of(settings.training),
@@ -61,7 +68,5 @@ def _reference(context: Context, start: Start, mismatched: bool = False) -> Path
         folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
     )
     context.send(folder, f"{REFERENCE}/{folder.name}")  # another study may have made it and told no mirror
-    context.progress.end(
-        f"{prepared.rows['train'] + prepared.rows['validation']} pairs" if made else "kept from before"
-    )
+    context.progress.end(f"{sum(prepared.rows[name] for name in parts)} pairs" if made else "kept from before")
     return folder

@@ -147,7 +147,7 @@ def trial_spec(context: Context, start: Start, reference: Reference, point: Poin
         start=str(start.folder),
         train=str(context.prepared.table("train")),
         validation=str(context.prepared.table("validation")),
-        reference=None if reference.pairs is None else str(reference.pairs),
+        reference=str(reference.pairs),
         mismatched=None if reference.mismatched is None else str(reference.mismatched),
         learning_rate=point.learning_rate,
         epochs=training.epochs,

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from raydaa.results import TrialResults, TrialRow
-from raydaa.trial_folder import ACCURACY, read_metrics
+from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.
 FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
@@ -23,14 +23,14 @@ STYLE = {"svg.hashsalt": "raydaa", "font.size": 10, "axes.spines.top": False, "a
 
 def quality_name(results: TrialResults) -> str:
     """What the vertical axes show."""
-    return "win rate (%)" if results.judged else "held-out accuracy (%)"
+    return "win rate (%)" if results.judged else "−(held-out preference loss) (nats)"
 
 
 def _quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
-    """Quality in percent with its error bars (0 where there is no interval)."""
+    """Quality with its error bars (0 where there is no interval)."""
     if row.win_rate is not None and row.win_rate_low is not None and row.win_rate_high is not None:
         return row.win_rate, row.win_rate - row.win_rate_low, row.win_rate_high - row.win_rate
-    return 100 * results.quality(row), 0.0, 0.0
+    return results.quality(row), 0.0, 0.0
 
 
 def pareto(results: TrialResults) -> Figure:
@@ -103,21 +103,24 @@ def beta_curve(results: TrialResults) -> Figure:
 
 
 def learning_curves(results: TrialResults) -> Figure:
-    """Held-out accuracy of every trial over the share of its steps; stopped trials end early."""
+    """Held-out preference loss of every trial over the share of its steps; stopped trials end early."""
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     for row in results:
         colour, _ = FAMILIES[row.ranking]
         points = [
-            (metrics["step"] / row.steps, 100 * metrics[ACCURACY])
+            (metrics["step"] / row.steps, metrics[PREFERENCE_LOSS])
             for metrics in read_metrics(results.folder / "trials" / row.key)
-            if ACCURACY in metrics
+            if PREFERENCE_LOSS in metrics
         ]
         if points:
             shares, values = zip(*points, strict=True)
             axes.plot(shares, values, color=colour, lw=0.9, alpha=1 if row.state == "finished" else 0.35, marker=".")
     for family, (colour, _) in FAMILIES.items():
         axes.plot([], [], color=colour, label=family)
-    axes.set(xlabel="share of the trial's steps", ylabel="held-out accuracy (%)")
+    axes.set_yscale("log")  # trials gone wrong are worse by far
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set(xlabel="share of the trial's steps", ylabel="held-out preference loss (nats)")
     axes.legend(frameon=False)
     return figure
 

@@ -13,7 +13,7 @@ from raydaa.results import TrialResults, TrialRow
 CAPTIONS = {
     "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
     "beta_curve": "The best finished trial of each method at each β (over learning rates and seeds).",
-    "learning_curves": "Held-out accuracy during training; pale curves were stopped early.",
+    "learning_curves": "Held-out preference loss, by which trials compete; pale curves were stopped early.",
 }
 
 
@@ -79,13 +79,14 @@ BEST_HEADER = (
     "other settings",
     "win rate (%)",
     "KL (nats)",
+    "preference loss",
     "accuracy",
     "margin",
     "length",
     "tokens/s",
     "method's cost (s)",
 )
-TRIALS_HEADER = ("trial", "state", "steps", "loss", *BEST_HEADER[5:11], "seconds", "start (s)")
+TRIALS_HEADER = ("trial", "state", "steps", "loss", *BEST_HEADER[5:12], "seconds", "start (s)")
 
 
 def best_table(results: TrialResults) -> list[list[str]]:
@@ -99,7 +100,7 @@ def best_table(results: TrialResults) -> list[list[str]]:
     for name, model in results.models.items():
         rate = model.get("win_rate", {})
         figures = _with_interval(rate.get("value"), rate.get("low"), rate.get("high"))
-        rest = ["0", "–", "–", _number(model.get("mean_length"), 1), "–", "–"]
+        rest = ["0", "–", "–", "–", _number(model.get("mean_length"), 1), "–", "–"]
         table.append([f"({name})", "–", "–", "–", "judged beside the trials", figures, *rest])
     return table
 
@@ -124,6 +125,7 @@ def _figures(row: TrialRow) -> list[str]:
     return [
         _with_interval(row.win_rate, row.win_rate_low, row.win_rate_high),
         _with_interval(row.kl, row.kl_low, row.kl_high, 2),
+        _number(row.preference_loss, 3),
         _number(row.validation_accuracy, 3),
         _number(row.validation_margin, 3),
         _number(row.mean_length, 1),

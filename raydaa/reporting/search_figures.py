@@ -14,7 +14,7 @@ from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param
 
 from raydaa.trial_folder import OPTUNA
 
-QUALITY = "held-out accuracy"  # what the samplers were told
+QUALITY = "held-out preference loss"  # what the samplers were told
 FEWEST = 8  # trials with a value for which an importance says anything
 
 
@@ -51,7 +51,7 @@ def _importance(study: optuna.Study, varied: list[str]) -> Figure:
 
 def _parallel(study: optuna.Study, varied: list[str]) -> Figure:
     axes = _plotted(plot_parallel_coordinate, study, varied)
-    axes.collections[0].set_cmap("viridis_r")  # its own begins with white
+    axes.collections[0].set_cmap("viridis")  # its own begins with white
     return _sized(axes.figure, study.study_name, 3.2)
 
 

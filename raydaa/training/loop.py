@@ -13,7 +13,7 @@ from torch import Tensor
 from raydaa.algorithms.catalog import loss
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import LossOutput
-from raydaa.algorithms.objective import Objective, sft_loss
+from raydaa.algorithms.objective import Objective, preference_loss, sft_loss
 from raydaa.artifacts import make_folder, read_json, write_json
 from raydaa.data.packing import (
     ExampleTable,
@@ -35,7 +35,15 @@ from raydaa.training.spec import RunSpec
 
 Metrics = dict[str, float]
 # The sums that make a batch's metrics; each is divided by the weight of the pairs in it.
-NAMES = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected")
+NAMES = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "preference_loss",  # only where the table has reference log-probabilities
+)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -88,9 +96,9 @@ class Run:
         if self.objective is None:
             return ExampleTable(rows), None
         method, sharing, reference = self.objective.method, self.policy.sharing, None
-        if method.needs_reference:
+        if method.needs_reference or part == "validation":  # held-out pairs are measured against the start by all
             if self.spec.reference is None:
-                raise ValueError(f"{self.spec.method} needs reference log-probabilities")
+                raise ValueError(f"{self.spec.method} needs reference log-probabilities of the {part} pairs")
             reference = read(Path(self.spec.reference) / f"{part}.parquet")
         pairs = PairTable(rows, reference, sharing)
         if not method.needs_kl:
@@ -118,7 +126,7 @@ class Run:
         learning_rate = self.learning_rate(self.step)
         kl = self._kl(self.mismatched, indices)
         sums, tokens = self._pass(self.table, indices, kl, train=True)
-        metrics = _means(sums, len(indices), self.objective is not None)
+        metrics = _means(sums, len(indices), self.table)
         if not math.isfinite(metrics["loss"]):
             raise NonFiniteLossError(f"the loss is {metrics['loss']} at step {self.step + 1}")
         norm = self.engine.step(learning_rate)
@@ -144,7 +152,7 @@ class Run:
                 sums += part
         self.engine.module.train()
         self.seconds += time.monotonic() - begun
-        means = _means(sums, size, self.objective is not None)
+        means = _means(sums, size, self.held_out)
         if not math.isfinite(means["loss"]):
             raise NonFiniteLossError(f"the held-out loss is {means['loss']} at step {self.step}")
         return {f"validation/{name}": value for name, value in means.items()}
@@ -194,16 +202,17 @@ class Run:
         if self.objective is None:
             losses = sft_loss(logps, batch.lengths)
             zero = torch.zeros_like(losses.detach())
-            parts = torch.stack([losses.detach(), zero, zero, zero, logps.detach(), zero])
+            parts = torch.stack([losses.detach(), zero, zero, zero, logps.detach(), zero, zero])
             return LossOutput(losses, zero, zero), parts
         assert isinstance(table, PairTable)
         pairs = _pairs(logps, batch, table.reference, rows, kl)
         output = self.objective(pairs)
         chosen, rejected = output.chosen_reward, output.rejected_reward
         accuracy = (chosen > rejected).float() + 0.5 * (chosen == rejected)
-        return output, torch.stack(
-            [output.loss.detach(), chosen, rejected, accuracy, pairs.chosen.detach(), pairs.rejected.detach()]
-        )
+        known = table.reference is not None
+        preference = preference_loss(pairs) if known else torch.zeros_like(chosen)
+        parts = [output.loss, chosen, rejected, accuracy, pairs.chosen, pairs.rejected, preference]
+        return output, torch.stack([part.detach() for part in parts])
 
     def save(self, folder: Path) -> None:
         """Write a resume checkpoint into ``folder``; every worker calls it."""
@@ -267,8 +276,10 @@ def _pairs(
     return PairLogps(logps[0::2], logps[1::2], batch.lengths[0::2], batch.lengths[1::2], chosen, rejected, kl)
 
 
-def _means(sums: Tensor, size: int, pairs: bool) -> Metrics:
+def _means(sums: Tensor, size: int, table: PairTable | ExampleTable) -> Metrics:
     values = dict(zip(NAMES, (sums / size).tolist(), strict=True))
-    if not pairs:
+    if isinstance(table, ExampleTable):
         return {"loss": values["loss"], "logps/chosen": values["logps/chosen"]}
+    if table.reference is None:
+        del values["preference_loss"]
     return {**values, "rewards/margins": values["rewards/chosen"] - values["rewards/rejected"]}

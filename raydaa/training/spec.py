@@ -29,8 +29,8 @@ class RunSpec:
     validations: int
     fraction: float = 1.0
     validation: str | None = None
-    reference: str | None = None  # folder with train.parquet and validation.parquet
-    mismatched: str | None = None  # the same for prompts with the next pair's responses
+    reference: str | None = None  # folder with validation.parquet and, for methods that need it, train.parquet
+    mismatched: str | None = None  # folder with both for prompts with the next pair's responses
     method: str | None = None
     code: str | None = None  # identity of the code of a method that is not built in
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raydaa.trial_folder import ACCURACY, LOSS
+from raydaa.trial_folder import PREFERENCE_LOSS
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 
@@ -17,7 +17,7 @@ class Played:
 
 def all_alike(trial: SweptTrial, step: int) -> dict[str, float]:
     """Metrics by which the first trial of a bracket goes on."""
-    return {LOSS: 0.0, ACCURACY: 0.0}
+    return {PREFERENCE_LOSS: 0.0}
 
 
 def play(sweep: Sweep, told: Callable[[SweptTrial, int], dict[str, float]] = all_alike) -> Played:

@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Result:
-    """What the sampler learns of a finished trial: a value to maximise, or None where there is none."""
+    """What the sampler learns of a finished trial: a value to minimise, or None where there is none."""
 
     value: float | None
 
@@ -69,7 +69,7 @@ class Group:
             "tpe": lambda: optuna.samplers.TPESampler(seed=0, n_startup_trials=2 * COHORT, multivariate=True),
         }
         self.name = f"{init}/{settings.name}"
-        self.study = optuna.create_study(study_name=self.name, sampler=samplers[self.sampler](), direction="maximize")
+        self.study = optuna.create_study(study_name=self.name, sampler=samplers[self.sampler](), direction="minimize")
         if self.sampler == "grid":
             choices = {name: d.choices for name, d in self.dimensions.items() if isinstance(d, CategoricalDistribution)}
             grid = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]

@@ -15,7 +15,7 @@ from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import Budget, EarlyStopping
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import ACCURACY, LOSS, MODEL, OVER, RECORD, REMOVED, read_metrics
+from raydaa.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
 
@@ -109,7 +109,7 @@ class Sweep:
         comparable: dict[str, Any] = {"init": point.init, "method": point.method, "fraction": point.fraction}
         comparable["asked"] = asked
         if self.early is None or self.early.within == "beta":
-            # The held-out loss is the same function only where everything that enters the objective is the same.
+            # Every objective keeps a finisher: curves over β and Pareto fronts stay whole.
             comparable |= {"parameters": point.parameters, "weights": [point.sft_weight, point.align_weight]}
         rungs, keep = (len(self.early.rungs), self.early.keep) if self.early else (0, 1.0)
         return self.brackets.setdefault(key_of(**comparable), Bracket(rungs, keep))
@@ -133,12 +133,11 @@ class Sweep:
         """Remember how far the trial is, and pass a rung's metric to the bracket."""
         trial.reached = max(trial.reached, metrics["step"])
         trial.seconds = max(trial.seconds, metrics.get("seconds", 0.0))
-        if self.early is None or LOSS not in metrics:
+        if self.early is None or PREFERENCE_LOSS not in metrics:
             return
-        value = metrics[LOSS] if self.early.within == "beta" else -metrics[ACCURACY]
         for rung, step in enumerate(rung_steps(trial.spec.rungs, trial.steps)):
             if step == metrics["step"]:
-                trial.bracket.report(trial.key, rung, value)
+                trial.bracket.report(trial.key, rung, metrics[PREFERENCE_LOSS])
 
     def hand_back(self, trial: SweptTrial) -> None:
         """A trial whose worker died waits to be handed out again.
@@ -245,5 +244,5 @@ class Sweep:
 
 
 def _result(trial: SweptTrial) -> Result:
-    metrics = [m for m in read_metrics(trial.folder) if ACCURACY in m] if trial.state != "failed" else []
-    return Result(metrics[-1][ACCURACY] if metrics else None)
+    metrics = [m for m in read_metrics(trial.folder) if PREFERENCE_LOSS in m] if trial.state != "failed" else []
+    return Result(metrics[-1][PREFERENCE_LOSS] if metrics else None)

@@ -12,6 +12,7 @@ from raydaa import Objective, PairLogps, loss
 from raydaa.algorithms.catalog import describe, table
 from raydaa.algorithms.logprobs import log1mexp
 from raydaa.algorithms.losses import METHODS
+from raydaa.algorithms.objective import preference_loss
 
 # One pair in float64: sums in nats over 7 and 5 tokens, and the reference's.
 W, L, LEN_W, LEN_L, REF_W, REF_L = -6.3, -7.9, 7, 5, -6.9, -7.1
@@ -50,6 +51,18 @@ def test_one_stage_objective_adds_the_sft_term() -> None:
     method = loss("asft", beta=1.0)
     output = Objective(method, sft_weight=1.0, align_weight=0.2)(pair())
     assert output.loss.item() == pytest.approx(-A_W + 0.2 * method(pair()).loss.item(), rel=1e-12)
+
+
+def test_the_preference_loss_is_one_yardstick() -> None:
+    """−log σ(2 (r̄_w − r̄_l)) by hand; ln 2 at the start; and being wrong by much costs more than being right gains."""
+    assert preference_loss(pair()).item() == pytest.approx(
+        math.log1p(math.exp(-2 * (R_W / LEN_W - R_L / LEN_L))), abs=1e-12
+    )
+    assert preference_loss(pair(REF_W, REF_L)).item() == pytest.approx(math.log(2), abs=1e-12)
+    calm, wild = (
+        sum(preference_loss(pair(REF_W + size * sign, REF_L)).item() for sign in (1, 1, 1, -1)) for size in (1.0, 30.0)
+    )
+    assert calm < 4 * math.log(2) < wild
 
 
 def test_half_precision_is_widened() -> None:

@@ -5,7 +5,7 @@ seeds). Its recorded curves are then replayed under the scheduler: the brackets,
 own, only the training is read from the record. A grid of one seed is one replay: 4 trials a bracket with ``within:
 beta``, 16 with ``within: method``. Regret is how many points of win rate the best trial of a method that finished in
 the replay is below the best of the full grid; beside it stands the half-width of that best trial's own interval.
-``--folder`` keeps the study, and goes on with it.
+``--folder`` keeps the study, and goes on with it; ``--world 1`` is another world of the same kind.
 """
 
 import argparse
@@ -27,24 +27,24 @@ from raydaa.results import TrialResults, TrialRow
 from raydaa.search_settings import EarlyStopping
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, SPEC, read_metrics
+from raydaa.trial_folder import ACCURACY, LOSS, PREFERENCE_LOSS, SPEC, read_metrics
 from raydaa.tuning.play import play
 from raydaa.tuning.search_space import Point, groups
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 SETTINGS = [
     {"within": "beta", "rungs": [0.1, 0.3], "keep": 0.5},
-    {"within": "beta", "rungs": [0.3], "keep": 0.5},
+    {"within": "beta", "rungs": [0.2], "keep": 0.25},
     {"within": "method", "rungs": [0.1, 0.3], "keep": 0.5},
     {"within": "method", "rungs": [0.1, 0.2, 0.4], "keep": 0.5},
     {"within": "method", "rungs": [0.1, 0.3], "keep": 0.35},
     {"within": "method", "rungs": [0.2], "keep": 0.15},
 ]
-WORST = {LOSS: np.inf, ACCURACY: 0.0, MARGIN: -np.inf}  # of a trial that failed before
+WORST = {LOSS: np.inf, ACCURACY: 0.0, PREFERENCE_LOSS: np.inf}  # of a trial that failed before
 Metrics = dict[str, float]
 
 
-def study(folder: Path) -> dict[str, Any]:
+def study(folder: Path, world: int) -> dict[str, Any]:
     """The full grid: 100 steps a trial, validated at every tenth of them."""
     betas = {
         "dpo": [0.02, 0.05, 0.1, 0.3],
@@ -56,7 +56,7 @@ def study(folder: Path) -> dict[str, Any]:
     return {
         "name": "full-grid",
         "model": {"source": "pocket"},
-        "pocket": {"num_pairs": 3200, "noise": 0.5},
+        "pocket": {"seed": world, "num_pairs": 3200, "noise": 0.5},
         "data": {name: {"source": "pocket"} for name in ("sft", "preferences", "prompts")} | {"max_length": 64},
         "sft": {"learning_rate": 3e-3, "epochs": 3, "batch_size": 64},
         "training": {"batch_size": 32, "precision": "fp32", "tokens_per_microbatch": 4096, "validations": 10},
@@ -124,9 +124,9 @@ class Record:
         }
 
     def correlations(self, share: float) -> Iterator[dict[str, Any]]:
-        """Spearman's ρ of each metric at ``share`` of the steps with the final win rate, per method.
+        """Spearman's ρ of each held-out metric at ``share`` of the steps with the final win rate, per method.
 
-        The held-out loss is compared inside a β alone: there the mean over β's (and seeds) stands.
+        The trial's own loss is compared inside a β alone: there the mean over β's (and seeds) stands.
         """
         for method in self.results.methods:
             rows = [row for row in self.results if row.method == method and row.win_rate is not None]
@@ -135,9 +135,9 @@ class Record:
             yield {
                 "method": method,
                 "at": share,
-                "loss within β": self._mean(by_beta, share, lambda m: -m[LOSS]),
-                "margin within β": self._mean(by_beta, share, lambda m: m[MARGIN]),
-                "accuracy within β": self._mean(by_beta, share, lambda m: m[ACCURACY]),
+                "preference loss within β": self._mean(by_beta, share, lambda m: -m[PREFERENCE_LOSS]),
+                "own loss within β": self._mean(by_beta, share, lambda m: -m[LOSS]),
+                "preference loss within method": self._mean(by_seed, share, lambda m: -m[PREFERENCE_LOSS]),
                 "accuracy within method": self._mean(by_seed, share, lambda m: m[ACCURACY]),
             }
 
@@ -164,12 +164,13 @@ def main() -> None:
     """Print the tables and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--world", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("early-stopping-benchmark.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = (options.folder or Path(name)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        tree = study(folder)
+        tree = study(folder, options.world)
         (folder / "study.yaml").write_text(yaml.safe_dump(tree))
         command = [sys.executable, "-m", "raydaa", "run", str(folder / "study.yaml")]
         subprocess.run(command, check=True, stdout=sys.stderr)

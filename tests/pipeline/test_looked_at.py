@@ -14,24 +14,24 @@ from raydaa.tuning.search_space import Point
 def trials(tmp_path: Path) -> list[Trial]:
     """Two β of dpo with two learning rates each, and a stopped one."""
     made = []
-    for number, (beta, loss, accuracy, state) in enumerate(
+    for number, (beta, loss, state) in enumerate(
         [
-            (0.1, 0.5, 0.7, "finished"),
-            (0.1, 0.4, 0.6, "finished"),
-            (0.2, 0.3, 0.65, "finished"),
-            (0.2, 0.9, 0.5, "finished"),
-            (0.3, 0.1, 0.9, "stopped"),
+            (0.1, 0.5, "finished"),
+            (0.1, 0.3, "finished"),
+            (0.2, 0.4, "finished"),
+            (0.2, 0.9, "finished"),
+            (0.3, 0.1, "stopped"),
         ]
     ):
         point = Point("sft", "dpo", {"beta": beta}, 1e-4 * (number + 1), 0)
         made.append(Trial(str(number), "dpo", "dpo", "pairwise", state, 10, str(number), point))
         folder = tmp_path / "trials" / str(number)
         folder.mkdir(parents=True)
-        metrics = {"step": 10, "validation/loss": loss, "validation/rewards/accuracies": accuracy}
+        metrics = {"step": 10, "validation/preference_loss": loss}
         (folder / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
     return made
 
 
-@pytest.mark.parametrize(("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "0")])
+@pytest.mark.parametrize(("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "1")])
 def test_rules(tmp_path: Path, trials: list[Trial], rule: str, keys: str) -> None:
     assert [trial.key for trial in looked_at(tmp_path, trials, rule)] == list(keys)

@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
             "seconds": 2.0,
             "tokens_per_second": 100.0,
             "validation/loss": 0.6,
+            "validation/preference_loss": 0.6 - number / 100,
             "validation/rewards/accuracies": 0.6 + number / 100,
             "validation/rewards/margins": 0.1,
         }

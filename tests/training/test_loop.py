@@ -47,6 +47,14 @@ def test_every_method_trains(make: Make) -> None:
         assert all(math.isfinite(value) for value in values), name
 
 
+@pytest.mark.parametrize(("method", "known"), [("dpo", True), ("orpo", False)])
+def test_held_out_pairs_are_measured_against_the_start_by_all(make: Make, method: str, known: bool) -> None:
+    run = Run(make(method=method, parameters={"beta": 0.5}))
+    assert run.validate()["validation/preference_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert ("preference_loss" in run.train_step()) is known
+    assert run.validate()["validation/preference_loss"] != pytest.approx(math.log(2), abs=1e-5)
+
+
 def kl_by_hand(run: Run, table: PairTable, start: Path) -> float:
     """KTO's z from plain forwards: each prompt with both responses of the next pair, policy minus start."""
     base, ratios = Policy(load_model(start)), []

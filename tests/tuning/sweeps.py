@@ -38,5 +38,5 @@ def sweep(folder: Path, within: str = "beta", purse: Purse | None = None, **chan
     return Sweep(groups(search(**changes)), spec, folder, early, table_size=10, purse=purse)
 
 
-def log(loss: float, accuracy: float) -> dict[str, float]:
-    return {"step": 5, "validation/loss": loss, "validation/rewards/accuracies": accuracy}
+def log(loss: float) -> dict[str, float]:
+    return {"step": 5, "validation/preference_loss": loss}

@@ -91,10 +91,9 @@ def test_brackets_hold_what_can_be_compared(tmp_path: Path, within: str, bracket
     made = sweep(tmp_path, within)
     assert len(made.brackets) == brackets
     for i, trial in enumerate(made.trials.values()):
-        made.decide(trial, log(loss=i, accuracy=i / 10))
+        made.decide(trial, log(float(i)))
     decisions = [trial.bracket.decision(trial.key) for trial in made.trials.values()]
-    # Lower loss wins inside each β; higher accuracy inside the method.
-    assert decisions == (["go", "stop", "go", "stop"] if within == "beta" else ["stop", "stop", "go", "go"])
+    assert decisions == (["go", "stop", "go", "stop"] if within == "beta" else ["go", "go", "stop", "stop"])
 
 
 @pytest.mark.parametrize(("loss", "decision"), [(1.0, "go"), (3.0, "stop")])
@@ -102,10 +101,10 @@ def test_a_trial_tried_again_is_judged_where_it_was_before(tmp_path: Path, loss:
     """Its worker died after the rung and the new one starts from an older checkpoint, with a validation on the way."""
     made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
     died, other = made.trials.values()
-    assert made.decide(died, log(loss, 0.5)) == "wait"
-    assert made.decide(other, log(2.0, 0.5)) == ("stop" if decision == "go" else "go")
-    assert made.decide(died, {**log(loss, 0.5), "step": 4}) == "go"
-    assert made.decide(died, log(loss, 0.5)) == decision
+    assert made.decide(died, log(loss)) == "wait"
+    assert made.decide(other, log(2.0)) == ("stop" if decision == "go" else "go")
+    assert made.decide(died, {**log(loss), "step": 4}) == "go"
+    assert made.decide(died, log(loss)) == decision
 
 
 def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> None:
@@ -114,10 +113,10 @@ def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> 
     for trial in (died, other):
         trial.started, trial.state = True, "running"
     died.folder.mkdir()
-    (died.folder / "metrics.jsonl").write_text(json.dumps(log(2.0, 0.5)) + "\n")
+    (died.folder / "metrics.jsonl").write_text(json.dumps(log(2.0)) + "\n")
     made.hand_back(died)
     assert made.next_trial() is None
-    assert made.decide(other, log(1.0, 0.5)) == "go"
+    assert made.decide(other, log(1.0)) == "go"
     assert made.next_trial() is None
     assert died.state == "stopped"
 
@@ -149,7 +148,7 @@ def played(made: Sweep, slots: int) -> int:
             continue
         trial = running[0]
         step = trial.reached + trial.leg
-        decision = made.decide(trial, {**log(places[trial.key], 0.5), "step": step, "seconds": 60.0 * step})
+        decision = made.decide(trial, {**log(places[trial.key]), "step": step, "seconds": 60.0 * step})
         trial.state = "waiting"
         if decision == "stop" or step == trial.steps:
             made.close(trial, "stopped" if decision == "stop" else "finished")
@@ -186,9 +185,7 @@ def test_a_sweep_reads_what_its_folders_say(tmp_path: Path) -> None:
     keys = list(first.trials)
     for key, loss in zip(keys[:2], (1.0, 2.0), strict=True):
         (tmp_path / key).mkdir()
-        (tmp_path / key / "metrics.jsonl").write_text(
-            f'{{"step": 5, "validation/loss": {loss}, "validation/rewards/accuracies": 0.5}}\n'
-        )
+        (tmp_path / key / "metrics.jsonl").write_text(json.dumps(log(loss)) + "\n")
     write_json(tmp_path / keys[2] / "record.json", {"state": "failed", "reason": "NaN", "retry": False})
     write_json(tmp_path / keys[3] / "record.json", {"state": "failed", "reason": "lost node", "retry": True})
     again = sweep(tmp_path)
