@@ -221,7 +221,14 @@ def values_of(value: tuple[Any, ...] | Range) -> tuple[Any, ...]:
 class EarlyStopping(Settings):
     within: Literal["beta", "method"] = "beta"
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.3)
-    keep: Share = 0.5
+    keep: Share = 0.5  # 0.35 inside a method, where more trials compete
+
+    @model_validator(mode="before")
+    @classmethod
+    def fewer_of_many(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("within") == "method":
+            return {"keep": 0.35, **value}
+        return value
 
     @model_validator(mode="after")
     def check(self) -> "EarlyStopping":

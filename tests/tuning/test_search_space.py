@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from raydaa.artifacts import make_folder, read_json, write_json
-from raydaa.search_settings import Budget
+from raydaa.search_settings import Budget, EarlyStopping
 from raydaa.tuning.search_space import Group, Point, Result, export, groups
 from raydaa.tuning.sweep import Purse, Sweep
 from tests.tuning.sweeps import log, search, sweep
@@ -84,6 +84,12 @@ def test_studies_are_exported_into_one_storage(tmp_path: Path) -> None:
 def test_trials_on_less_data_do_not_compete_with_those_on_more(tmp_path: Path) -> None:
     entry = {"name": "dpo", "beta": [0.1], "data.preferences.fraction": [0.1, 1.0]}
     assert [len(b.members) for b in sweep(tmp_path, "method", methods=[entry]).brackets.values()] == [2, 2]
+
+
+def test_more_trials_in_a_bracket_lose_more() -> None:
+    kept = [EarlyStopping.model_validate({"within": name}).keep for name in ("beta", "method")]
+    assert kept == [0.5, 0.35]
+    assert EarlyStopping.model_validate({"within": "method", "keep": 0.8}).keep == 0.8
 
 
 @pytest.mark.parametrize(("within", "brackets"), [("beta", 2), ("method", 1)])
