@@ -40,12 +40,33 @@ class TokenizedExample:
 
 
 def with_template(tokenizer: Any) -> Any:
-    """The tokenizer itself, given `DEFAULT_TEMPLATE` if it has no chat template; ValueError without an EOS."""
+    """The tokenizer itself, given `DEFAULT_TEMPLATE` if it has no chat template; ValueError without an EOS.
+
+    A template that leaves BOS out says it from now on: trained prompts begin with it, and whoever serves the model
+    renders the template and adds nothing.
+    """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token; a response could never end")
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_TEMPLATE
+    if _has_bos(tokenizer) and isinstance(tokenizer.chat_template, str):
+        said = _rendered(tokenizer, [{"role": "user", "content": "?"}])
+        if said is not None and not said.startswith(tokenizer.bos_token):
+            tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     return tokenizer
+
+
+def _rendered(tokenizer: Any, messages: Messages) -> str | None:
+    """None where the template refuses them: it is a program of its own and may raise anything."""
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:
+        return None
+
+
+def _has_bos(tokenizer: Any) -> bool:
+    """One that is EOS as well, as GPT-2's, would end a text before it begins."""
+    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
 
 
 class Encoder:
@@ -54,7 +75,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer = with_template(tokenizer)
         self.max_length = max_length
-        self.bos: int | None = tokenizer.bos_token_id
+        self.bos: int | None = tokenizer.bos_token_id if _has_bos(tokenizer) else None
         self.eos: int = tokenizer.eos_token_id
         self.notes: Counter[str] = Counter()
 
@@ -123,7 +144,7 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _with_bos(self, ids: list[int]) -> list[int]:
-        if self.bos is None or self.bos == self.eos:
+        if self.bos is None:
             return ids
         return [self.bos, *(token for token in ids if token != self.bos)]
 

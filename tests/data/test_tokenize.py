@@ -44,6 +44,13 @@ def test_pair(tokenizer: Any) -> None:
         assert tokenizer.decode(response[:-1]) == text
 
 
+def test_the_template_alone_gives_the_prompts_ids(tokenizer: Any) -> None:
+    """As a server renders it, that knows nothing of how the model was trained."""
+    prompt = Encoder(tokenizer, 200).prompt(TALK[:3])
+    served = tokenizer.apply_chat_template(TALK[:3], add_generation_prompt=True, return_dict=False)
+    assert list(served) == prompt
+
+
 def test_every_assistant_turn_is_scored_and_nothing_else(tokenizer: Any) -> None:
     example = Encoder(tokenizer, 200).example(TALK)
     scored = [token for token, is_scored in zip(example.tokens, example.scored, strict=True) if is_scored]
