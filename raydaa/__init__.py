@@ -16,9 +16,10 @@ _HOMES = {
     "Study": "raydaa.study",
     "TrialResults": "raydaa.results",
     "loss": "raydaa.algorithms.catalog",
+    "serve": "raydaa.generation.server",
 }
 
-__all__ = ["LossOutput", "Method", "Objective", "PairLogps", "Study", "TrialResults", "loss"]
+__all__ = ["LossOutput", "Method", "Objective", "PairLogps", "Study", "TrialResults", "loss", "serve"]
 
 
 def __getattr__(name: str) -> Any:

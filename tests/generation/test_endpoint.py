@@ -1,0 +1,144 @@
+"""The OpenAI-compatible endpoint over a checkpoint, by the client that everybody uses."""
+
+import concurrent.futures
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import raydaa
+from raydaa.data.tokenize import Encoder
+from raydaa.generation import server
+from raydaa.generation.serving import available
+from raydaa.training.model import load_tokenizer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not available(), reason="vLLM is not installed"),
+]
+
+KEY = "a key of its own"
+PROMPT = "list the animals : cat red pie fox"
+
+
+@pytest.fixture(scope="module")
+def endpoint(own_ray: None, pocket_model: Path) -> Iterator[server.Endpoint]:
+    os.environ["RAYDAA_TEST_KEY"] = KEY
+    with raydaa.serve(
+        pocket_model, name="pocket", dtype="float32", max_model_len=200, max_num_seqs=64, api_key_env="RAYDAA_TEST_KEY"
+    ) as made:
+        yield made
+    del os.environ["RAYDAA_TEST_KEY"]
+
+
+@pytest.fixture(scope="module")
+def client(endpoint: server.Endpoint) -> Any:
+    openai = pytest.importorskip("openai")
+    return openai.OpenAI(base_url=endpoint.url, api_key=KEY, max_retries=0, timeout=120)
+
+
+def test_models_and_completions(client: Any) -> None:
+    assert [model.id for model in client.models.list()] == ["pocket"]
+    assert client.models.retrieve("pocket").id == "pocket"
+    options = {"model": "pocket", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0, "logprobs": 2}
+    one, other, third = (
+        client.completions.create(**options, seed=seed, extra_body={"top_k": 40}).choices[0] for seed in (1, 1, 2)
+    )
+    assert one.text == other.text != third.text
+    assert len(one.logprobs.token_logprobs) == len(one.logprobs.tokens) <= 12
+    assert all(value <= 0 for value in one.logprobs.token_logprobs)
+    only = client.completions.create(**options, seed=3, extra_body={"top_k": 1}).choices[0]
+    greedy = client.completions.create(**{**options, "temperature": 0.0}).choices[0]
+    assert only.text == greedy.text
+
+
+def test_streams_what_it_would_answer(client: Any) -> None:
+    options = {"model": "pocket", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 12, "seed": 5}
+    whole = client.chat.completions.create(**options).choices[0].message.content
+    parts = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**options, stream=True)]
+    assert "".join(parts) == whole
+    assert len(parts) > 2
+
+
+def test_a_chat_prompt_has_the_ids_that_were_trained_on(client: Any, pocket_model: Path) -> None:
+    messages = [{"role": "user", "content": PROMPT}]
+    answer = client.chat.completions.create(
+        model="pocket", messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
+    )
+    assert answer.prompt_token_ids == Encoder(load_tokenizer(pocket_model), 200).prompt(messages)
+
+
+def test_without_the_key_nothing_is_told(endpoint: server.Endpoint) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": KEY}):
+        for path in ("models", "models/pocket"):
+            assert httpx.get(f"{endpoint.url}/{path}", headers=headers).status_code == 401
+        body = {"model": "pocket", "prompt": "list", "max_tokens": 1}
+        answer = httpx.post(f"{endpoint.url}/completions", json=body, headers=headers)
+        assert answer.status_code == 401
+        assert "API key is missing or wrong" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        ({"prompt": "cat " * 300}, 400, "maximum context length"),
+        ({"prompt": "x" * 2**20}, 400, "maximum context length"),
+        ({"prompt": "cat", "model": "another"}, 404, "another"),
+        ({"prompt": "cat", "temperature": -1.0}, 400, "temperature"),
+        ({"prompt": "cat", "max_tokens": 0}, 400, "max_tokens"),
+        ({}, 400, "prompt"),
+    ],
+)
+def test_bad_requests_have_a_reason_and_do_no_harm(
+    endpoint: server.Endpoint, client: Any, body: dict[str, Any], status: int, reason: str
+) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.post(
+        f"{endpoint.url}/completions", json={"model": "pocket", "max_tokens": 4, **body}, headers=headers, timeout=120
+    )
+    assert answer.status_code == status, answer.text
+    assert reason in answer.text
+    assert client.completions.create(model="pocket", prompt="cat", max_tokens=2).choices[0].text
+
+
+def test_text_that_is_no_json_is_refused(endpoint: server.Endpoint) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    answer = httpx.post(f"{endpoint.url}/completions", content=b'{"model": "pocket", "prom', headers=headers)
+    assert 400 <= answer.status_code < 500
+    assert "JSON" in answer.text
+
+
+def test_sixty_four_ragged_requests_at_once(client: Any) -> None:
+    def ask(number: int) -> int:
+        prompt = [1, *[4 + (number + i) % 60 for i in range(3 + 2 * number)]]
+        answer = client.completions.create(
+            model="pocket", prompt=prompt, max_tokens=10 + number % 50, seed=number, extra_body={"ignore_eos": True}
+        )
+        return answer.usage.completion_tokens
+
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        assert list(pool.map(ask, range(64))) == [10 + number % 50 for number in range(64)]
+
+
+def test_others_are_not_served_without_a_key(pocket_model: Path) -> None:
+    for host in ("0.0.0.0", "::", "10.0.0.7", "somewhere"):
+        with pytest.raises(ValueError, match=f"host: {host} is seen by others"), raydaa.serve(pocket_model, host=host):
+            pass
+    with pytest.raises(ValueError, match="api_key_env: NO_SUCH_KEY is not set"):
+        server.app({"model": str(pocket_model), "api_key_env": "NO_SUCH_KEY"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "model: Field required"),
+        ({"model": "."}, "is not a model folder"),
+        ({"model": ".", "gpu": 1}, "gpu: Extra"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        server.app(arguments)
