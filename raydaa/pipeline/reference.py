@@ -1,5 +1,6 @@
 """The stage reference: log-probabilities under the models that trials start from, shared by all studies."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from raydaa.algorithms.catalog import method_class
 from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.mirror import REFERENCE
 from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
+from raydaa.search_settings import MethodSettings
 from raydaa.training import launch
 
 HELD_OUT = ("validation",)
@@ -27,12 +29,15 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     shared cache."""
     search = context.settings.search
 
-    def needing(trait: str) -> set[str]:
-        methods = [method for method in search.methods if getattr(method_class(method.name), trait)]
+    def begun(methods: Iterable[MethodSettings]) -> set[str]:
         return {name for method in methods for name in method.init or search.init}
 
+    def needing(trait: str) -> set[str]:
+        return begun(method for method in search.methods if getattr(method_class(method.name), trait))
+
     found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
-    for name, start in starts.items():
+    for name in sorted(begun(search.methods)):
+        start = starts[name]
         found[name] = Reference(
             _reference(context, start, ALL if name in pairs else HELD_OUT),
             _reference(context, start, ALL, mismatched=True) if name in mismatched else None,
