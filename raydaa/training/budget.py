@@ -65,4 +65,5 @@ def random_batch(vocabulary: int, tokens: int, longest: int) -> PackedBatch:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error``, as raised or as Ray wrapped it, says that a device or the machine had no memory left."""
     signs = ("OutOfMemoryError", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+    kinds = isinstance(error, torch.OutOfMemoryError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return kinds or any(sign in str(error) for sign in signs)

@@ -104,7 +104,7 @@ def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any
             accelerator_type=workers.accelerator if workers.gpus else None,
         ),
         run_config=RunConfig(
-            name=f"{function.__name__.strip('_')}-{key_of(config=config)[:8]}",
+            name=f"{function.__name__.strip('_')}-{key_of(config={**config, 'methods': None})[:8]}",
             storage_path=workers.storage,
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
@@ -174,7 +174,7 @@ def _train(config: dict[str, Any]) -> Any:
 
 
 def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = None) -> tuple[dict[str, Any], RunSpec]:
-    """`train_part` on a worker group; results lie in ``folder`` (seen by all workers).
+    """`train_part` on workers; results lie in ``folder`` (seen by all workers).
 
     Out of memory it goes on once in micro-batches of half the size, and has failed the second time. Returns the
     result and the spec that it was reached with.

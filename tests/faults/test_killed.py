@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import Command
 from tests.faults.test_damaged import alter
-from tests.studies import begun, done, micro, table, written
+from tests.studies import done, micro, table, written
 
 pytestmark = pytest.mark.slow
 
@@ -59,11 +59,13 @@ def kill_raylet(command: Command, *arguments: str) -> None:
     assert command.wait_until_gone() == {}
 
 
-def test_killed_trials_go_on(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """One actor dies in training, one at a rung, between two calls: the same trials finish and lose."""
-    folder = begun(undisturbed[0], command.folder / "one-killed")
+def test_killed_workers_go_on(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """The SFT stage's process dies, one actor in training, one at a rung, between two calls: the same trials finish
+    and lose."""
+    folder = command.folder / "workers-killed"
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    output = command.kill_some(["ray::ResourceTrainable.train", "ray::OneWorkerTrial"], *arguments)
+    titles = ["ray::_leaving_nothing", "ray::ResourceTrainable.train", "ray::OneWorkerTrial"]
+    output = command.kill_some(titles, *arguments)
     assert "failed" not in output
     assert table(folder) == table(undisturbed[0])
 

@@ -4,7 +4,7 @@ One group of two workers walks through all the runs: a group of its own would co
 """
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from raydaa.algorithms.catalog import use
+from raydaa.algorithms.logprobs import PairLogps
+from raydaa.algorithms.method import Method
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
@@ -19,7 +22,7 @@ from raydaa.training.launch import Workers, on_workers, prepare_process, train_p
 from raydaa.training.model import load_model
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import read_metrics
+from raydaa.trial_folder import METRICS, read_metrics
 from tests.models import save_llama
 from tests.training.runs import SCORING, run_spec, write_references
 
@@ -67,8 +70,20 @@ def wide(tokenizer: Path, folder: Path) -> Path:
     return save_llama(folder, vocab_size=2048, hidden=64, layers=2, positions=256)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hinge(Method):
+    """A loss of one's own: `rso` by another name."""
+
+    beta: float
+    ranking, score = "pairwise", "ratio"
+
+    def per_pair(self, chosen: torch.Tensor, rejected: torch.Tensor, logps: PairLogps) -> torch.Tensor:
+        return (1 - self.beta * (chosen - rejected)).clamp(min=0)
+
+
 def two_workers(folder: Path) -> Workers:
-    return Workers(2, cpus=1, gpus=0, accelerator=None, threads=1, storage=str(folder / "ray"), max_failures=0)
+    threads = {"cpus": 1, "gpus": 0, "threads": 1}
+    return Workers(2, accelerator=None, storage=str(folder / "ray"), max_failures=0, methods=(Hinge,), **threads)
 
 
 def variants(spec: RunSpec) -> dict[str, RunSpec]:
@@ -83,6 +98,7 @@ def variants(spec: RunSpec) -> dict[str, RunSpec]:
         "saving": replace(stages["deepspeed-2"], **saving),
         "kto": replace(stages["deepspeed-2"], method="kto", parameters={"beta": 0.5}, learning_rate=3e-3),
         "bf16": replace(deepspeed, zero_stage=1, precision="bf16"),
+        "own": replace(spec, method=use(Hinge), parameters={"beta": 0.5}),
     }
 
 
@@ -91,6 +107,8 @@ def walk(config: dict[str, Any]) -> None:
     prepare_process(config["threads"])
     for spec, folder, until in config["parts"]:
         train_part(RunSpec.from_json(spec), Path(folder), until)
+        if until:
+            shutil.copy(Path(folder) / METRICS, Path(folder) / "until.jsonl")
     for source, tables, folder, options in config["scored"]:
         write_share(source, tables, Path(folder), options)
 
@@ -176,6 +194,15 @@ def test_a_run_goes_on_exactly_from_a_checkpoint(spec: RunSpec, walked: Path, tm
     if name != "torch":
         launch.train(variants(spec)[name], parts, two_workers(tmp_path))
     assert losses(parts) == pytest.approx(losses(walked / name), abs=1e-6)
+    # What was trained before the stop was not trained again: times differ from run to run.
+    before, after = ((parts / file).read_text().splitlines() for file in ("until.jsonl", METRICS))
+    assert len(before) == 5
+    assert after[:5] == before
+
+
+def test_a_loss_of_ones_own_reaches_every_worker(spec: RunSpec, walked: Path, tmp_path: Path) -> None:
+    rso = replace(spec, method="rso", parameters={"beta": 0.5})
+    assert losses(walked / "own") == pytest.approx(alone(rso, tmp_path), abs=1e-4)
 
 
 def test_bf16_trains(plain: list[float], walked: Path) -> None:
