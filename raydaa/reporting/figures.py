@@ -23,14 +23,22 @@ STYLE = {"svg.hashsalt": "raydaa", "font.size": 10, "axes.spines.top": False, "a
 
 def quality_name(results: TrialResults) -> str:
     """What the vertical axes show."""
-    return "win rate (%)" if results.judged else "−(held-out preference loss) (nats)"
+    return "win rate (%)" if results.judged else "held-out preference loss (nats)"
 
 
 def _quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
     """Quality with its error bars (0 where there is no interval)."""
     if row.win_rate is not None and row.win_rate_low is not None and row.win_rate_high is not None:
         return row.win_rate, row.win_rate - row.win_rate_low, row.win_rate_high - row.win_rate
-    return results.quality(row), 0.0, 0.0
+    return -results.quality(row), 0.0, 0.0
+
+
+def _scaled(axes: Any, results: TrialResults) -> None:
+    """Up is better: a loss stands on its head, and in logarithms, for trials gone wrong are worse by far."""
+    if not results.judged:
+        axes.set_yscale("log")
+        axes.invert_yaxis()
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def pareto(results: TrialResults) -> Figure:
@@ -57,6 +65,7 @@ def pareto(results: TrialResults) -> Figure:
             ha="right" if place % 2 else "left",
             fontsize=8,
         )
+    _scaled(axes, results)
     if results.judged:
         axes.axhline(50, color="0.7", lw=0.8, ls=":")
     # Trials gone wrong lie ten times farther out than the others: a linear axis would hide everybody else.
@@ -95,6 +104,7 @@ def beta_curve(results: TrialResults) -> Figure:
         axes.set_xticks(betas, [f"{beta:g}" for beta in betas], minor=False, rotation=45 if len(betas) > 4 else 0)
         axes.set_xticks([], minor=True)
         axes.margins(x=0.2)
+        _scaled(axes, results)
     for axes in list(grid.flat)[len(curves) :]:
         axes.set_axis_off()
     figure.supxlabel("β", fontsize=10)
@@ -119,7 +129,6 @@ def learning_curves(results: TrialResults) -> Figure:
         axes.plot([], [], color=colour, label=family)
     axes.set_yscale("log")  # trials gone wrong are worse by far
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set(xlabel="share of the trial's steps", ylabel="held-out preference loss (nats)")
     axes.legend(frameon=False)
     return figure
