@@ -73,6 +73,7 @@ class TrialResults:
     folder: Path
     rows: list[TrialRow]
     models: dict[str, dict[str, Any]]  # figures of the models judged beside the trials
+    notes: tuple[str, ...] = ()  # on how the figures were made
 
     @staticmethod
     def load(folder: Path | str) -> "TrialResults":
@@ -84,7 +85,7 @@ class TrialResults:
         evaluation = read_json(folder / "evaluation.json") or {}
         measured = evaluation.get("trials", {})
         rows = [_row(folder, trial, measured.get(trial["key"], {})) for trial in trials]
-        return TrialResults(folder, rows, evaluation.get("models", {}))
+        return TrialResults(folder, rows, evaluation.get("models", {}), tuple(evaluation.get("notes", ())))
 
     def __iter__(self) -> Iterator[TrialRow]:
         return iter(self.rows)

@@ -108,6 +108,7 @@ class GenerationSettings(Settings):
     max_new_tokens: PositiveInt = 256
     batch_size: PositiveInt = 64
     seed: Natural = 0
+    batch_invariant: bool = False  # on GPU: tokens that do not depend on what else is generated, at some speed
 
 
 class JudgeSettings(Settings):

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.generation.sample import Response, Sampling
-from raydaa.generation.serving import Serving, config_of
+from raydaa.generation.serving import Serving, config_of, serve_running
 from raydaa.settings_file import first_line
 
-APP = "raydaa-generation"
 ATTEMPTS = 4  # at an answer, before a study gives up
 
 
@@ -33,7 +32,9 @@ class Pool:
 
         def answered() -> list[Response]:
             answer, told = first, ""
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    answer = self.generate(*request)
                 try:
                     found, responses = answer.result()
                     if found == version:
@@ -41,21 +42,20 @@ class Pool:
                     told = f"answered with weights {found}, not {version}"
                 except RayActorError as error:
                     told = first_line(error)
-                answer = self.generate(*request)
             raise RuntimeError(f"{checkpoint}: {told}, {ATTEMPTS} times in a row")
 
         return answered
 
 
 @contextlib.contextmanager
-def served(serving: Serving) -> Iterator[Pool]:
-    """Replicas that begin with ``serving.model``, taken down at the end."""
+def served(serving: Serving, name: str) -> Iterator[Pool]:
+    """Replicas that begin with ``serving.model``, as the application ``name``, taken down at the end."""
     from ray import serve
     from ray.serve.llm import build_llm_deployment
 
-    serve.start(proxy_location="Disabled")
-    handle = serve.run(build_llm_deployment(config_of(serving, whole_checkpoints=True)), name=APP, route_prefix=None)
-    try:
-        yield Pool(handle)
-    finally:
-        serve.delete(APP)  # only ours: a cluster may serve other applications
+    with serve_running(proxy_location="Disabled"):
+        try:
+            application = build_llm_deployment(config_of(serving, whole_checkpoints=True))
+            yield Pool(serve.run(application, name=name, route_prefix=None))
+        finally:
+            serve.delete(name)  # only ours: a cluster may serve other applications

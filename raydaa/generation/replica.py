@@ -34,11 +34,17 @@ class Replica(LLMServer):
 
         Every prompt has its own seed, made of ``sampling.seed`` and its name: its response depends on nothing else.
         """
-        async with self.turn:
-            await self._hold(checkpoint)
-            tasks = [self._one(prompt, name, sampling, eos) for prompt, name in zip(prompts, names, strict=True)]
-            responses = await asyncio.gather(*tasks)
-        return self.version, list(responses)
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async with self.turn:
+                await self._hold(checkpoint)
+                tasks = [self._one(prompt, name, sampling, eos) for prompt, name in zip(prompts, names, strict=True)]
+                responses = await asyncio.gather(*tasks)
+                return self.version, list(responses)
+        except EngineDeadError:
+            # On a GPU the engine is a process of its own. A replica that ends is replaced, and asked again.
+            os._exit(1)
 
     async def _hold(self, checkpoint: str) -> None:
         """Have the weights of ``checkpoint``, by swapping them in place if need be."""
@@ -48,6 +54,7 @@ class Replica(LLMServer):
         # vLLM dies of a wrong architecture and answers nonsense after a missing tensor: look before the swap.
         if architecture_of(Path(checkpoint)) != self.architecture:
             raise ValueError(f"{checkpoint}: is of another architecture than {self.checkpoint}")
+        self.version = ""  # half-way through there is none
         await self.pause(mode="wait", clear_cache=True)
         try:
             await self.collective_rpc("reload_weights", kwargs={"weights_path": checkpoint})

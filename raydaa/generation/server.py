@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,20 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from raydaa.cluster import connected
-from raydaa.generation.serving import Serving, config_of
+from raydaa.generation.serving import Serving, config_of, http_options, serve_running
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 ENDPOINT = "raydaa-endpoint"
-ROUTES = {
-    "models": ("GET", "/v1/models"),
-    "model_data": ("GET", "/v1/models/{model:path}"),
-    "completions": ("POST", "/v1/completions"),
-    "chat": ("POST", "/v1/chat/completions"),
-    "tokenize": ("POST", "/tokenize"),
-    "detokenize": ("POST", "/detokenize"),
-}
 
 
 def app(arguments: dict[str, Any]) -> "Application":
@@ -39,6 +31,10 @@ def app(arguments: dict[str, Any]) -> "Application":
 
     ``arguments`` are the fields of `Serving`; ValueError in one line where they are wrong.
     """
+    return _endpoint(_checked(arguments))
+
+
+def _checked(arguments: dict[str, Any]) -> Serving:
     try:
         serving = Serving.model_validate(arguments)
     except ValidationError as error:
@@ -46,26 +42,31 @@ def app(arguments: dict[str, Any]) -> "Application":
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     if not (serving.model / "config.json").is_file():
         raise ValueError(f"model: {serving.model}: is not a model folder; it has no config.json")
-    return _endpoint(serving)
+    return serving
 
 
 def _endpoint(serving: Serving) -> "Application":
     # As OpenAiIngress's own documentation builds an application of several parts.
     from ray import serve
     from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
+    from ray.llm._internal.serve.core.ingress.ingress import init
     from ray.serve.llm import build_llm_deployment
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
     config, digest = config_of(serving), _digest(serving.api_key_env)
-    _refuse_strangers(_http_host(), digest)
+    refuse_strangers(_host(), digest)
 
     class Ingress(OpenAiIngress):
         def __init__(self, **parts: Any) -> None:
-            _refuse_strangers(_http_host(), digest)  # Serve may have been started after the application was built
+            refuse_strangers(_host(), digest)  # Serve may have been started after the application was built
             super().__init__(**parts)
 
+    front = init()
+    # Ray's lets the pages of any web site read the answers.
+    front.user_middleware = [each for each in front.user_middleware if each.cls.__name__ != "CORSMiddleware"]
+    front.add_middleware(KeyCheck, digest=digest)
     options = {**OpenAiIngress.get_deployment_options([config]), "ray_actor_options": {"num_cpus": 0.1}}
-    ingress = serve.deployment(make_fastapi_ingress(Ingress, endpoint_map=_guarded(digest)), **options)
+    ingress = serve.deployment(make_fastapi_ingress(Ingress, app=front), **options)
     cards = {serving.title: to_model_metadata(serving.title, config)}
     return ingress.bind(llm_deployments={serving.title: build_llm_deployment(config)}, model_cards=cards)
 
@@ -80,16 +81,14 @@ def _digest(variable: str | None) -> bytes | None:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _http_host() -> str:
+def _host() -> str:
     """Where the cluster's Serve listens; its default where none runs yet."""
-    import ray
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
-    return str(client.http_config.host) if client else "127.0.0.1"
+    running = http_options()
+    return "127.0.0.1" if running is None else str(running.host)
 
 
-def _refuse_strangers(host: str, digest: bytes | None) -> None:
+def refuse_strangers(host: str, digest: bytes | None) -> None:
+    """ValueError where ``host`` is seen by others and there is no key."""
     try:
         local = ip_address(host).is_loopback
     except ValueError:  # a name
@@ -98,20 +97,27 @@ def _refuse_strangers(host: str, digest: bytes | None) -> None:
         raise ValueError(f"host: {host} is seen by others; name an environment variable with a key as api_key_env")
 
 
-def _guarded(digest: bytes | None) -> dict[str, Callable[[Any], Any]]:
-    """Routes that ask for the key, where there is one, before anything else."""
-    from fastapi import Depends, HTTPException, Request
+class KeyCheck:
+    """Asks every request for the key, where there is one, before anything else is looked at; passes on all but it."""
 
-    async def check(request: Request) -> None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        right = digest is None or hmac.compare_digest(hashlib.sha256(key.encode()).digest(), digest)
-        if not right or (digest is not None and scheme.lower() != "bearer"):
-            raise HTTPException(401, "the API key is missing or wrong")
+    def __init__(self, app: Any, digest: bytes | None) -> None:
+        self.app, self.digest = app, digest
 
-    def route(method: str, path: str) -> Callable[[Any], Any]:
-        return lambda application: application.api_route(path, methods=[method], dependencies=[Depends(check)])
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.digest is None or scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, key = given.partition(b" ")
+        right = hmac.compare_digest(hashlib.sha256(key).digest(), self.digest)
+        if not right or scheme.lower() != b"bearer":
+            from starlette.responses import JSONResponse
 
-    return {name: route(*place) for name, place in ROUTES.items()}
+            error = {"message": "the API key is missing or wrong", "type": "invalid_request_error", "code": 401}
+            await JSONResponse({"error": error}, status_code=401)(scope, receive, send)
+            return
+        headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+        await self.app({**scope, "headers": headers}, receive, send)
 
 
 @dataclass(frozen=True)
@@ -129,24 +135,38 @@ def serve(
     """An OpenAI-compatible endpoint over ``checkpoint`` until the end of the block, on a free port where none is named.
 
     ``settings`` are the other fields of `Serving`. On the Ray this process is connected to, else on one of its own.
-    ValueError where the settings are wrong, or where a host that others see has no key.
+    ValueError where the settings are wrong, where a host that others see has no key, or where Serve listens elsewhere
+    already.
     """
     import ray
     from ray import serve as ray_serve
 
-    serving = Serving.model_validate({"model": checkpoint, **settings})
-    _refuse_strangers(host, _digest(serving.api_key_env))
-    port = port or _free_port(host)
+    serving = _checked({"model": checkpoint, **settings})
+    refuse_strangers(host, _digest(serving.api_key_env))
     with contextlib.nullcontext() if ray.is_initialized() else connected(None):
-        ray_serve.start(http_options={"host": host, "port": port})
-        try:
-            ray_serve.run(app({"model": checkpoint, **settings}), name=ENDPOINT, route_prefix="/")
-            yield Endpoint(f"http://{host}:{port}/v1", serving.title)
-        finally:
-            ray_serve.delete(ENDPOINT)
+        port = _port(host, port)
+        with serve_running(http_options={"host": host, "port": port}):
+            try:
+                ray_serve.run(_endpoint(serving), name=ENDPOINT, route_prefix="/")
+                shown = f"[{host}]" if ":" in host else host
+                yield Endpoint(f"http://{shown}:{port}/v1", serving.title)
+            finally:
+                ray_serve.delete(ENDPOINT)
+
+
+def _port(host: str, port: int | None) -> int:
+    """The port to listen on; ValueError where Serve runs already and does not listen there."""
+    running = http_options()
+    if running is None:
+        return port or _free_port(host)
+    nowhere = str(getattr(running.location, "value", running.location)) in ("NoServer", "Disabled")
+    if nowhere or running.host != host or port not in (None, running.port):
+        where = "nowhere" if nowhere else f"at {running.host}:{running.port}"
+        raise ValueError(f"host: Ray Serve runs here already and listens {where}; shut it down first")
+    return int(running.port)
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as free:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         free.bind((host, 0))
         return int(free.getsockname()[1])

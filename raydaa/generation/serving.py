@@ -1,9 +1,11 @@
 """How a model is served by vLLM, whoever asks it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 def available() -> bool:
@@ -24,10 +26,17 @@ class Serving(BaseModel):
     max_model_len: int | None = Field(default=None, gt=0)  # prompt and response; what the model allows by default
     max_num_seqs: int = Field(default=64, gt=0)
     cpus: float = Field(default=1, gt=0)  # of a replica
-    gpus: float = Field(default=0, ge=0)
+    gpus: float = Field(default=0, ge=0)  # a share of one, or several whole ones
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, gt=0)
+    batch_invariant: bool = False  # on GPU: an answer does not depend on what else is asked
     api_key_env: str | None = None  # name of the environment variable that holds the key
+
+    @model_validator(mode="after")
+    def check(self) -> "Serving":
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: {self.gpus} is neither a share of one GPU nor several whole ones")
+        return self
 
     @property
     def title(self) -> str:
@@ -49,30 +58,66 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
     }
     if serving.max_model_len is not None:
         engine["max_model_len"] = serving.max_model_len
+    if serving.gpus > 1:
+        engine["tensor_parallel_size"] = int(serving.gpus)
     environment = {"HF_HUB_OFFLINE": "1"}
+    if serving.batch_invariant:
+        environment["VLLM_BATCH_INVARIANT"] = "1"
     if not serving.gpus:
         # On CPU a request with a seed kills the engine when its prompt is prefilled in two pieces.
         engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, serving.max_model_len or 0)}
         # The engine core in the replica's own process: loads faster.
         environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    one_at_a_time = {"max_ongoing_requests": 1} if whole_checkpoints else {}
-    busy = 1 if whole_checkpoints else serving.max_num_seqs
+    deployment: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": 0},  # the bundles have them
+        "health_check_timeout_s": 600,
+        "graceful_shutdown_timeout_s": 600,  # answers on their way are not cut off
+    }
+    if whole_checkpoints:  # a replica that went for want of requests would take a checkpoint's answers with it
+        deployment |= {"num_replicas": serving.max_replicas, "max_ongoing_requests": 1}
+    else:
+        replicas = {"min_replicas": serving.min_replicas, "max_replicas": serving.max_replicas}
+        deployment["autoscaling_config"] = {**replicas, "target_ongoing_requests": serving.max_num_seqs}
     return LLMConfig(
         model_loading_config={"model_id": serving.title, "model_source": str(serving.model.absolute())},
         server_cls=Replica,
         accelerator_config={"kind": "gpu" if serving.gpus else "cpu"},
-        placement_group_config={"bundles": [{"CPU": serving.cpus, **({"GPU": serving.gpus} if serving.gpus else {})}]},
-        deployment_config={
-            "autoscaling_config": {
-                "min_replicas": serving.min_replicas,
-                "initial_replicas": max(1, serving.min_replicas),
-                "max_replicas": serving.max_replicas,
-                "target_ongoing_requests": busy,
-            },
-            "ray_actor_options": {"num_cpus": 0},  # the bundle has them
-            "health_check_timeout_s": 600,
-            **one_at_a_time,
-        },
+        placement_group_config={"bundles": _bundles(serving)},
+        deployment_config=deployment,
         engine_kwargs=engine,
         runtime_env={"env_vars": environment},
     )
+
+
+def _bundles(serving: Serving) -> list[dict[str, float]]:
+    """What a replica takes of the cluster; several GPUs are as many workers of one."""
+    if not serving.gpus:
+        return [{"CPU": serving.cpus}]
+    share = min(1.0, serving.gpus)
+    return [{"CPU": serving.cpus, "GPU": share}] + [{"GPU": 1.0}] * (int(serving.gpus) - 1)
+
+
+def http_options() -> Any:
+    """Where the cluster's Serve listens; None where none runs yet."""
+    import ray
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    return client.http_config if client else None
+
+
+@contextlib.contextmanager
+def serve_running(**options: Any) -> Iterator[None]:
+    """Ray Serve, started with ``options`` where none runs, and then shut down at the end.
+
+    Left behind it would decide for everybody after us where, and whether, Serve listens.
+    """
+    from ray import serve
+
+    ours = http_options() is None
+    serve.start(**options)
+    try:
+        yield
+    finally:
+        if ours:
+            serve.shutdown()

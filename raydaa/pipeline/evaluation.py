@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from raydaa.artifacts import intact, key_of, make_folder, model_hash, read_json, write_json
-from raydaa.cluster import map_on_cluster
 from raydaa.data.pocket import gold_reward
 from raydaa.evaluation.judges import judge_by_rule
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.win_rate import win_rate
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.context import Context, Start
-from raydaa.pipeline.generation import Job, engine_of, generate
+from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
+from raydaa.pipeline.scoring import AGREEMENT, LOOKED_AT, score, scorers_gap
 from raydaa.pipeline.training import Trial
-from raydaa.records import SCORES, VERDICTS, read, write
+from raydaa.records import VERDICTS, read, write
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 
@@ -40,13 +40,14 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     contestants += [Contestant(name, starts[name], None) for name in beside]
     judged, for_kl = _jobs(context, contestants)
     generate(context, {job.folder: job for job in [*judged.values(), *for_kl.values()]}.values())
-    scores = score(context, contestants, for_kl)
+    scores = score(context, {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None})
     verdicts = judge(context, contestants, judged) if settings.judge.kind == "rule" else {}
     rows = {c.name: _measure(context, c, judged, for_kl, scores, verdicts) for c in contestants}
     keys = {trial.key for trial in trials}
     parts = {
         "trials": {name: row for name, row in rows.items() if name in keys},
         "models": {name: row for name, row in rows.items() if name not in keys},
+        "notes": _notes(context, [for_kl[contestant.name] for contestant in contestants]),
     }
     write_json(context.folder / "evaluation.json", parts)
 
@@ -112,61 +113,26 @@ def _job(context: Context, model: Start, sampling: Sampling, prompts: int) -> Jo
         sampling=asdict(sampling),
         engine=engine_of(context.settings),
         batch_size=context.settings.generation.batch_size if engine_of(context.settings) == "transformers" else None,
+        batch_invariant=context.settings.generation.batch_invariant,
     )
     return Job(model, sampling, prompts, context.folder / "generations" / key)
 
 
-def score(context: Context, contestants: Sequence[Contestant], jobs: dict[str, Job]) -> dict[str, Path]:
-    """Each trial's responses under the model it started from, by the training scorer."""
-    folders: dict[str, Path] = {}
-    items = []
-    for contestant in contestants:
-        if contestant.start is None:
-            continue
-        job = jobs[contestant.name]
-        key = key_of(generation=job.folder.name, start=contestant.start.hash)
-        folders[contestant.name] = context.folder / "scores" / key
-        settings = context.settings
-        items.append(
-            (
-                job,
-                str(folders[contestant.name]),
-                str(contestant.start.folder),
-                str(context.prepared.table("prompts")),
-                settings.training.precision,
-                context.tokens_of(settings.training),
-                settings.model.trust_remote_code,
-                context.workers.threads,
-            )
+def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
+    """What the report must say of the figures' making."""
+    notes = []
+    if not repeatable(context):
+        notes.append(
+            "Responses were generated on GPU without batch-invariant kernels (generation.batch_invariant): generated "
+            "again, some would differ."
         )
-    context.progress.start("score", f"{len(items)} models under what they started from")
-    map_on_cluster(score_in_process, items, context.workers.cpus, context.workers.gpus)
-    context.progress.end(f"{len(items)} models")
-    return folders
-
-
-def score_in_process(
-    job: Job, folder: str, start: str, prompts: str, precision: str, budget: int, trust: bool, threads: int
-) -> None:
-    """Log-probabilities of a job's responses under ``start``, as one sealed folder."""
-    from raydaa.data.packing import ResponseTable
-    from raydaa.training.launch import prepare_process
-    from raydaa.training.model import device_of_worker
-    from raydaa.training.reference import make_policy
-    from raydaa.training.reference import score as score_rows
-
-    def fill(temporary: Path) -> None:
-        prepare_process(threads)
-        rows = read(job.folder / "responses.parquet").to_pylist()
-        asked = read(Path(prompts)).slice(0, job.prompts)["prompt_tokens"].to_pylist()
-        table = ResponseTable(asked, [row["tokens"] for row in rows])
-        # On a CPU responses are generated in float32 whatever training uses; score them alike.
-        used = precision if device_of_worker().type == "cuda" else "fp32"
-        logps = score_rows(make_policy(start, used, trust), table, np.arange(len(table)), budget)[:, 0]
-        records = [{"prompt_id": row["prompt_id"], "logp": float(v)} for row, v in zip(rows, logps, strict=True)]
-        write(temporary / "scores.parquet", records, SCORES)
-
-    make_folder(Path(folder), fill)
+    gap = scorers_gap(context, jobs)
+    if gap > AGREEMENT:
+        notes.append(
+            f"Generation and scoring differ by {gap:.2g} nats per response in what they say of the same responses' "
+            f"log-probability (mean over {LOOKED_AT}): as much of a KL is not the policy's."
+        )
+    return notes
 
 
 def judge(context: Context, contestants: Sequence[Contestant], jobs: dict[str, Job]) -> dict[str, Path]:

@@ -1,11 +1,12 @@
 """The generate stage: responses of many models to the study's prompts, by vLLM or in process."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import intact, make_folder
+from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
@@ -40,12 +41,25 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
     """Run the jobs whose responses are not there yet."""
     jobs = list(jobs)
     missing = [job for job in jobs if not intact(job.folder)]
-    engine = engine_of(context.settings)
+    engine, begun = engine_of(context.settings), time.monotonic()
     context.progress.start("generate", f"{len(jobs)} models, {engine}")
     if missing:
         {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
     kept = len(jobs) - len(missing)
-    context.progress.end(f"{len(missing)} models generated{f', {kept} kept from before' if kept else ''}")
+    speed = sum(map(_tokens, missing)) / (time.monotonic() - begun)
+    done = f"{len(missing)} models generated, {speed:,.0f} tokens/s" if missing else "0 models generated"
+    context.progress.end(f"{done}{f'; {kept} kept from before' if kept else ''}")
+
+
+def _tokens(job: Job) -> int:
+    """How many a job's responses have."""
+    return sum(map(len, read(job.folder / "responses.parquet")["tokens"].to_pylist()))
+
+
+def repeatable(context: Context) -> bool:
+    """Whether the same prompts, weights and seed give the same tokens whatever else is generated."""
+    by_vllm_on_gpu = engine_of(context.settings) == "vllm" and context.workers.gpus > 0
+    return context.settings.generation.batch_invariant or not by_vllm_on_gpu
 
 
 def _by_transformers(context: Context, jobs: Sequence[Job]) -> None:
@@ -99,10 +113,11 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
         max_num_seqs=settings.generation.batch_size,
         cpus=workers.cpus,
         gpus=workers.gpus,
+        batch_invariant=settings.generation.batch_invariant and on_gpu,
         max_replicas=min(replicas, len(jobs)),
     )
     eos = tokenizer.eos_token_id
-    with served(serving) as pool:
+    with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:
         waiting = []
         for job in jobs:
             chosen = rows[: job.prompts]

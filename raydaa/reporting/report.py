@@ -38,6 +38,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "data": read_json(results.folder / "data.json") or {},
             "settings": _text(results.folder / "study.yaml"),
             "judged": results.judged,
+            "notes": results.notes,
         }
         (temporary / "index.html").write_text(render("report.html", values), encoding="utf-8")
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 import raydaa
+from raydaa.data.packing import ResponseTable
 from raydaa.data.tokenize import Encoder
 from raydaa.generation import server
 from raydaa.generation.serving import available
-from raydaa.training.model import load_tokenizer
+from raydaa.training.model import Policy, load_model, load_tokenizer
+from raydaa.training.reference import score
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,14 +74,30 @@ def test_a_chat_prompt_has_the_ids_that_were_trained_on(client: Any, pocket_mode
     assert answer.prompt_token_ids == Encoder(load_tokenizer(pocket_model), 200).prompt(messages)
 
 
+def test_prompt_logprobs_are_the_training_scorers(client: Any, pocket_model: Path) -> None:
+    """What KL takes from the start model is the same by either."""
+    prompt, response = [1, 10, 11, 12, 7], [20, 21, 22, 13, 2]
+    answer = client.completions.create(
+        model="pocket", prompt=prompt + response, max_tokens=1, extra_body={"prompt_logprobs": 0}
+    )
+    steps = answer.choices[0].prompt_logprobs[len(prompt) :]
+    found = sum(step[str(token)]["logprob"] for step, token in zip(steps, response, strict=True))
+    expected = score(Policy(load_model(pocket_model)), ResponseTable([prompt], [response]), np.arange(1), budget=64)
+    assert found == pytest.approx(expected[0, 0], abs=1e-4)
+
+
 def test_without_the_key_nothing_is_told(endpoint: server.Endpoint) -> None:
+    root = endpoint.url.removesuffix("/v1")
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": KEY}):
-        for path in ("models", "models/pocket"):
-            assert httpx.get(f"{endpoint.url}/{path}", headers=headers).status_code == 401
-        body = {"model": "pocket", "prompt": "list", "max_tokens": 1}
-        answer = httpx.post(f"{endpoint.url}/completions", json=body, headers=headers)
-        assert answer.status_code == 401
-        assert "API key is missing or wrong" in answer.text
+        for path in ("/v1/models", "/v1/models/pocket", "/docs", "/openapi.json", "/nowhere"):
+            assert httpx.get(f"{root}{path}", headers=headers).status_code == 401
+        for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/embeddings"):
+            answer = httpx.post(f"{root}{path}", content=b"no JSON", headers=headers)
+            assert answer.status_code == 401
+            assert "API key is missing or wrong" in answer.text
+    known = httpx.get(f"{root}/v1/models", headers={"Authorization": f"Bearer {KEY}", "Origin": "http://elsewhere"})
+    assert known.status_code == 200
+    assert "access-control-allow-origin" not in known.headers
 
 
 @pytest.mark.parametrize(

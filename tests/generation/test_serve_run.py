@@ -1,9 +1,12 @@
 """The endpoint as `serve run` starts it from the file in `clusters/`."""
 
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,17 @@ def started(command: Command, config: dict[str, Any]) -> subprocess.Popen[str]:
     )
 
 
+@contextlib.contextmanager
+def too_long(process: subprocess.Popen[str], seconds: float = 300) -> Iterator[None]:
+    """Whoever reads the output of a command that says nothing more would wait for ever."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @pytest.fixture
 def config(pocket_model: Path) -> dict[str, Any]:
     """The shipped file, over a model and a port of this test."""
@@ -47,7 +61,7 @@ def test_the_shipped_file_serves_and_hides(tmp_path: Path, config: dict[str, Any
     """First where others would see it, without a key: refused. Then as it is."""
     command = Command(tmp_path / "serve")
     open_door = {**config, "http_options": {**config["http_options"], "host": "0.0.0.0"}}
-    with started(command, open_door) as process:
+    with started(command, open_door) as process, too_long(process):
         assert process.stdout is not None
         told = next((line for line in process.stdout if "host: 0.0.0.0 is seen by others" in line), "")
         process.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ from raydaa.artifacts import model_hash
 from raydaa.generation.pool import Pool, served
 from raydaa.generation.sample import Response, Sampling, generate
 from raydaa.generation.serving import Serving, available
+from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import load_model
 from tests.models import make_llama
 
@@ -25,6 +26,7 @@ pytestmark = [
 # Prompts of more than 128 tokens fill whole blocks of the prefix cache: stale blocks would show.
 PROMPTS = [[1, *[4 + (7 * i + j) % 60 for j in range(length)], 7] for i, length in enumerate((5, 150, 9, 160, 12))]
 NAMES = [f"{i:012x}" for i in range(len(PROMPTS))]
+LORA = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
 GREEDY = Sampling(0.0, 0, 1.0, 16, seed=0)
 SAMPLED = Sampling(1.0, 0, 1.0, 16, seed=0)
 
@@ -49,7 +51,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) ->
 @pytest.fixture(scope="module")
 def pool(own_ray: None, checkpoints: list[Path]) -> Iterator[Pool]:
     serving = Serving(model=checkpoints[0], name="policy", dtype="float32", max_model_len=200, max_num_seqs=16)
-    with served(serving) as made:
+    with served(serving, "raydaa-test") as made:
         yield made
 
 
@@ -84,6 +86,8 @@ def test_a_prompts_response_depends_on_nothing_else(pool: Pool, checkpoints: lis
 def test_another_architecture_is_refused_and_the_server_goes_on(
     pool: Pool, checkpoints: list[Path], tmp_path: Path
 ) -> None:
+    with pytest.raises(Exception, match="nowhere: is not a checkpoint"):
+        ask(pool, tmp_path / "nowhere", GREEDY)
     other = make_llama(tmp_path / "other", ["some text"] * 3)
     with pytest.raises(Exception, match="is of another architecture"):
         ask(pool, other, GREEDY)
@@ -97,6 +101,26 @@ def test_another_architecture_is_refused_and_the_server_goes_on(
     with pytest.raises(Exception, match="is of another architecture"):
         ask(pool, lacking, GREEDY)
     assert ask(pool, checkpoints[1], GREEDY) != []
+
+
+def test_merged_adapters_answer_as_adapters_do(pool: Pool, checkpoints: list[Path], tmp_path: Path) -> None:
+    """What is handed over after LoRA is whole weights; the model with its adapters beside it says the same."""
+    model = load_model(checkpoints[0])
+    add_adapters(model, LORA)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    expected = generate(model.eval(), PROMPTS, GREEDY, eos=2, pad=0, batch_size=8)
+    whole = load_model(checkpoints[0])
+    whole.load_state_dict(merged(model.state_dict(), LORA))
+    shutil.copytree(checkpoints[0], tmp_path / "merged")
+    whole.save_pretrained(tmp_path / "merged")
+    found = ask(pool, tmp_path / "merged", GREEDY)
+    assert [r.tokens for r in found] == [r.tokens for r in expected]
+    assert [r.tokens for r in found] != [r.tokens for r in by_transformers(checkpoints[0])]
+    assert [r.logp for r in found] == pytest.approx([r.logp for r in expected], abs=1e-3)
 
 
 def replica() -> psutil.Process:

@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
         key: {"win_rate": {**rate, "value": value}, "kl": kl, "mean_length": 8.0, "cut_share": 0.0}
         for key, value in (("a", 70.0), ("b", 75.0))
     }
-    write_json(study / "evaluation.json", {"trials": evaluation, "models": {}})
+    write_json(study / "evaluation.json", {"trials": evaluation, "models": {}, "notes": [HOSTILE]})
     write_json(study / "data.json", {"rows": {"train": 10}, "rejected": {HOSTILE: 2}, "notes": {}})
     (study / "study.yaml").write_text(f"name: {HOSTILE}\n")
     search(study, f"{HOSTILE}/dpo", trials=8)
