@@ -8,11 +8,13 @@ import pytest
 import ray
 import yaml
 
+from raydaa.generation.serving import Serving
 from raydaa.settings import ScalingSettings
 
 CLUSTERS = Path(__file__).parent.parent / "clusters"
 LAUNCHED = ["aws-a100.yaml", "gcp-a100.yaml", "on-premise.yaml"]
 KUBERAY = ["kuberay-cluster.yaml", "kuberay-job.yaml"]
+SERVED = "serve.yaml"
 
 # Of KubeRay's custom resources, as its API reference lists them.
 JOB_FIELDS = {
@@ -85,7 +87,16 @@ def cluster(name: str) -> dict[str, Any]:
 
 
 def test_every_file_is_looked_at() -> None:
-    assert {path.name for path in CLUSTERS.glob("*.yaml")} == {*LAUNCHED, *KUBERAY}
+    assert {path.name for path in CLUSTERS.glob("*.yaml")} == {*LAUNCHED, *KUBERAY, SERVED}
+
+
+def test_ray_serve_takes_it_and_it_listens_to_this_machine_alone() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(loaded(SERVED))
+    assert config.http_options.host == "127.0.0.1"
+    assert [application.import_path for application in config.applications] == ["raydaa.generation.server:app"]
+    Serving.model_validate(config.applications[0].args)
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
