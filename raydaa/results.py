@@ -115,10 +115,8 @@ class TrialResults:
     def quality(self, row: TrialRow) -> float:
         """What trials are ranked by: the win rate, else minus the held-out preference loss; −∞ for one that did not
         finish."""
-        if row.state != "finished":
-            return float("-inf")
         value = row.win_rate if self.judged else row.preference_loss
-        if value is None:
+        if value is None or row.state != "finished":
             return float("-inf")
         return value if self.judged else -value
 

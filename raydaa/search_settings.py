@@ -260,6 +260,10 @@ class SearchSettings(Settings):
     early_stopping: EarlyStopping | None = EarlyStopping()
     budget: Budget | None = None
 
+    def starts_of(self, method: MethodSettings) -> tuple[str, ...]:
+        """What ``method``'s trials start from: its own word, else the search's."""
+        return method.init or self.init
+
     @model_validator(mode="after")
     def check(self) -> "SearchSettings":
         self._check_names()

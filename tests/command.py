@@ -7,7 +7,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+# Runs what it is given after it as Python, listening to SIGINT: below a shell's background job that would be ignored.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
+def wait_for(seen: Callable[[], list[Any]], process: subprocess.Popen[str], seconds: float = 200) -> list[Any]:
+    """What ``seen`` finds as soon as it finds anything; AssertionError where ``process`` ends first."""
+    deadline = time.monotonic() + seconds
+    while not (found := seen()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
 
 
 class Command:
@@ -35,10 +50,12 @@ class Command:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command on its way, its output in a pipe."""
-        # Below a shell's background job SIGINT would be ignored.
-        listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-        command = [sys.executable, "-c", f"{listen}; from raydaa.cli import main; raise SystemExit(main())", *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return self.start_code("from raydaa.cli import main; raise SystemExit(main())", *arguments)
+
+    def start_code(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        """Python of somebody else's, on its way like `start`."""
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = [sys.executable, "-c", LISTENING + code, *arguments]
         return subprocess.Popen(command, env=self.environment, text=True, cwd=self.folder, **pipes)
 
     def kill_at(
@@ -73,16 +90,15 @@ class Command:
         """
         with self.start(*arguments) as process:
             for title in titles:
-                deadline = time.monotonic() + timeout
-                victims: list[int] = []
-                while not victims and process.poll() is None and time.monotonic() < deadline:
-                    victims = [pid for pid, name in self.processes().items() if name.startswith(title)]
-                    time.sleep(0.02)
-                assert victims, f"no process {title} was seen"
-                os.kill(victims[0], signal.SIGKILL)
+                victims = partial(self.named, title)
+                os.kill(wait_for(victims, process, timeout)[0], signal.SIGKILL)
             output, _ = process.communicate(timeout=timeout)
         assert process.returncode == 0, output
         return output
+
+    def named(self, title: str) -> list[int]:
+        """Numbers of the living processes whose title begins so."""
+        return [pid for pid, name in self.processes().items() if name.startswith(title)]
 
     def processes(self) -> dict[int, str]:
         """Living processes of this command: number and title. They work below its two folders, and nobody else does."""

@@ -1,12 +1,12 @@
 """Studies on a cluster of several nodes, submitted as jobs."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from raydaa.results import TrialResults
+from tests.command import wait_for
 from tests.own_cluster import OwnCluster
 from tests.studies import micro, written
 
@@ -62,11 +62,10 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
             cwd=cluster.folder,
             stdout=file,
             stderr=subprocess.STDOUT,
+            text=True,
         )
     first = cluster.add_node(1)
-    deadline = time.monotonic() + 200
-    while not list(folder.glob("trials/*/metrics.jsonl")) and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list(folder.glob("trials/*/metrics.jsonl")), job)
     cluster.lose(first)
     second = cluster.add_node(2)
     assert job.wait(300) == 0, log.read_text()

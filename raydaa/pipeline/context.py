@@ -231,7 +231,7 @@ def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
 
 def models_named(settings: StudySettings) -> list[str]:
     """Names of all models that trials start from or are compared with, each once; the base model aside."""
-    starts = [name for method in settings.search.methods for name in method.init or settings.search.init]
+    starts = [name for method in settings.search.methods for name in settings.search.starts_of(method)]
     names = dict.fromkeys([*starts, *settings.evaluation.models, settings.evaluation.baseline])
     return [name for name in names if name not in ("base", "chosen")]
 

@@ -15,7 +15,7 @@ from raydaa.evaluation.win_rate import win_rate
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
-from raydaa.pipeline.scoring import AGREEMENT, LOOKED_AT, score, scorers_gap
+from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.records import VERDICTS, read, write
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
@@ -130,7 +130,7 @@ def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
     if gap > AGREEMENT:
         notes.append(
             f"Generation and scoring differ by {gap:.2g} nats per response in what they say of the same responses' "
-            f"log-probability (mean over {LOOKED_AT}): as much of a KL is not the policy's."
+            f"log-probability (mean over the first of one model): as much of a KL is not the policy's."
         )
     return notes
 

@@ -30,7 +30,7 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     search = context.settings.search
 
     def begun(methods: Iterable[MethodSettings]) -> set[str]:
-        return {name for method in methods for name in method.init or search.init}
+        return {name for method in methods for name in search.starts_of(method)}
 
     def needing(trait: str) -> set[str]:
         return begun(method for method in search.methods if getattr(method_class(method.name), trait))

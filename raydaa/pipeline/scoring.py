@@ -1,12 +1,12 @@
 """The stage score: responses under models that did not give them, by the training scorer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raydaa.artifacts import key_of, make_folder
+from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job
@@ -20,8 +20,9 @@ def score(context: Context, wanted: dict[str, tuple[Job, Start]]) -> dict[str, P
     """Log-probabilities of each job's responses under the model beside it; a folder with them by name."""
     items = {name: _item(context, job, model) for name, (job, model) in wanted.items()}
     context.progress.start("score", f"{len(items)} models under what they started from")
-    map_on_cluster(score_in_process, list(items.values()), context.workers.cpus, context.workers.gpus)
-    context.progress.end(f"{len(items)} models")
+    made = _score(context, items.values())
+    kept = len(items) - made
+    context.progress.end(f"{made} models scored{f'; {kept} kept from before' if kept else ''}")
     return {name: Path(folder) for name, (_, folder, *_) in items.items()}
 
 
@@ -34,10 +35,17 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
     if job is None:
         return 0.0
     item = _item(context, job, job.model, LOOKED_AT)
-    map_on_cluster(score_in_process, [item], context.workers.cpus, context.workers.gpus)
+    _score(context, [item])
     scored = read(Path(item[1]) / "scores.parquet")["logp"].to_numpy()
     told = read(job.folder / "responses.parquet")["logp"].to_numpy()[: len(scored)]
     return float(np.abs(told - scored).mean())
+
+
+def _score(context: Context, items: Iterable[tuple[Any, ...]]) -> int:
+    """Score what is not scored yet; how many that were."""
+    missing = [item for item in items if not intact(Path(item[1]))]
+    map_on_cluster(score_in_process, missing, context.workers.cpus, context.workers.gpus)
+    return len(missing)
 
 
 def _item(context: Context, job: Job, model: Start, first: int | None = None) -> tuple[Any, ...]:

@@ -34,11 +34,16 @@ def _quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]
 
 
 def _scaled(axes: Any, results: TrialResults) -> None:
-    """Up is better: a loss stands on its head, and in logarithms, for trials gone wrong are worse by far."""
+    """Up is better: a loss stands on its head."""
     if not results.judged:
-        axes.set_yscale("log")
+        _logarithmic(axes)
         axes.invert_yaxis()
-        axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _logarithmic(axes: Any) -> None:
+    """A loss in logarithms: trials gone wrong are worse by far."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def pareto(results: TrialResults) -> Figure:
@@ -127,8 +132,7 @@ def learning_curves(results: TrialResults) -> Figure:
             axes.plot(shares, values, color=colour, lw=0.9, alpha=1 if row.state == "finished" else 0.35, marker=".")
     for family, (colour, _) in FAMILIES.items():
         axes.plot([], [], color=colour, label=family)
-    axes.set_yscale("log")  # trials gone wrong are worse by far
-    axes.yaxis.set_major_formatter("{x:g}")
+    _logarithmic(axes)
     axes.set(xlabel="share of the trial's steps", ylabel="held-out preference loss (nats)")
     axes.legend(frameon=False)
     return figure

@@ -49,10 +49,13 @@ def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> Non
 
 def _keep_freed_memory() -> None:
     """Tell glibc to reuse freed memory: by default it returns every large tensor, and gets it back zeroed."""
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
-        glibc = ctypes.CDLL(None)
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            glibc.mallopt(option, 1 << 30)
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        _glibc("mallopt", option, 1 << 30)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such calls
+        getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
@@ -80,8 +83,7 @@ def _leaving_nothing(function: Callable[[dict[str, Any]], Any], config: dict[str
         return function(config)
     finally:
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
-            ctypes.CDLL(None).malloc_trim(0)
+        _glibc("malloc_trim", 0)
 
 
 def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:

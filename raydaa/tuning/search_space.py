@@ -129,7 +129,7 @@ def _distribution(value: Values) -> BaseDistribution:
 
 def groups(search: SearchSettings, fraction: Values = (1.0,)) -> list[Group]:
     """One group per start and method entry, in the study's order; ``fraction`` is of the training pairs."""
-    return [Group(init, method, search, fraction) for method in search.methods for init in (method.init or search.init)]
+    return [Group(init, method, search, fraction) for method in search.methods for init in search.starts_of(method)]
 
 
 def export(found: list[Group], url: str) -> None:

@@ -3,12 +3,11 @@
 The first has no node until the autoscaler sees that work waits for one.
 """
 
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.command import Command
+from tests.command import Command, wait_for
 from tests.own_cluster import OwnCluster
 from tests.studies import begun, done, table
 
@@ -28,9 +27,7 @@ def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> 
     try:
         first.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
         driver = first.start(*arguments, "--address", f"127.0.0.1:{first.port}")
-        deadline = time.monotonic() + 200
-        while not list(folder.glob("trials/*/model")) and driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: list(folder.glob("trials/*/model")), driver)
         for node in first.nodes:
             first.lose(node)
         output, _ = driver.communicate(timeout=120)

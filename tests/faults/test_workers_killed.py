@@ -4,13 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from raydaa.results import TrialResults
-from tests.command import Command
+from tests.command import Command, wait_for
 from tests.studies import done, micro, table, written
 
 pytestmark = pytest.mark.slow
@@ -31,18 +30,14 @@ def study(command: Command) -> Path:
 
 def kill(command: Command, rank: int, folder: Path, trained: str, process: subprocess.Popen[str]) -> None:
     """SIGKILL to the worker of ``rank``, as soon as files like ``trained`` say that its group trains."""
-    deadline = time.monotonic() + 200
-    log = folder / "logs" / "driver.log"
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-        if list(folder.glob(trained)):
-            told = re.findall(rf"pid=(\d+)\) world_rank={rank},", log.read_text())
-            living = command.processes()
-            for pid in map(int, reversed(told)):
-                if pid in living:
-                    os.kill(pid, signal.SIGKILL)
-                    return
-    raise AssertionError(f"no worker of rank {rank} was seen")
+
+    def living() -> list[int]:
+        log = (folder / "logs" / "driver.log").read_text()
+        told = {int(pid) for pid in re.findall(rf"pid=(\d+)\) world_rank={rank},", log)}
+        return list(told & command.processes().keys())
+
+    wait_for(lambda: list(folder.glob(trained)), process)
+    os.kill(wait_for(living, process)[0], signal.SIGKILL)
 
 
 def test_interrupted_and_each_rank_killed_once(command: Command, study: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,9 +22,6 @@ pytestmark = [
     pytest.mark.skipif(not available(), reason="vLLM is not installed"),
 ]
 
-# Below a shell's background job SIGINT would be ignored.
-LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-SERVE = [sys.executable, "-c", f"{LISTEN}; from ray.serve.scripts import cli; cli()", "run"]
 SHIPPED = Path(__file__).parent.parent.parent / "clusters" / "serve.yaml"
 
 
@@ -33,8 +29,7 @@ def started(command: Command, config: dict[str, Any]) -> subprocess.Popen[str]:
     """`serve run` on a Ray of its own."""
     path = command.folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([*SERVE, str(path)], env=command.environment, text=True, cwd=command.folder, **pipes)
+    return command.start_code("from ray.serve.scripts import cli; cli()", "run", str(path))
 
 
 @contextlib.contextmanager
