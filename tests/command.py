@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Found = TypeVar("Found")
 # Runs what it is given after it as Python, listening to SIGINT: below a shell's background job that would be ignored.
 LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
-def wait_for(seen: Callable[[], list[Any]], process: subprocess.Popen[str], seconds: float = 200) -> list[Any]:
+def wait_for(seen: Callable[[], Found], process: subprocess.Popen[str], seconds: float = 200) -> Found:
     """What ``seen`` finds as soon as it finds anything; AssertionError where ``process`` ends first."""
     deadline = time.monotonic() + seconds
     while not (found := seen()):

@@ -9,7 +9,7 @@ import pytest
 
 from raydaa.results import TrialResults
 from tests.command import Command
-from tests.studies import micro, written
+from tests.studies import begun, micro, written
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    made = Command(tmp_path)
-    (tmp_path / "scales.py").write_text("SCALE = 1.0\n")
-    return made
+def folder(command: Command, undisturbed: tuple[Path, str], tmp_path: Path) -> Path:
+    """A study folder; beside the study lies what the loss imports."""
+    (command.folder / "scales.py").write_text("SCALE = 1.0\n")
+    return begun(undisturbed[0], tmp_path / "out")
 
 
 def check(folder: Path) -> None:
@@ -67,13 +67,13 @@ def check(folder: Path) -> None:
     assert "hinge" in (folder / "report" / "tables.md").read_text()
 
 
-def test_from_a_file_beside_the_study(command: Command) -> None:
+def test_from_a_file_beside_the_study(command: Command, folder: Path) -> None:
     (command.folder / "mine.py").write_text(LOSS)
     tree = micro(name="own")
     tree["search"]["methods"] = [{"name": f"mine:{name}", "beta": [0.1]} for name in ("Broken", "Hinge")]
     tree["search"]["methods"].append({"name": "rso", "beta": [0.1]})
     tree["scaling"] = {"max_failures": 1}
-    study, folder = written(command.folder, tree), command.folder / "out"
+    study = written(command.folder, tree)
     refused = command.run("run", str(study), "--output", str(folder))
     assert refused.returncode == 2
     assert "'mine:Broken' is code of your own; add --allow-code" in refused.stderr
@@ -90,10 +90,10 @@ def test_from_a_file_beside_the_study(command: Command) -> None:
     assert command.wait_until_gone() == {}
 
 
-def test_from_a_script_that_defines_it(command: Command) -> None:
+def test_from_a_script_that_defines_it(command: Command, folder: Path) -> None:
     script = command.folder / "script.py"
     script.write_text(textwrap.dedent(SCRIPT.format(loss=LOSS)))
-    study, folder = written(command.folder, micro(name="own")), command.folder / "out"
+    study = written(command.folder, micro(name="own"))
     run = [sys.executable, str(script), str(study), str(folder)]
     result = subprocess.run(
         run, env=command.environment, cwd=command.folder, capture_output=True, text=True, timeout=600, check=False

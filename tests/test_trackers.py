@@ -6,14 +6,14 @@ import pytest
 
 from raydaa.results import TrialResults
 from tests.command import Command
-from tests.studies import done, micro, written
+from tests.studies import begun, done, micro, written
 
 
 @pytest.mark.slow
-def test_mlflow_and_wandb_have_a_run_for_each_trial(command: Command) -> None:
+def test_mlflow_and_wandb_have_a_run_for_each_trial(command: Command, undisturbed: tuple[Path, str]) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     pytest.importorskip("wandb", reason="wandb is not installed")
-    folder = command.folder / "tracked"
+    folder = begun(undisturbed[0], command.folder / "tracked")
     tree = micro(name="tracked", evaluation={"judge": "none", "judge_trials": "best_per_method", "models": []})
     tree["search"]["methods"] = [{"name": "dpo", "beta": [0.1]}]
     tree["tracking"] = {"mlflow": {}, "wandb": {"project": "trials", "mode": "offline"}}

@@ -10,18 +10,22 @@ import pytest
 
 from tests.command import Command
 from tests.faults.test_damaged import alter
-from tests.studies import done, micro, table, written
+from tests.studies import done, table
 
 pytestmark = pytest.mark.slow
 
 
 def test_killed_again_and_again_ends_with_the_same_table(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """SIGKILL in the sweep, then of Ray's process on this machine, then while responses are generated, then to the end.
+    """Ctrl-C in SFT, SIGKILL in the sweep, then of Ray's process on this machine, then while responses are generated,
+    then to the end.
 
     A second run in the folder is refused while the first is at work. Every checkpoint that the first leaves is damaged.
     """
     folder = command.folder / "killed"
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
+    text = command.kill_at("loss", *arguments, number=signal.SIGINT)
+    assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
+    assert command.wait_until_gone() == {}
     refused: list[subprocess.CompletedProcess[str]] = []
     text = command.kill_at("trials over;", *arguments, before=lambda: refused.append(command.run(*arguments)))
     assert "raydaa: the run died without a word (see " in text
@@ -68,12 +72,3 @@ def test_killed_workers_go_on(command: Command, undisturbed: tuple[Path, str]) -
     output = command.kill_some(titles, *arguments)
     assert "failed" not in output
     assert table(folder) == table(undisturbed[0])
-
-
-def test_interrupted_says_how_to_go_on(command: Command) -> None:
-    folder = command.folder / "interrupted"
-    arguments = ("run", str(written(command.folder, micro())), "--output", str(folder))
-    for moment in ("loss", "trials over;"):  # while the SFT stage trains, and in the sweep
-        text = command.kill_at(moment, *arguments, number=signal.SIGINT)
-        assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
-        assert command.wait_until_gone() == {}

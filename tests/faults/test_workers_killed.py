@@ -17,26 +17,37 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def study(command: Command) -> Path:
-    """One trial that goes on after a rung: the group goes home between and comes back."""
+    """One trial from the base model: every stage before it would have a group of its own."""
     tree = micro(name="two-workers", scaling={"workers": 2, "engine": "deepspeed", "zero_stage": 2})
     tree["search"] = {
+        "init": "base",
         "learning_rate": 1.0e-3,
         "methods": [{"name": "dpo", "beta": 0.1}],
-        "early_stopping": {"rungs": [0.3]},
+        "early_stopping": None,
     }
-    tree["evaluation"] = {"judge": "none", "models": []}
+    tree["evaluation"] = {"judge": "none", "models": [], "baseline": "base"}
     return written(command.folder, tree)
 
 
-def kill(command: Command, rank: int, folder: Path, trained: str, process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the worker of ``rank``, as soon as files like ``trained`` say that its group trains."""
+def wait_for_a_step(folder: Path, process: subprocess.Popen[str]) -> None:
+    """One more than there are."""
+
+    def steps() -> int:
+        return sum(len(path.read_text().splitlines()) for path in folder.glob("trials/*/metrics.jsonl"))
+
+    before = steps()
+    wait_for(lambda: steps() > before, process)
+
+
+def kill(command: Command, rank: int, folder: Path, process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the worker of ``rank``, as soon as its group has made a step."""
 
     def living() -> list[int]:
         log = (folder / "logs" / "driver.log").read_text()
         told = {int(pid) for pid in re.findall(rf"pid=(\d+)\) world_rank={rank},", log)}
         return list(told & command.processes().keys())
 
-    wait_for(lambda: list(folder.glob(trained)), process)
+    wait_for_a_step(folder, process)
     os.kill(wait_for(living, process)[0], signal.SIGKILL)
 
 
@@ -44,12 +55,15 @@ def test_interrupted_and_each_rank_killed_once(command: Command, study: Path) ->
     quiet, folder = command.folder / "two-workers", command.folder / "two-workers-killed"
     done(command.run("run", str(study), "--output", str(quiet)))
     assert [(row.state, row.step) for row in TrialResults.load(quiet)] == [("finished", 20)]
-    text = command.kill_at("loss", "run", str(study), "--output", str(folder), number=signal.SIGINT)
-    assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
+    with command.start("run", str(study), "--output", str(folder)) as process:
+        wait_for_a_step(folder, process)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=100)
+    assert output.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
     assert command.wait_until_gone() == {}
     with command.start("run", str(study), "--output", str(folder)) as process:
-        kill(command, 1, folder, "sft/*/metrics.jsonl", process)
-        kill(command, 0, folder, "trials/*/metrics.jsonl", process)
+        for rank in (1, 0):
+            kill(command, rank, folder, process)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert table(folder) == table(quiet)
