@@ -88,7 +88,7 @@ def test_running_again_makes_nothing_again(command: Command, undisturbed: tuple[
     files = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/**/*") if "report" not in path.parts}
     before = table(folder)
     output = done(command.run("run", str(command.folder / "micro.yaml"), "--output", str(folder)))
-    assert output.count("kept from before") == 4  # prepare, sft, reference, generate
+    assert output.count("kept from before") == 5  # prepare, sft, reference, generate, score
     assert table(folder) == before
     changed = [path for path, time in files.items() if path.exists() and path.stat().st_mtime_ns != time]
     assert [path for path in changed if path.suffix in (".safetensors", ".parquet", ".jsonl")] == []

@@ -139,6 +139,8 @@ class DeepSpeedEngine:
 
         if not dist.is_initialized():
             _alone()
+        # Else every machine compiles for 40 s what only inference on CPUs would use.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.stage = spec.zero_stage
         zero: dict[str, Any] = {"stage": spec.zero_stage}
         if sum(p.numel() for p in policy.parameters()) < SMALL:
