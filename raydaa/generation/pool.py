@@ -17,6 +17,7 @@ class Pool:
 
     def __init__(self, handle: Any) -> None:
         self.generate = handle.generate.remote
+        self.asked: list[Any] = []
 
     def ask(
         self, checkpoint: Path, version: str, prompts: list[list[int]], names: list[str], sampling: Sampling, eos: int
@@ -27,14 +28,16 @@ class Pool:
         """
         from ray.exceptions import RayActorError
 
-        request = (str(checkpoint), prompts, names, sampling, eos)
-        first = self.generate(*request)
+        def ask() -> Any:
+            self.asked.append(self.generate(str(checkpoint), prompts, names, sampling, eos))
+            return self.asked[-1]
+
+        first = ask()
 
         def answered() -> list[Response]:
-            answer, told = first, ""
+            told = ""
             for attempt in range(ATTEMPTS):
-                if attempt:
-                    answer = self.generate(*request)
+                answer = ask() if attempt else first
                 try:
                     found, responses = answer.result()
                     if found == version:
@@ -46,6 +49,11 @@ class Pool:
 
         return answered
 
+    def close(self) -> None:
+        """Nobody waits any more for what is not answered: without a word replicas would answer it all the same."""
+        for answer in self.asked:
+            answer.cancel()
+
 
 @contextlib.contextmanager
 def served(serving: Serving, name: str) -> Iterator[Pool]:
@@ -56,6 +64,7 @@ def served(serving: Serving, name: str) -> Iterator[Pool]:
     with serve_running(proxy_location="Disabled"):
         try:
             application = build_llm_deployment(config_of(serving, whole_checkpoints=True))
-            yield Pool(serve.run(application, name=name, route_prefix=None))
+            with contextlib.closing(Pool(serve.run(application, name=name, route_prefix=None))) as pool:
+                yield pool
         finally:
             serve.delete(name)  # only ours: a cluster may serve other applications

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -64,7 +65,7 @@ def _endpoint(serving: Serving) -> "Application":
     front = init()
     # Ray's lets the pages of any web site read the answers.
     front.user_middleware = [each for each in front.user_middleware if each.cls.__name__ != "CORSMiddleware"]
-    front.add_middleware(KeyCheck, digest=digest)
+    front.add_middleware(Guard, digest=digest)
     options = {**OpenAiIngress.get_deployment_options([config]), "ray_actor_options": {"num_cpus": 0.1}}
     ingress = serve.deployment(make_fastapi_ingress(Ingress, app=front), **options)
     cards = {serving.title: to_model_metadata(serving.title, config)}
@@ -89,35 +90,59 @@ def _host() -> str:
 
 def refuse_strangers(host: str, digest: bytes | None) -> None:
     """ValueError where ``host`` is seen by others and there is no key."""
-    try:
-        local = ip_address(host).is_loopback
-    except ValueError:  # a name
-        local = host == "localhost"
-    if not local and digest is None:
+    if digest is None and not _is_local(host):
         raise ValueError(f"host: {host} is seen by others; name an environment variable with a key as api_key_env")
 
 
-class KeyCheck:
-    """Asks every request for the key, where there is one, before anything else is looked at; passes on all but it."""
+def _is_local(host: str) -> bool:
+    """Whether ``host``, an address or a name, is this machine for itself alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+class Guard:
+    """Before anything else is looked at, asks every request for the key, and passes on all but it.
+
+    Where there is none, the request must have been sent to this machine by one of its own names: a browser here can
+    be led to a name of anybody's that points to this machine, and would show that name's pages the answers.
+    """
 
     def __init__(self, app: Any, digest: bytes | None) -> None:
         self.app, self.digest = app, digest
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.digest is None or scope["type"] != "http":
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, key = given.partition(b" ")
-        right = hmac.compare_digest(hashlib.sha256(key).digest(), self.digest)
-        if not right or scheme.lower() != b"bearer":
-            from starlette.responses import JSONResponse
+        headers = dict(scope["headers"])
+        if self.digest is None and not _is_local(_named(headers.get(b"host", b""))):
+            await _refuse(403, "the request was not sent to this machine by a name of its own", scope, receive, send)
+        elif self.digest is not None and not self._right(headers.get(b"authorization", b"")):
+            await _refuse(401, "the API key is missing or wrong", scope, receive, send)
+        else:
+            kept = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+            await self.app({**scope, "headers": kept}, receive, send)
 
-            error = {"message": "the API key is missing or wrong", "type": "invalid_request_error", "code": 401}
-            await JSONResponse({"error": error}, status_code=401)(scope, receive, send)
-            return
-        headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
-        await self.app({**scope, "headers": headers}, receive, send)
+    def _right(self, authorization: bytes) -> bool:
+        scheme, _, key = authorization.partition(b" ")
+        same = hmac.compare_digest(hashlib.sha256(key).digest(), self.digest or b"")
+        return same and scheme.lower() == b"bearer"
+
+
+def _named(header: bytes) -> str:
+    """The host in a request's header of that name; nothing where it holds none."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(f"//{header.decode('latin-1')}").hostname or ""
+    return ""
+
+
+async def _refuse(status: int, message: str, *request: Any) -> None:
+    from starlette.responses import JSONResponse
+
+    error = {"message": message, "type": "invalid_request_error", "code": status}
+    await JSONResponse({"error": error}, status_code=status)(*request)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+DRAIN_SECONDS = 24 * 3600  # a replica that is no longer needed may have most of a checkpoint's answers before it
+
 
 def available() -> bool:
     """Whether vLLM is installed here."""
@@ -26,7 +28,9 @@ class Serving(BaseModel):
     max_model_len: int | None = Field(default=None, gt=0)  # prompt and response; what the model allows by default
     max_num_seqs: int = Field(default=64, gt=0)
     cpus: float = Field(default=1, gt=0)  # of a replica
-    gpus: float = Field(default=0, ge=0)  # a share of one, or several whole ones
+    gpus: float | None = Field(
+        default=None, ge=0
+    )  # a share of one, or several whole ones; one by default, where any is
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, gt=0)
     batch_invariant: bool = False  # on GPU: an answer does not depend on what else is asked
@@ -34,7 +38,7 @@ class Serving(BaseModel):
 
     @model_validator(mode="after")
     def check(self) -> "Serving":
-        if self.gpus > 1 and self.gpus != int(self.gpus):
+        if self.gpus and self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus: {self.gpus} is neither a share of one GPU nor several whole ones")
         return self
 
@@ -43,6 +47,17 @@ class Serving(BaseModel):
         """What clients call the model."""
         return self.name or self.model.resolve().name
 
+    @property
+    def gpus_here(self) -> float:
+        """`gpus`, or what its default is on this cluster (before there is one: on this machine)."""
+        if self.gpus is not None:
+            return self.gpus
+        import ray
+        import torch
+
+        found = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.is_available()
+        return 1.0 if found else 0.0
+
 
 def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
     """As `ray.serve.llm` wants it. ``whole_checkpoints``: a request is all of a checkpoint's prompts."""
@@ -50,20 +65,21 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
 
     from raydaa.generation.replica import Replica
 
+    gpus = serving.gpus_here
     engine: dict[str, Any] = {
         "dtype": serving.dtype,
         "max_num_seqs": serving.max_num_seqs,
-        "enforce_eager": not serving.gpus,
+        "enforce_eager": not gpus,
         "generation_config": "vllm",  # sampling is ours; a checkpoint's own defaults must not mix in
     }
     if serving.max_model_len is not None:
         engine["max_model_len"] = serving.max_model_len
-    if serving.gpus > 1:
-        engine["tensor_parallel_size"] = int(serving.gpus)
+    if gpus > 1:
+        engine["tensor_parallel_size"] = int(gpus)
     environment = {"HF_HUB_OFFLINE": "1"}
     if serving.batch_invariant:
         environment["VLLM_BATCH_INVARIANT"] = "1"
-    if not serving.gpus:
+    if not gpus:
         # On CPU a request with a seed kills the engine when its prompt is prefilled in two pieces.
         engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, serving.max_model_len or 0)}
         # The engine core in the replica's own process: loads faster.
@@ -73,28 +89,31 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
         "health_check_timeout_s": 600,
         "graceful_shutdown_timeout_s": 600,  # answers on their way are not cut off
     }
-    if whole_checkpoints:  # a replica that went for want of requests would take a checkpoint's answers with it
-        deployment |= {"num_replicas": serving.max_replicas, "max_ongoing_requests": 1}
+    scaling = {"min_replicas": serving.min_replicas, "max_replicas": serving.max_replicas}
+    if whole_checkpoints:
+        # As many as find room, now or when a node joins or a trial ends, and not one before that: the first tells
+        # whether the model can be served at all.
+        scaling |= {"initial_replicas": 1, "upscale_delay_s": 1, "target_ongoing_requests": 1}
+        deployment |= {"max_ongoing_requests": 1, "graceful_shutdown_timeout_s": DRAIN_SECONDS}
     else:
-        replicas = {"min_replicas": serving.min_replicas, "max_replicas": serving.max_replicas}
-        deployment["autoscaling_config"] = {**replicas, "target_ongoing_requests": serving.max_num_seqs}
+        scaling["target_ongoing_requests"] = serving.max_num_seqs
+    deployment["autoscaling_config"] = scaling
     return LLMConfig(
         model_loading_config={"model_id": serving.title, "model_source": str(serving.model.absolute())},
         server_cls=Replica,
-        accelerator_config={"kind": "gpu" if serving.gpus else "cpu"},
-        placement_group_config={"bundles": _bundles(serving)},
+        accelerator_config={"kind": "gpu" if gpus else "cpu"},
+        placement_group_config={"bundles": _bundles(serving.cpus, gpus)},
         deployment_config=deployment,
         engine_kwargs=engine,
         runtime_env={"env_vars": environment},
     )
 
 
-def _bundles(serving: Serving) -> list[dict[str, float]]:
+def _bundles(cpus: float, gpus: float) -> list[dict[str, float]]:
     """What a replica takes of the cluster; several GPUs are as many workers of one."""
-    if not serving.gpus:
-        return [{"CPU": serving.cpus}]
-    share = min(1.0, serving.gpus)
-    return [{"CPU": serving.cpus, "GPU": share}] + [{"GPU": 1.0}] * (int(serving.gpus) - 1)
+    if not gpus:
+        return [{"CPU": cpus}]
+    return [{"CPU": cpus, "GPU": min(1.0, gpus)}] + [{"GPU": 1.0}] * (int(gpus) - 1)
 
 
 def http_options() -> Any:

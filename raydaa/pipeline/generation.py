@@ -104,7 +104,6 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
     rows = read(context.prepared.table("prompts")).to_pylist()
     longest = max(len(row["prompt_tokens"]) for row in rows)
     on_gpu = workers.gpus > 0
-    replicas = max(1, int(context.resources.gpus // workers.gpus)) if on_gpu else 1
     serving = Serving(
         model=jobs[0].model.folder,
         name="policy",
@@ -114,7 +113,8 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
         cpus=workers.cpus,
         gpus=workers.gpus,
         batch_invariant=settings.generation.batch_invariant and on_gpu,
-        max_replicas=min(replicas, len(jobs)),
+        min_replicas=0,
+        max_replicas=len(jobs) if on_gpu else 1,  # on CPUs a second start costs more than it brings
     )
     eos = tokenizer.eos_token_id
     with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 import raydaa
 from raydaa.data.packing import ResponseTable
@@ -64,6 +66,20 @@ def test_streams_what_it_would_answer(client: Any) -> None:
     parts = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**options, stream=True)]
     assert "".join(parts) == whole
     assert len(parts) > 2
+
+
+def test_scores_given_texts_as_evaluation_harnesses_ask(client: Any, pocket_model: Path) -> None:
+    """Several prompts of token ids, echoed with their log-probabilities, and next to nothing generated."""
+    prompts = [[1, 10, 11, 12, 7], [1, 20, 21, 7, 30, 31]]
+    answer = client.completions.create(
+        model="pocket", prompt=prompts, echo=True, logprobs=1, max_tokens=1, temperature=0
+    )
+    policy = Policy(load_model(pocket_model))
+    for prompt, choice in zip(prompts, answer.choices, strict=True):
+        told = choice.logprobs.token_logprobs
+        assert told[0] is None
+        expected = score(policy, ResponseTable([prompt[:1]], [prompt[1:]]), np.arange(1), budget=64)[0, 0]
+        assert sum(told[1 : len(prompt)]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_chat_prompt_has_the_ids_that_were_trained_on(client: Any, pocket_model: Path) -> None:
@@ -140,6 +156,26 @@ def test_sixty_four_ragged_requests_at_once(client: Any) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
         assert list(pool.map(ask, range(64))) == [10 + number % 50 for number in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost:8000", 200),
+        ("[::1]:8000", 200),
+        ("127.0.0.1", 200),
+        ("anybodys.example:8000", 403),
+        ("127.0.0.1.anybodys.example", 403),
+        ("192.0.2.7:8000", 403),
+        ("[::1", 403),
+        ("", 403),
+    ],
+)
+def test_without_a_key_requests_must_be_meant_for_this_machine(host: str, status: int) -> None:
+    """A page that a browser here shows must not reach the endpoint by a name of its own."""
+    guarded = TestClient(server.Guard(PlainTextResponse("answer"), digest=None))
+    assert guarded.get("/", headers={"Host": host}).status_code == status
 
 
 def test_others_are_not_served_without_a_key(pocket_model: Path) -> None:

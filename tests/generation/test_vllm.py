@@ -1,5 +1,6 @@
 """vLLM behind Ray Serve: the same as transformers, also after its weights were swapped."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -49,10 +50,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) ->
 
 
 @pytest.fixture(scope="module")
-def pool(own_ray: None, checkpoints: list[Path]) -> Iterator[Pool]:
-    serving = Serving(model=checkpoints[0], name="policy", dtype="float32", max_model_len=200, max_num_seqs=16)
-    with served(serving, "raydaa-test") as made:
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def pool(own_ray: None, stack: contextlib.ExitStack, checkpoints: list[Path]) -> Pool:
+    options = {"dtype": "float32", "max_model_len": 200, "max_num_seqs": 16, "min_replicas": 0}
+    return stack.enter_context(served(Serving(model=checkpoints[0], name="policy", **options), "raydaa-test"))
 
 
 def ask(pool: Pool, checkpoint: Path, sampling: Sampling, order: list[int] | None = None) -> list[Response]:
@@ -146,3 +152,18 @@ def test_five_hundred_prompts_outlive_their_replica_and_the_controller(pool: Poo
 def test_other_weights_are_refused(pool: Pool, checkpoints: list[Path]) -> None:
     with pytest.raises(RuntimeError, match=r"answered with weights \w+, not what was asked for, 4 times in a row"):
         pool.ask(checkpoints[0], "what was asked for", PROMPTS, NAMES, GREEDY, 2)()
+
+
+def test_whoever_leaves_does_not_wait_for_answers(
+    pool: Pool, stack: contextlib.ExitStack, checkpoints: list[Path]
+) -> None:
+    """The last test: it ends the pool, as Ctrl-C would in the middle of a checkpoint."""
+    prompts = [[1, 5 + i % 50, 7] for i in range(20_000)]
+    names, sampling = [f"{i:012x}" for i in range(len(prompts))], Sampling(1.0, 0, 1.0, 190, seed=1)
+    answer = pool.ask(checkpoints[1], model_hash(checkpoints[1]), prompts, names, sampling, 2)
+    time.sleep(2)
+    begun = time.monotonic()
+    stack.close()
+    assert time.monotonic() - begun < 60
+    with pytest.raises(Exception, match="cancelled"):
+        answer()
