@@ -41,13 +41,14 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
     """Run the jobs whose responses are not there yet."""
     jobs = list(jobs)
     missing = [job for job in jobs if not intact(job.folder)]
-    engine, begun = engine_of(context.settings), time.monotonic()
+    engine = engine_of(context.settings)
     context.progress.start("generate", f"{len(jobs)} models, {engine}")
+    done = "0 models generated"
     if missing:
-        {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
+        begun = {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
+        speed = sum(map(_tokens, missing)) / (time.monotonic() - begun)
+        done = f"{len(missing)} models generated, {speed:,.0f} tokens/s"
     kept = len(jobs) - len(missing)
-    speed = sum(map(_tokens, missing)) / (time.monotonic() - begun)
-    done = f"{len(missing)} models generated, {speed:,.0f} tokens/s" if missing else "0 models generated"
     context.progress.end(f"{done}{f'; {kept} kept from before' if kept else ''}")
 
 
@@ -62,11 +63,13 @@ def repeatable(context: Context) -> bool:
     return context.settings.generation.batch_invariant or not by_vllm_on_gpu
 
 
-def _by_transformers(context: Context, jobs: Sequence[Job]) -> None:
+def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
+    """All jobs; when generating began."""
     base, prompts = context.prepared.base.folder, context.prepared.table("prompts")
     precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
     batch_size, threads = context.settings.generation.batch_size, context.workers.threads
     items = [(job, str(base), str(prompts), batch_size, precision, trust, threads) for job in jobs]
+    begun = time.monotonic()
     map_on_cluster(
         generate_in_process,
         items,
@@ -74,6 +77,7 @@ def _by_transformers(context: Context, jobs: Sequence[Job]) -> None:
         context.workers.gpus,
         lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
     )
+    return begun
 
 
 def generate_in_process(
@@ -96,7 +100,8 @@ def generate_in_process(
     keep(job, rows, responses, tokenizer)
 
 
-def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
+def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
+    """All jobs; when generating began, after the first replica's start."""
     from raydaa.training.model import load_tokenizer
 
     settings, workers = context.settings, context.workers
@@ -118,7 +123,7 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
     )
     eos = tokenizer.eos_token_id
     with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:
-        waiting = []
+        begun, waiting = time.monotonic(), []
         for job in jobs:
             chosen = rows[: job.prompts]
             ids, names = [row["prompt_tokens"] for row in chosen], [row["prompt_id"] for row in chosen]
@@ -126,6 +131,7 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> None:
         for done, (job, chosen, answer) in enumerate(waiting, start=1):
             keep(job, chosen, answer(), tokenizer)
             context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models")
+    return begun
 
 
 def keep(job: Job, rows: Sequence[dict[str, Any]], responses: Sequence[Response], tokenizer: Any) -> None:
