@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.evaluation.comparison import Comparison, compare
 from raydaa.evaluation.pareto import pareto_front
+from raydaa.records import read
 from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
@@ -57,6 +60,7 @@ class TrialRow:
     tokens_per_second: float | None
     seconds: float | None
     start_seconds: float | None
+    verdicts: str | None  # their folder below the study's
     checkpoint: str | None
 
     @property
@@ -147,6 +151,15 @@ class TrialResults:
         found = [self._best(method) for method in self.methods if method in have]
         return sorted(found, key=lambda row: -self.quality(row))
 
+    def comparisons(self) -> list[Comparison]:
+        """The best trials of all methods, best first, each against each on the prompts that both were judged on."""
+        judged = [row for row in self.best_of_each() if row.verdicts is not None]
+        tables = [read(self.folder / str(row.verdicts) / "verdicts.parquet") for row in judged]
+        found = [dict(zip(t["prompt_id"].to_pylist(), t["outcome"].to_pylist(), strict=True)) for t in tables]
+        prompts = list(dict.fromkeys(name for outcomes in found for name in outcomes))
+        outcomes = np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
+        return compare([row.method for row in judged], outcomes) if judged else []
+
     def pareto_front(self) -> list[TrialRow]:
         """Finished trials that no other beats in quality and KL at once, nearest to the start first."""
         known = [row for row in self.rows if row.state == "finished" and row.kl is not None]
@@ -207,7 +220,7 @@ class TrialResults:
 
 def _figures(row: TrialRow) -> dict[str, Any]:
     """What a model's card says: everything but what differs from run to run."""
-    return {name: value for name, value in vars(row).items() if name not in (*TIME_COLUMNS, "checkpoint")}
+    return {name: value for name, value in vars(row).items() if name not in (*TIME_COLUMNS, "checkpoint", "verdicts")}
 
 
 def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
@@ -256,5 +269,6 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
         seconds=metrics[-1]["seconds"] if metrics else None,
         start_seconds=start.get("seconds"),
+        verdicts=evaluation.get("verdicts"),
         checkpoint=str(place / MODEL) if finished and REMOVED not in record else None,
     )

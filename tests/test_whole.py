@@ -78,7 +78,12 @@ def test_results_in_python(undisturbed: tuple[Path, str], tmp_path: Path) -> Non
     front = results.pareto_front()
     assert front
     assert max(results, key=results.quality).win_rate == max(row.win_rate or 0 for row in front)
+    (compared,) = results.comparisons()
+    assert compared.prompts == 40
+    first, second = results.best(compared.one).win_rate, results.best(compared.other).win_rate
+    assert compared.difference == pytest.approx((first or 0) - (second or 0))
     assert results.report(tmp_path / "again").exists()
+    assert "## Methods against each other" in (tmp_path / "again" / "tables.md").read_text()
     with pytest.raises(ValueError, match="no trial of 'ipo' finished; the study has dpo, orpo"):
         results.best("ipo")
 

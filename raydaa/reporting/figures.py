@@ -44,6 +44,8 @@ def _logarithmic(axes: Any) -> None:
     """A loss in logarithms: trials gone wrong are worse by far."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    low, high = sorted(axes.get_ylim())
+    axes.yaxis.set_minor_formatter("{x:.3g}" if high < 5 * low else "")  # a short axis may have no power of ten
 
 
 def pareto(results: TrialResults) -> Figure:

@@ -1,10 +1,12 @@
 """The report: one self-contained page, and the same as figures, Markdown and Parquet."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from raydaa.artifacts import read_json, renew_files
+from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
 from raydaa.reporting.figures import draw, save
 from raydaa.reporting.page import data_url, markdown_table, render
@@ -22,14 +24,18 @@ def write_report(results: TrialResults, folder: Path) -> Path:
 
     def fill(temporary: Path) -> None:
         figures = draw(results, temporary)
+        comparisons = results.comparisons()
         searches = save(search_figures.drawers(results.folder), temporary)
         pq.write_table(results.table, temporary / "trials.parquet")
-        (temporary / "tables.md").write_text(_markdown(results), encoding="utf-8")
+        (temporary / "tables.md").write_text(_markdown(results, comparisons), encoding="utf-8")
         values = {
             "name": results.folder.name,
             "summary": results.summary(),
             "best_header": BEST_HEADER,
             "best": best_table(results),
+            "comparison": _verdict(results, comparisons),
+            "pairs_header": PAIRS_HEADER,
+            "pairs": pairs_table(comparisons),
             "trials_header": TRIALS_HEADER,
             "trials": trials_table(results),
             "lost": [row for row in results if row.state != "finished"],
@@ -87,6 +93,7 @@ BEST_HEADER = (
     "tokens/s",
     "method's cost (s)",
 )
+PAIRS_HEADER = ("method", "against", "difference (points)", "p", "different", "prompts", "prompts to tell them apart")
 TRIALS_HEADER = ("trial", "state", "steps", "loss", *BEST_HEADER[5:12], "seconds", "start (s)")
 
 
@@ -104,6 +111,26 @@ def best_table(results: TrialResults) -> list[list[str]]:
         rest = ["0", "–", "–", "–", _number(model.get("mean_length"), 1), "–", "–"]
         table.append([f"({name})", "–", "–", "–", "judged beside the trials", figures, *rest])
     return table
+
+
+def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """The methods' best trials against each other."""
+    return [
+        [
+            each.one,
+            each.other,
+            _with_interval(each.difference, each.low, each.high),
+            f"{each.p:.2g}",
+            "yes" if each.different else "no",
+            str(each.prompts),
+            "–" if each.prompts_needed is None else f"{each.prompts_needed:,}",
+        ]
+        for each in comparisons
+    ]
+
+
+def _verdict(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
+    return verdict([row.method for row in results.best_of_each()], comparisons) if comparisons else ""
 
 
 def trials_table(results: TrialResults) -> list[list[str]]:
@@ -134,8 +161,11 @@ def _figures(row: TrialRow) -> list[str]:
     ]
 
 
-def _markdown(results: TrialResults) -> str:
+def _markdown(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
     parts = [f"# {results.folder.name}\n\n{results.summary()}\n", "## Best trial of each method\n"]
     parts.append(markdown_table(BEST_HEADER, best_table(results)))
+    if comparisons:
+        parts += [f"\n## Methods against each other\n\n{_verdict(results, comparisons)}\n"]
+        parts.append(markdown_table(PAIRS_HEADER, pairs_table(comparisons)))
     parts += ["\n## All trials\n", markdown_table(TRIALS_HEADER, trials_table(results))]
     return "\n".join(parts) + "\n"
