@@ -38,7 +38,16 @@ GENERATIONS = pa.schema(
 )
 SCORES = pa.schema([("prompt_id", pa.string()), ("logp", pa.float64())])
 VERDICTS = pa.schema(
-    [("prompt_id", pa.string()), ("outcome", pa.float64()), ("score", pa.float64()), ("baseline_score", pa.float64())]
+    [
+        ("prompt_id", pa.string()),
+        ("outcome", pa.float64()),  # of the model against the baseline, in [0, 1]; null where nothing could be read
+        ("score", pa.float64()),  # both rewards, where the judge is a function
+        ("baseline_score", pa.float64()),
+        ("first", pa.float64()),  # the outcome with the model's response first, and second, where a model judged
+        ("second", pa.float64()),
+        ("first_comment", pa.string()),
+        ("second_comment", pa.string()),
+    ]
 )
 
 

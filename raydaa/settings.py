@@ -114,8 +114,22 @@ class GenerationSettings(Settings):
 class JudgeSettings(Settings):
     kind: Literal["rule", "none", "openai", "served", "reward_model"] = "none"
     model: str | None = None
-    api_key_env: str | None = None
+    base_url: str | None = None  # of an endpoint that speaks OpenAI's protocol; None: OpenAI's own
+    api_key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; None: no key is asked
+    prompt: Literal["alpaca_eval", "arena_hard", "tldr"] = "alpaca_eval"
+    orders: Literal[1, 2] = 2  # 1: one order, drawn by a hash
+    concurrency: PositiveInt = 8
+    timeout_seconds: PositiveFloat = 120.0
+    patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
+    max_requests: PositiveInt | None = None  # of one run
+    max_tokens: PositiveInt | None = None
     function: str = "pocket"
+
+    @model_validator(mode="after")
+    def check(self) -> "JudgeSettings":
+        if self.kind == "openai" and not self.model:
+            raise wrong("name the judge, as its endpoint calls it", "model")
+        return self
 
 
 class EvaluationSettings(Settings):
@@ -188,9 +202,10 @@ class StudySettings(Settings):
             raise wrong(NO_GRID, FRACTION)
         self._check_engine()
         self._check_sft()
-        if self.evaluation.judge.kind not in ("none", "rule"):
+        if self.evaluation.judge.kind in ("served", "reward_model"):
             raise wrong(
-                f"{self.evaluation.judge.kind!r} is not available yet; use rule or none", "evaluation.judge.kind"
+                f"{self.evaluation.judge.kind!r} is not available yet; use openai, rule or none",
+                "evaluation.judge.kind",
             )
         from_pairs = self.data.prompts.source == "preferences.validation"
         if self.evaluation.judge.kind != "none" and self.evaluation.baseline == "chosen" and not from_pairs:

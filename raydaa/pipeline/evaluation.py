@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from raydaa.artifacts import intact, key_of, make_folder, model_hash, read_json, write_json
-from raydaa.data.pocket import gold_reward
-from raydaa.evaluation.judges import judge_by_rule
+from raydaa.artifacts import intact, key_of, model_hash, read_json, write_json
 from raydaa.evaluation.kl import kl_divergence
+from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
+from raydaa.pipeline.judging import judge
 from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
 from raydaa.pipeline.training import Trial
-from raydaa.records import VERDICTS, read, write
+from raydaa.records import read
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 
@@ -41,13 +42,13 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     judged, for_kl = _jobs(context, contestants)
     generate(context, {job.folder: job for job in [*judged.values(), *for_kl.values()]}.values())
     scores = score(context, {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None})
-    verdicts = judge(context, contestants, judged) if settings.judge.kind == "rule" else {}
+    verdicts = {} if settings.judge.kind == "none" else judge(context, {c.name: judged[c.name] for c in contestants})
     rows = {c.name: _measure(context, c, judged, for_kl, scores, verdicts) for c in contestants}
     keys = {trial.key for trial in trials}
     parts = {
         "trials": {name: row for name, row in rows.items() if name in keys},
         "models": {name: row for name, row in rows.items() if name not in keys},
-        "notes": _notes(context, [for_kl[contestant.name] for contestant in contestants]),
+        "notes": [*_notes(context, [for_kl[c.name] for c in contestants]), *_notes_on_judge(list(verdicts.values()))],
     }
     write_json(context.folder / "evaluation.json", parts)
 
@@ -135,31 +136,24 @@ def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
     return notes
 
 
-def judge(context: Context, contestants: Sequence[Contestant], jobs: dict[str, Job]) -> dict[str, Path]:
-    """Verdicts of every contestant against the baseline."""
-    baseline = context.settings.evaluation.baseline
-    prompts = read(context.prepared.table("prompts")).to_pylist()
-    ids, questions = [row["prompt_id"] for row in prompts], [row["question"] for row in prompts]
-    if baseline == "chosen":
-        against, identity = [row["chosen"] or "" for row in prompts], context.prepared.keys["prompts"]
-    else:
-        folder = jobs[baseline].folder
-        against, identity = read(folder / "responses.parquet")["response"].to_pylist(), folder.name
-    context.progress.start("judge", f"{len(contestants)} models against {baseline}")
-    folders = {}
-    for contestant in contestants:
-        own = jobs[contestant.name].folder
-        folder = context.folder / "verdicts" / key_of(model=own.name, baseline=identity, judge="pocket", version=1)
-        responses = read(own / "responses.parquet")["response"].to_pylist()
-
-        def fill(temporary: Path, responses: list[str] = responses) -> None:
-            verdicts = judge_by_rule(gold_reward, ids, questions, responses, against)
-            write(temporary / "verdicts.parquet", [asdict(v) for v in verdicts], VERDICTS)
-
-        make_folder(folder, fill)
-        folders[contestant.name] = folder
-    context.progress.end(f"{len(contestants) * len(ids)} verdicts")
-    return folders
+def _notes_on_judge(verdicts: Sequence[Path]) -> list[str]:
+    """What the report must say of who judged."""
+    tables = [read(folder / "verdicts.parquet") for folder in verdicts]
+    if not tables:
+        return []
+    every = pa.concat_tables(tables)
+    notes = []
+    if unread := every["outcome"].null_count:
+        notes.append(f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read.")
+    found = reliability(*(every[name].to_numpy().astype(float) for name in ("first", "second")))
+    if found is not None:
+        share = f"{found.first_favoured:.1f} % [{found.low:.1f}, {found.high:.1f}]"
+        bias = "which is a bias" if found.biased else "which shows no bias"
+        notes.append(
+            f"The judge favours the response it sees first {share} of the time, {bias} by position; in both orders it "
+            f"says the same of {found.consistent:.0f} % of the prompts. Both orders are averaged."
+        )
+    return notes
 
 
 def _measure(
@@ -181,8 +175,9 @@ def _measure(
         "cut_share": float(np.mean(responses["cut"].to_pylist())),
     }
     if name in verdicts:
-        outcomes = read(verdicts[name] / "verdicts.parquet")["outcome"].to_numpy()
-        row["win_rate"] = asdict(win_rate(outcomes, settings.bootstrap_draws))
+        outcomes = read(verdicts[name] / "verdicts.parquet")["outcome"].drop_null().to_numpy()
+        if len(outcomes):
+            row["win_rate"] = asdict(win_rate(outcomes, settings.bootstrap_draws))
         row["verdicts"] = str(verdicts[name].relative_to(context.folder))
     if name in scores:
         drawn = read(for_kl[name].folder / "responses.parquet").slice(0, settings.kl_prompts)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydaa.evaluation.judges import judge_by_rule
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.pareto import pareto_front
 from raydaa.evaluation.win_rate import win_rate
+from raydaa.judging.rule import judge_by_rule
 
 
 def test_win_rate_counts_ties_half() -> None:

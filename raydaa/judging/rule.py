@@ -1,4 +1,4 @@
-"""Who says which of two responses is better."""
+"""A judge that is a function of prompt and response."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

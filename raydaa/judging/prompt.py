@@ -1,0 +1,87 @@
+"""What a language model is asked when it judges, and how its answer is read: the files in ``prompts/``."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+from raydaa.evaluation.arena_hard import DEGREES, read_verdict
+
+_FIELD = re.compile(r"\{(prompt|first|second)\}")
+_WINNER = re.compile(r"^Winner:\s*([ABC])\b", re.MULTILINE)
+WINNERS = {"A": 1.0, "B": 0.0, "C": 0.5}
+LABELS = ("m", "M")  # of the first response and the second
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge wrote, and the log-probabilities of the likeliest first tokens where they were asked for."""
+
+    text: str
+    first_token: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How good the first response is against the second, in [0, 1], and what the game weighs."""
+
+    outcome: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """A judge prompt: its version is part of every verdict's key."""
+
+    name: str
+    version: int
+    answer: str
+    system: str
+    user: str
+
+    def messages(self, prompt: str, first: str, second: str) -> list[dict[str, str]]:
+        """The chat that is sent; what stands in braces inside a response stays as it is."""
+        values = {"prompt": prompt, "first": first, "second": second}
+        user = _FIELD.sub(lambda field: values[field[1]], self.user)
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+
+    @property
+    def by_token(self) -> bool:
+        """Whether the answer is one token, read from its log-probabilities."""
+        return self.answer == "token"
+
+    def read(self, answer: Answer) -> Reading | None:
+        """What the judge said; None where it can't be read."""
+        return _READERS[self.answer](answer)
+
+
+@cache
+def judge_prompt(name: str) -> JudgePrompt:
+    """The prompt ``name``; KeyError where there is none."""
+    file = files("raydaa.judging") / "prompts" / f"{name}.yaml"
+    if not file.is_file():
+        raise KeyError(name)
+    return JudgePrompt(name=name, **yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def _token(answer: Answer) -> Reading | None:
+    """e^{l_m} / (e^{l_m} + e^{l_M}); a label that is not among the likeliest tokens counts 0."""
+    shares = [sum(math.exp(logp) for token, logp in answer.first_token if token.strip() == label) for label in LABELS]
+    return Reading(shares[0] / sum(shares)) if sum(shares) > 0 else None
+
+
+def _degrees(answer: Answer) -> Reading | None:
+    verdict = read_verdict(answer.text)
+    return None if verdict is None else Reading(*DEGREES[verdict])
+
+
+def _winner(answer: Answer) -> Reading | None:
+    found = _WINNER.findall(answer.text)
+    return Reading(WINNERS[found[-1]]) if found else None
+
+
+_READERS: dict[str, Callable[[Answer], Reading | None]] = {"token": _token, "degrees": _degrees, "winner": _winner}

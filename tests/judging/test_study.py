@@ -1,0 +1,32 @@
+"""A study whose judge is a language model behind an endpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from raydaa.results import TrialResults
+from tests.command import Command
+from tests.judging.server import Reply, completion, serving
+from tests.studies import done
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("openai", reason="openai is not installed")
+
+
+def test_a_judge_that_sees_only_the_order_is_told_of(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """It is found out, its verdicts cancel out, and no other stage runs again."""
+    folder = command.folder / "judged"
+    shutil.copytree(undisturbed[0], folder)
+    with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
+        judge = {"kind": "openai", "model": "judge", "base_url": server.url, "prompt": "tldr", "api_key_env": None}
+        arguments = ("--output", str(folder), "--set", f"evaluation.judge={json.dumps(judge)}")
+        output = done(command.run("run", str(command.folder / "micro.yaml"), *arguments))
+    assert "] judge     120 verdicts" in output
+    assert 0 < len(server.asked) <= 240  # 3 models, 40 prompts, both orders; what is the same is asked once
+    results = TrialResults.load(folder)
+    assert {row.win_rate for row in results if row.state == "finished"} == {50.0}
+    assert any("favours the response it sees first 100.0 % [100.0, 100.0]" in note for note in results.notes)
+    assert any("which is a bias by position; in both orders it says the same of 0 %" in note for note in results.notes)
+    assert "favours the response" in (folder / "report" / "index.html").read_text()
