@@ -1,5 +1,6 @@
 """What can be known to go wrong later is refused before anything is started."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,8 +18,14 @@ from raydaa.settings_file import InputError, first_line
 
 
 def check_models(settings: StudySettings, base: Path) -> None:
-    """Every model that the study names is there and reads the same tokens; what it asks for is installed."""
+    """Every model that the study names is there and reads the same tokens; what it asks for is installed and set."""
     engine_of(settings)
+    judge = settings.evaluation.judge
+    if judge.kind == "openai":
+        if not _installed("openai"):
+            raise InputError("evaluation.judge: openai is not installed; pip install 'raydaa[judge]'")
+        if judge.api_key_env is not None and not os.environ.get(judge.api_key_env):
+            raise InputError(f"evaluation.judge.api_key_env: {judge.api_key_env} is not set, or empty")
     for name in type(settings.tracking).model_fields:
         if getattr(settings.tracking, name) is not None and not _installed(name):
             raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")

@@ -91,10 +91,10 @@ def _by_model(context: Context, matches: _Matches) -> dict[str, list[dict[str, A
         for name, question, mine, other in zip(
             matches.ids, matches.questions, responses, matches.baseline, strict=True
         ):
-            first, second = Game(question, mine, other), Game(question, other, mine)
-            games += (
-                [first, second] if judge.orders == 2 else [(first, second)[int(key_of(seed=seed, prompt=name), 16) % 2]]
-            )
+            if mine == other:  # a tie that nobody needs to be asked for
+                continue
+            both = [Game(question, mine, other), Game(question, other, mine)]
+            games += both if judge.orders == 2 else [both[int(key_of(seed=seed, prompt=name), 16) % 2]]
     try:
         rulings = asked.rule(games, lambda done, of: progress.update(done, of, f"{done}/{of} comparisons"))
     except JudgeError as error:
@@ -106,11 +106,11 @@ def _by_model(context: Context, matches: _Matches) -> dict[str, list[dict[str, A
 def _verdicts(
     matches: _Matches, responses: Sequence[str], said: dict[tuple[str, str, str], Ruling]
 ) -> list[dict[str, Any]]:
-    """Both orders averaged; one alone where the other was not asked for or can't be read."""
+    """Both orders averaged; one alone where the other was not asked for or can't be read. Equal responses tie."""
     rows = []
     for name, question, mine, other in zip(matches.ids, matches.questions, responses, matches.baseline, strict=True):
         first, second = said.get((mine, other, question)), said.get((other, mine, question))
-        row: dict[str, Any] = {"prompt_id": name, "outcome": None}
+        row: dict[str, Any] = {"prompt_id": name, "outcome": 0.5 if mine == other else None}
         if first is not None:
             row |= {"first": first.outcome, "first_comment": first.text}
         if second is not None:

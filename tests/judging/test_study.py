@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.pipeline import checks
 from raydaa.results import TrialResults
+from raydaa.settings_file import InputError
+from raydaa.study import Study
 from tests.command import Command
 from tests.judging.server import Reply, completion, serving
-from tests.studies import done
+from tests.studies import done, micro
 
-pytestmark = pytest.mark.slow
 pytest.importorskip("openai", reason="openai is not installed")
 
 
+@pytest.mark.slow
 def test_a_judge_that_sees_only_the_order_is_told_of(command: Command, undisturbed: tuple[Path, str]) -> None:
     """It is found out, its verdicts cancel out, and no other stage runs again."""
     folder = command.folder / "judged"
@@ -30,3 +33,15 @@ def test_a_judge_that_sees_only_the_order_is_told_of(command: Command, undisturb
     assert any("favours the response it sees first 100.0 % [100.0, 100.0]" in note for note in results.notes)
     assert any("which is a bias by position; in both orders it says the same of 0 %" in note for note in results.notes)
     assert "favours the response" in (folder / "report" / "index.html").read_text()
+
+
+def test_a_judge_that_could_not_be_asked_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = {"kind": "openai", "model": "judge", "api_key_env": "RAYDAA_NO_SUCH_KEY"}
+    settings = Study.from_tree(micro(evaluation={"judge": judge})).settings
+    with pytest.raises(InputError, match=r"api_key_env: RAYDAA_NO_SUCH_KEY is not set, or empty"):
+        checks.check_models(settings, tmp_path)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"openai is not installed; pip install 'raydaa\[judge\]'"):
+        checks.check_models(settings, tmp_path)
