@@ -153,12 +153,13 @@ class TrialResults:
 
     def comparisons(self) -> list[Comparison]:
         """The best trials of all methods, best first, each against each on the prompts that both were judged on."""
-        judged = [row for row in self.best_of_each() if row.verdicts is not None]
-        tables = [read(self.folder / str(row.verdicts) / "verdicts.parquet") for row in judged]
+        places = {row.method: self.folder / str(row.verdicts) / "verdicts.parquet" for row in self.best_of_each()}
+        judged = {method: place for method, place in places.items() if place.exists()}
+        tables = [read(place) for place in judged.values()]
         found = [dict(zip(t["prompt_id"].to_pylist(), t["outcome"].to_pylist(), strict=True)) for t in tables]
         prompts = list(dict.fromkeys(name for outcomes in found for name in outcomes))
         outcomes = np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
-        return compare([row.method for row in judged], outcomes) if judged else []
+        return compare(list(judged), outcomes) if judged else []
 
     def pareto_front(self) -> list[TrialRow]:
         """Finished trials that no other beats in quality and KL at once, nearest to the start first."""

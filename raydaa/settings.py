@@ -129,6 +129,8 @@ class JudgeSettings(Settings):
     def check(self) -> "JudgeSettings":
         if self.kind == "openai" and not self.model:
             raise wrong("name the judge, as its endpoint calls it", "model")
+        if self.base_url is not None and ("@" in self.base_url or "?" in self.base_url):
+            raise wrong("may hold a secret, and is printed; give the key by api_key_env", "base_url")
         return self
 
 

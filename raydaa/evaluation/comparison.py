@@ -33,22 +33,21 @@ class Comparison:
 
 
 def compare(names: Sequence[str], outcomes: np.ndarray, draws: int = 10_000, seed: int = 0) -> list[Comparison]:
-    """All pairs of models, in the order of ``names``.
+    """All pairs of models that have a prompt in common, in the order of ``names``.
 
     ``outcomes`` (``(models, prompts)``, 1 win, ½ tie, 0 loss against one baseline) has NaN where a model was not judged
-    on a prompt. ValueError where two models have no prompt in common.
+    on a prompt. ValueError where there is not one row for each model.
     """
     outcomes = np.asarray(outcomes, float)
     if outcomes.ndim != 2 or len(outcomes) != len(names):
         raise ValueError("outcomes need one row for each model")
-    pairs = list(combinations(range(len(names)), 2))
+    known = ~np.isnan(outcomes)
+    pairs = [(i, j) for i, j in combinations(range(len(names)), 2) if (known[i] & known[j]).any()]
     if not pairs:
         return []
     size = outcomes.shape[1]
     apart = np.array([outcomes[i] - outcomes[j] for i, j in pairs])
     common = ~np.isnan(apart)
-    if not common.any(axis=1).all():
-        raise ValueError("two models were judged on no prompt in common")
     apart = np.where(common, apart, 0.0)
     counts = bootstrap_counts(size, draws, seed)
     with np.errstate(invalid="ignore"):  # a draw without any common prompt says nothing

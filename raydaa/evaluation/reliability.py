@@ -26,19 +26,24 @@ class Reliability:
         return not self.low <= 50 <= self.high
 
 
-def reliability(first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0) -> Reliability | None:
-    """Of a judge that saw both orders: the model's outcomes where it stood first, and second, ``(prompts,)`` each.
+def reliability(
+    prompts: np.ndarray, first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> Reliability | None:
+    """Of a judge that saw both orders: the outcomes of models where they stood first, and second, ``(games,)`` each.
 
-    NaN where one could not be read; None where no prompt has both.
+    ``prompts`` says to what they answered: games on one prompt are alike, so prompts are resampled. NaN where an answer
+    could not be read; None where no game has both.
     """
     both = ~(np.isnan(first) | np.isnan(second))
-    one, other = np.asarray(first, float)[both], np.asarray(second, float)[both]
-    if not one.size:
+    if not both.any():
         return None
+    one, other = first[both], second[both]
+    names, place = np.unique(prompts[both], return_inverse=True)
     favoured = 100 * (one + 1 - other) / 2  # what stood first won, once as the model and once as the baseline
-    low, high = interval(favoured[bootstrap_indices(one.size, draws, seed)].mean(axis=1))
+    by_prompt = np.bincount(place, favoured) / np.bincount(place)
+    low, high = interval(by_prompt[bootstrap_indices(len(names), draws, seed)].mean(axis=1))
     consistent = 100 * float((np.sign(one - 0.5) == np.sign(other - 0.5)).mean())
-    return Reliability(float(favoured.mean()), low, high, consistent, int(one.size))
+    return Reliability(float(by_prompt.mean()), low, high, consistent, len(names))
 
 
 def kappa(one: np.ndarray, other: np.ndarray) -> float:

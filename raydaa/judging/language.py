@@ -1,6 +1,7 @@
 """A language model as the judge, behind any endpoint that speaks OpenAI's chat protocol."""
 
 import asyncio
+import itertools
 import os
 import random
 import time
@@ -15,6 +16,9 @@ READINGS = 2  # an answer that can't be read is asked for once more
 KEPT_EVERY = 100  # rulings, or after this many seconds: what a crash may cost
 KEPT_SECONDS = 10.0
 PAUSE_SECONDS = 5.0  # between two rounds of the client's own retries
+ROUNDS = 10  # after which a game that alone gets no answer is left out
+LATER = (408, 409, 429)  # statuses that another try may mend
+ABOUT_THE_GAME = (400, 413, 422)  # too long, or filtered: where other games are answered this one is left out
 
 
 class JudgeError(Exception):
@@ -71,9 +75,7 @@ class LanguageJudge:
 
     def key(self, game: Game) -> str:
         """Of the game's ruling."""
-        return ruling_key(
-            game.prompt, game.first, game.second, self.endpoint.model, self.asked.name, self.asked.version
-        )
+        return ruling_key(game.prompt, game.first, game.second, self._where, self.asked.name, self.asked.version)
 
     async def _ask_all(self, missing: dict[str, Game], told: Callable[[int], None]) -> None:
         waiting, fresh = iter(missing.items()), _Fresh(self.cache)
@@ -115,8 +117,9 @@ class LanguageJudge:
             if reading is not None:
                 break
         outcome, weight = (None, 0.0) if reading is None else (reading.outcome, reading.weight)
-        names = (self.endpoint.model, self.asked.name, self.asked.version)
-        return Ruling(key, *names, outcome, weight, answer.text, *spent)
+        names = (self._where, self.asked.name, self.asked.version)
+        text = answer.text.encode("utf-8", "replace").decode()  # half of a surrogate pair could not be stored
+        return Ruling(key, *names, outcome, weight, text, *spent)
 
     async def _answer(self, client: Any, messages: list[dict[str, str]]) -> tuple[Answer, tuple[int, int]]:
         """One answer, however long it takes within the judge's patience."""
@@ -125,7 +128,8 @@ class LanguageJudge:
         options: dict[str, Any] = {"model": self.endpoint.model, "messages": messages, "temperature": 0.0}
         if self.asked.by_token:
             options |= {"logprobs": True, "top_logprobs": 5, "max_tokens": 1}
-        while True:
+        begun = time.monotonic()
+        for attempt in itertools.count(1):
             self._check_budget()
             try:
                 self.requests += 1
@@ -133,14 +137,23 @@ class LanguageJudge:
                 answer, used = _understood(completion)
                 self.tokens += sum(used)
                 self.heard = time.monotonic()
+                if self.asked.by_token and not answer.first_token:
+                    raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
                 return answer, used
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, ValueError) as error:
+            except (openai.APIConnectionError, openai.APIStatusError, ValueError) as error:
+                status = getattr(error, "status_code", None)
+                others_answered = self.heard > begun
+                if status in ABOUT_THE_GAME and (others_answered or self.tokens):
+                    return Answer(f"refused with status {status}"), (0, 0)
+                if status is not None and status < 500 and status not in LATER:
+                    raise JudgeError(f"{self._where} refused with status {status}") from None
+                if attempt >= ROUNDS and others_answered:
+                    return Answer(f"no answer ({_kind(error)})"), (0, 0)
                 silent = time.monotonic() - self.heard
                 if silent > self.endpoint.patience:
                     raise JudgeError(f"{self._where} gave no answer for {silent:.0f} s ({_kind(error)})") from None
-            except openai.APIStatusError as error:
-                raise JudgeError(f"{self._where} refused with status {error.status_code}") from None
             await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))
+        raise AssertionError("unreachable")
 
     def _check_budget(self) -> None:
         for limit, used, name in (

@@ -19,6 +19,7 @@ from raydaa.pipeline.judging import judge
 from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.records import read
+from raydaa.settings import JudgeSettings
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 
@@ -48,7 +49,10 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     parts = {
         "trials": {name: row for name, row in rows.items() if name in keys},
         "models": {name: row for name, row in rows.items() if name not in keys},
-        "notes": [*_notes(context, [for_kl[c.name] for c in contestants]), *_notes_on_judge(list(verdicts.values()))],
+        "notes": [
+            *_notes(context, [for_kl[c.name] for c in contestants]),
+            *_notes_on_judge(settings.judge, list(verdicts.values())),
+        ],
     }
     write_json(context.folder / "evaluation.json", parts)
 
@@ -136,16 +140,18 @@ def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
     return notes
 
 
-def _notes_on_judge(verdicts: Sequence[Path]) -> list[str]:
+def _notes_on_judge(judge: JudgeSettings, verdicts: Sequence[Path]) -> list[str]:
     """What the report must say of who judged."""
     tables = [read(folder / "verdicts.parquet") for folder in verdicts]
     if not tables:
         return []
     every = pa.concat_tables(tables)
     notes = []
+    if judge.kind == "openai" and judge.prompt == "arena_hard":
+        notes.append("Clear verdicts count as slight ones do here; ArenaHard's own score weighs them three times.")
     if unread := every["outcome"].null_count:
         notes.append(f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read.")
-    found = reliability(*(every[name].to_numpy().astype(float) for name in ("first", "second")))
+    found = reliability(*(every[name].to_numpy() for name in ("prompt_id", "first", "second")))
     if found is not None:
         share = f"{found.first_favoured:.1f} % [{found.low:.1f}, {found.high:.1f}]"
         bias = "which is a bias" if found.biased else "which shows no bias"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import key_of, make_folder
+from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.data.pocket import gold_reward
 from raydaa.judging.cache import Ruling, VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge
@@ -37,14 +37,14 @@ def judge(context: Context, jobs: dict[str, Job]) -> dict[str, Path]:
         against, identity = [row["chosen"] or "" for row in prompts], prepared.keys["prompts"]
     else:
         against, identity = responses[settings.baseline], jobs[settings.baseline].folder.name
-    matches = _Matches([row["prompt_id"] for row in prompts], [row["question"] for row in prompts], against, responses)
+    who = _identity(settings.judge)
+    keys = {name: key_of(model=job.folder.name, baseline=identity, judge=who) for name, job in jobs.items()}
+    folders = {name: context.folder / "verdicts" / key for name, key in keys.items()}
+    missing = {name: given for name, given in responses.items() if not intact(folders[name])}
+    matches = _Matches([row["prompt_id"] for row in prompts], [row["question"] for row in prompts], against, missing)
     context.progress.start("judge", f"{len(jobs)} models against {settings.baseline}")
     by = {"rule": _by_rule, "openai": _by_model}[settings.judge.kind]
-    rows, who = by(context, matches), _identity(settings.judge)
-    folders = {}
-    for name, verdicts in rows.items():
-        key = key_of(model=jobs[name].folder.name, baseline=identity, judge=who)
-        folders[name] = context.folder / "verdicts" / key
+    for name, verdicts in by(context, matches).items():
 
         def fill(temporary: Path, verdicts: list[dict[str, Any]] = verdicts) -> None:
             write(temporary / "verdicts.parquet", verdicts, VERDICTS)
@@ -59,7 +59,8 @@ def _identity(judge: JudgeSettings) -> dict[str, Any]:
     if judge.kind == "rule":
         return {"function": judge.function, "version": 1}
     asked = judge_prompt(judge.prompt)
-    return {"model": judge.model, "prompt": asked.name, "version": asked.version, "orders": judge.orders}
+    said = {"prompt": asked.name, "version": asked.version, "orders": judge.orders}
+    return {"model": judge.model, "base_url": judge.base_url, **said}
 
 
 def _by_rule(context: Context, matches: _Matches) -> dict[str, list[dict[str, Any]]]:

@@ -33,7 +33,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "summary": results.summary(),
             "best_header": BEST_HEADER,
             "best": best_table(results),
-            "comparison": _verdict(results, comparisons),
+            "comparison": _verdict(results, comparisons) if comparisons else "",
             "pairs_header": PAIRS_HEADER,
             "pairs": pairs_table(comparisons),
             "trials_header": TRIALS_HEADER,
@@ -130,7 +130,8 @@ def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
 
 
 def _verdict(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
-    return verdict([row.method for row in results.best_of_each()], comparisons) if comparisons else ""
+    compared = {name for each in comparisons for name in (each.one, each.other)}
+    return verdict([row.method for row in results.best_of_each() if row.method in compared], comparisons)
 
 
 def trials_table(results: TrialResults) -> list[list[str]]:

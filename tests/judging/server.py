@@ -47,11 +47,12 @@ class Judge:
     """The running endpoint; ``asked`` are the requests that it heard."""
 
     url: str = ""
+    port: int = 0
     asked: list[Body] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[int, Body], Reply]) -> Iterator[Judge]:
+def serving(answer: Callable[[int, Body], Reply], port: int = 0) -> Iterator[Judge]:
     """``answer`` is called with a request's number and body, one at a time."""
     judge, lock = Judge(), threading.Lock()
 
@@ -77,8 +78,8 @@ def serving(answer: Callable[[int, Body], Reply]) -> Iterator[Judge]:
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    judge.url = f"http://127.0.0.1:{server.server_port}/v1"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    judge.port, judge.url = server.server_port, f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield judge

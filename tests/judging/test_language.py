@@ -125,10 +125,48 @@ def test_a_judge_that_dies_ends_the_stage_and_the_next_run_goes_on(tmp_path: Pat
     with serving(lambda number, body: said(body) if number < 10 else Reply("", drop=True)) as server, silence:
         judge(server.url, tmp_path, concurrency=2, patience=0.5).rule(GAMES)
     assert len(VerdictCache(tmp_path).rulings) == 10
-    with serving(lambda number, body: said(body)) as server:
+    with serving(lambda number, body: said(body), server.port) as server:
         rulings = judge(server.url, tmp_path).rule(GAMES)
         assert len(server.asked) == len(GAMES) - 10
     assert [ruling.outcome for ruling in rulings] == [expected(game) for game in GAMES]
+
+
+def test_one_game_that_is_refused_or_never_answered_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long for the judge, or an answer that fails every time: the others are judged."""
+    monkeypatch.setattr(language, "ROUNDS", 2)
+    bad = {
+        "question 3\n": Reply({"error": {"message": "too long"}}, 400),
+        "question 5\n": Reply({"error": {"message": "oh"}}, 500, {"Retry-After": "0.01"}),
+    }
+
+    def answer(number: int, body: Body) -> Reply:
+        asked = body["messages"][-1]["content"]
+        return next((reply for question, reply in bad.items() if question in asked), said(body))
+
+    with serving(answer) as server:
+        rulings = judge(server.url, tmp_path, concurrency=2).rule(GAMES)
+    assert [i for i, ruling in enumerate(rulings) if ruling.outcome is None] == [3, 5]
+    assert rulings[3].text == "refused with status 400"
+    assert rulings[5].text == "no answer (status 500)"
+    kept = [i for i in range(len(GAMES)) if i not in (3, 5)]
+    assert [rulings[i].outcome for i in kept] == [expected(GAMES[i]) for i in kept]
+
+
+def test_half_a_character_is_no_reason_to_lose_what_was_paid_for(tmp_path: Path) -> None:
+    with serving(lambda number, body: Reply(completion("Winner: A \ud83d"))) as server:
+        assert judge(server.url, tmp_path).rule(GAMES[:2])[0].outcome == 1.0
+    assert len(VerdictCache(tmp_path).rulings) == 2
+
+
+def test_an_endpoint_without_log_probabilities_is_told_at_once(tmp_path: Path) -> None:
+    with (
+        serving(lambda number, body: Reply(completion("m"))) as server,
+        pytest.raises(JudgeError, match="gives no log-probabilities; use prompt arena_hard or tldr"),
+    ):
+        judge(server.url, tmp_path, prompt="alpaca_eval").rule(GAMES)
+    assert VerdictCache(tmp_path).rulings == {}
 
 
 def test_keys_are_told_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,16 +204,28 @@ def test_a_damaged_file_of_the_cache_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_always_says_the_first_is_found_out() -> None:
-    found = reliability(np.ones(50), np.zeros(50))
+    prompts = np.array([f"p{i}" for i in range(300)])
+    found = reliability(prompts[:50], np.ones(50), np.zeros(50))
     assert found is not None
     assert (found.first_favoured, found.consistent, found.biased) == (100.0, 0.0, True)
     draw = np.random.default_rng(0)
     truth = (draw.random(300) < 0.6).astype(float)
-    fair = reliability(truth, np.where(draw.random(300) < 0.1, 1 - truth, truth))
+    fair = reliability(prompts, truth, np.where(draw.random(300) < 0.1, 1 - truth, truth))
     assert fair is not None
     assert not fair.biased
     assert fair.consistent == pytest.approx(90, abs=4)
-    assert reliability(np.full(3, np.nan), np.ones(3)) is None
+    assert reliability(prompts[:3], np.full(3, np.nan), np.ones(3)) is None
+
+
+def test_many_models_on_few_prompts_make_no_bias() -> None:
+    """What is odd about a prompt shows in the games of all models: it counts once."""
+    draw, alarms = np.random.default_rng(5), 0
+    for _ in range(60):
+        odd = np.tile(draw.choice([0.0, 1.0], 50), 20)  # whether the first response to a prompt is favoured
+        found = reliability(np.tile(np.arange(50), 20), odd, 1 - odd, draws=500)
+        assert found is not None
+        alarms += found.biased
+    assert alarms <= 8
 
 
 def test_kappa_of_two_judges() -> None:
