@@ -107,8 +107,12 @@ def counted(local: bool) -> Resources:
 
 
 def blind_nodes(folder: Path) -> list[str]:
-    """Addresses of the cluster's nodes that do not see ``folder`` as this process does."""
+    """Addresses of the cluster's nodes that do not see ``folder`` as this process does.
+
+    A node that goes before it has looked is none of them: on a cluster that scales, nodes come and go at any time.
+    """
     import ray
+    from ray.exceptions import NodeDiedError, TaskUnschedulableError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     mark = folder / f".seen-{uuid.uuid4().hex}"
@@ -117,10 +121,15 @@ def blind_nodes(folder: Path) -> list[str]:
         look = ray.remote(num_cpus=0)(_sees)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        seen = ray.get([look.options(scheduling_strategy=place).remote(mark) for place in there])
+        asked = [look.options(scheduling_strategy=place).remote(mark) for place in there]
+        blind = set()
+        for node, answer in zip(nodes, asked, strict=True):
+            with contextlib.suppress(NodeDiedError, TaskUnschedulableError):
+                if not ray.get(answer):
+                    blind.add(node["NodeManagerAddress"])
     finally:
         mark.unlink()
-    return sorted({node["NodeManagerAddress"] for node, sees in zip(nodes, seen, strict=True) if not sees})
+    return sorted(blind)
 
 
 def _sees(path: Path) -> bool:

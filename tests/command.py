@@ -17,10 +17,11 @@ LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_hand
 
 
 def wait_for(seen: Callable[[], Found], process: subprocess.Popen[str], seconds: float = 200) -> Found:
-    """What ``seen`` finds as soon as it finds anything; AssertionError where ``process`` ends first."""
+    """What ``seen`` finds as soon as it finds anything; AssertionError, with its output, where ``process`` ends first."""
     deadline = time.monotonic() + seconds
     while not (found := seen()):
-        assert process.poll() is None
+        if process.poll() is not None:
+            raise AssertionError(f"ended with {process.returncode}: {process.communicate()[0]}")
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found

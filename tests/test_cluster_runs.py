@@ -40,13 +40,18 @@ class Elsewhere(type(Path())):
 ray.init(log_to_driver=False)
 here = Path({folder!r})
 print("blind:", blind_nodes(here), len(blind_nodes(Elsewhere(here))), sorted(p.name for p in here.glob(".seen*")))
+there = ray.nodes()
+ray.nodes = lambda: [*there, dict(there[0], NodeID="ab" * 28)]  # listed, and gone before it is asked
+print("gone:", blind_nodes(here))
 """
 
 
 def test_nodes_that_do_not_see_a_folder_are_named(cluster: OwnCluster) -> None:
     script = cluster.folder / "look.py"
     script.write_text(LOOK.format(folder=str(cluster.folder)))
-    assert "blind: [] 1 []" in cluster.submit("python", str(script)).stdout
+    output = cluster.submit("python", str(script)).stdout
+    assert "blind: [] 1 []" in output
+    assert "gone: []" in output
 
 
 def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
