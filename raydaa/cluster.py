@@ -23,6 +23,7 @@ class Resources:
 # Drivers of trials and Serve's own actors ask for fractions of a CPU; without a spare logical one a machine whose
 # cores all belong to workers could never start the last worker.
 SPARE_CPUS = 1
+KEPT_CPUS = 0.5  # of the spare one, which Ray wants whole: what is left is too small for a worker
 LOOK_SECONDS = 2.0
 
 
@@ -42,6 +43,7 @@ def connected(address: str | None) -> Iterator[Resources]:
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         cores = len(os.sched_getaffinity(0))
         ray.init(address="local", num_cpus=cores + SPARE_CPUS, include_dashboard=False, log_to_driver=True)
+        ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
     else:
         ray.init(address=address, log_to_driver=True)
     try:

@@ -17,7 +17,7 @@ LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_hand
 
 
 def wait_for(seen: Callable[[], Found], process: subprocess.Popen[str], seconds: float = 200) -> Found:
-    """What ``seen`` finds as soon as it finds anything; AssertionError, with its output, where ``process`` ends first."""
+    """What ``seen`` finds as soon as it finds anything; AssertionError, with the output, where ``process`` ends."""
     deadline = time.monotonic() + seconds
     while not (found := seen()):
         if process.poll() is not None:

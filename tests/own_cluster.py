@@ -1,7 +1,9 @@
 """A Ray cluster of several nodes on this machine: own ports, own folder, own token."""
 
+import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -16,14 +18,15 @@ PROJECT = Path(__file__).parent.parent
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports of the loopback interface that nobody listens on, below those that connections are given."""
+    found: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 12_000):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no port is free")
 
 
 class OwnCluster(Command):

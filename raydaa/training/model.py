@@ -1,7 +1,9 @@
 """Loading a causal language model, and scoring packed batches with it."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,26 @@ class TokenizerError(ValueError):
 
 
 def quiet_transformers() -> None:
-    """No progress bars of single loads: a sweep makes hundreds of them."""
+    """No progress bars of single loads: a sweep makes hundreds of them. Nor what nobody here uses of it."""
+    with _hidden("sklearn"):  # assisted generation imports it where it lies: a second of every process's start
+        import transformers.generation.candidate_generator  # noqa: F401
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """``package`` is not found, unless it was imported before."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
