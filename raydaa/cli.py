@@ -39,6 +39,10 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what a study is doing: from any terminal, while it runs")
     status.add_argument("folder", help="study folder")
     status.set_defaults(action=_status)
+    verdicts = commands.add_parser("verdicts", help="all that judges were paid for, as one Parquet file")
+    verdicts.add_argument("file", help="where to write it")
+    verdicts.add_argument("--cache", metavar="DIR", help="a study's storage.cache (default: the shared one)")
+    verdicts.set_defaults(action=_verdicts)
     methods = commands.add_parser("methods", help="the built-in methods and their formulas")
     methods.set_defaults(action=_methods)
     return root
@@ -159,6 +163,16 @@ def _status(options: argparse.Namespace) -> int:
         print(status(Path(options.folder).absolute()))
     except ValueError as error:
         raise InputError(str(error)) from None
+    return 0
+
+
+def _verdicts(options: argparse.Namespace) -> int:
+    from raydaa.judging.cache import VerdictCache
+    from raydaa.pipeline.context import cache_at
+
+    cache = VerdictCache(cache_at(options.cache) / "verdicts")
+    cache.export(Path(options.file))
+    print(f"{options.file}: {len(cache.rulings)} verdicts")
     return 0
 
 

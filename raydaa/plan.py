@@ -17,9 +17,9 @@ import torch
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.cluster import Resources
+from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable, Sharing
 from raydaa.data.prepare import TooManyRejectsError
-from raydaa.data.sources import DataError
 from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
 from raydaa.pipeline.reference import Reference
 from raydaa.pipeline.training import trial_spec

@@ -20,10 +20,13 @@ EXAMPLES = pa.schema([("example_id", pa.int64()), ("tokens", TOKENS), ("scored",
 PROMPTS = pa.schema(
     [
         ("prompt_id", pa.string()),
-        ("question", pa.string()),  # the last user turn, as the data has it
+        ("row", pa.int64()),  # number in the source, from 1
+        ("question_id", pa.string()),  # what the source calls it; null where it has no name for it
+        ("question", pa.string()),  # as a judge reads it: the user's turn, or the whole conversation before the answer
+        ("messages", pa.string()),  # the conversation as JSON
         ("prompt", pa.string()),  # as the model reads it, template applied
         ("prompt_tokens", TOKENS),
-        ("chosen", pa.string()),  # the data's preferred response; null where there is none
+        ("chosen", pa.string()),  # the response that stands beside it; null where there is none
     ]
 )
 REFERENCE = pa.schema([("pair_id", pa.int64()), ("chosen_logp", pa.float64()), ("rejected_logp", pa.float64())])
@@ -36,6 +39,7 @@ GENERATIONS = pa.schema(
         ("cut", pa.bool_()),  # stopped by max_new_tokens, not by end-of-sequence
     ]
 )
+REWARDS = pa.schema([("reward", pa.float64())])
 SCORES = pa.schema([("prompt_id", pa.string()), ("logp", pa.float64())])
 VERDICTS = pa.schema(
     [
@@ -45,6 +49,8 @@ VERDICTS = pa.schema(
         ("baseline_score", pa.float64()),
         ("first", pa.float64()),  # the outcome with the model's response first, and second, where a model judged
         ("second", pa.float64()),
+        ("first_weight", pa.float64()),  # what these games weigh in ArenaHard's score
+        ("second_weight", pa.float64()),
         ("first_comment", pa.string()),
         ("second_comment", pa.string()),
     ]

@@ -16,6 +16,7 @@ from raydaa.evaluation.pareto import pareto_front
 from raydaa.records import read
 from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
+GROUPS = ("parameters", "training", "benchmarks")  # one JSON column each in the table
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
 
@@ -55,11 +56,17 @@ class TrialRow:
     kl_low: float | None
     kl_high: float | None
     kl_per_token: float | None
-    mean_length: float | None
+    lc_win_rate: float | None  # length-controlled, with its bootstrap error over prompts
+    lc_error: float | None
+    mean_length: float | None  # tokens
+    mean_characters: float | None
+    distinct_1: float | None  # of the words and pairs of words in its responses, how many are different ones
+    distinct_2: float | None
     cut_share: float | None
     tokens_per_second: float | None
     seconds: float | None
     start_seconds: float | None
+    benchmarks: dict[str, dict[str, Any]]  # figures by benchmark; those above are the first one's
     verdicts: str | None  # their folder below the study's
     checkpoint: str | None
 
@@ -71,12 +78,22 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A benchmark that models were judged on; ``label`` says by whom, wherever its scores stand."""
+
+    name: str
+    label: str
+    baseline: str
+
+
+@dataclass(frozen=True)
 class TrialResults:
     """All trials of a study folder."""
 
     folder: Path
     rows: list[TrialRow]
-    models: dict[str, dict[str, Any]]  # figures of the models judged beside the trials
+    models: dict[str, dict[str, dict[str, Any]]]  # of the models judged beside the trials: figures by benchmark
+    benchmarks: tuple[Judged, ...] = ()  # trials are ranked by the first
     notes: tuple[str, ...] = ()  # on how the figures were made
 
     @staticmethod
@@ -88,8 +105,11 @@ class TrialResults:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
         evaluation = read_json(folder / "evaluation.json") or {}
         measured = evaluation.get("trials", {})
-        rows = [_row(folder, trial, measured.get(trial["key"], {})) for trial in trials]
-        return TrialResults(folder, rows, evaluation.get("models", {}), tuple(evaluation.get("notes", ())))
+        judged = tuple(Judged(**each) for each in evaluation.get("benchmarks", ()))
+        first = judged[0].name if judged else ""
+        rows = [_row(folder, trial, measured.get(trial["key"], {}), first) for trial in trials]
+        models = {name: row["benchmarks"] for name, row in evaluation.get("models", {}).items()}
+        return TrialResults(folder, rows, models, judged, tuple(evaluation.get("notes", ())))
 
     def __iter__(self) -> Iterator[TrialRow]:
         return iter(self.rows)
@@ -102,14 +122,19 @@ class TrialResults:
         """The rows as an Arrow table; groups of settings as one JSON column each and β as its own."""
 
         def columns(row: TrialRow) -> dict[str, Any]:
-            groups = {name: json.dumps(getattr(row, name), sort_keys=True) for name in ("parameters", "training")}
-            return {**vars(row), **groups, "beta": row.beta}
+            groups = {name: json.dumps(getattr(row, name), sort_keys=True) for name in GROUPS}
+            return {**vars(row), **groups, "beta": row.beta, "judged_by": self.judged_by}
 
         return pa.Table.from_pylist([columns(row) for row in self.rows])
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame (pandas is not a dependency: install it)."""
         return self.table.to_pandas()
+
+    @property
+    def judged_by(self) -> str | None:
+        """What the win rates are of: benchmark, judge and prompt; None where nobody judged."""
+        return self.benchmarks[0].label if self.judged else None
 
     @property
     def judged(self) -> bool:
@@ -180,7 +205,8 @@ class TrialResults:
         settings = ", ".join(f"{k} {v:g}" for k, v in best.parameters.items() if k != "length_normalized")
         how = f"{best.title} ({settings}, learning rate {best.learning_rate:g})"
         if best.win_rate is not None:
-            figures = f"win rate {best.win_rate:.1f} % [{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
+            interval = f"[{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
+            figures = f"win rate {best.win_rate:.1f} % {interval} on {self.judged_by}"
         else:
             figures = f"held-out preference loss {best.preference_loss or 0:.3f}"
         distance = f" at KL {best.kl:.2f} nats" if best.kl is not None else ""
@@ -221,16 +247,20 @@ class TrialResults:
 
 def _figures(row: TrialRow) -> dict[str, Any]:
     """What a model's card says: everything but what differs from run to run."""
-    return {name: value for name, value in vars(row).items() if name not in (*TIME_COLUMNS, "checkpoint", "verdicts")}
+    left_out = (*TIME_COLUMNS, "checkpoint", "verdicts", "benchmarks")
+    return {name: value for name, value in vars(row).items() if name not in left_out}
 
 
-def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> TrialRow:
+def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], benchmark: str) -> TrialRow:
     place = folder / "trials" / trial["key"]
     record = read_json(place / RECORD) or {}
     start = read_json(place / "start.json") or {}
     metrics = read_metrics(place)
     validated: dict[str, Any] = next((m for m in reversed(metrics) if LOSS in m), {})
-    rate, kl, point = evaluation.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
+    benchmarks = evaluation.get("benchmarks", {})
+    figures = benchmarks.get(benchmark, {})
+    rate, kl, point = figures.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
+    controlled = figures.get("length_controlled", {})
     speeds = sorted(m["tokens_per_second"] for m in metrics)
     finished = trial["state"] == "finished"
     return TrialRow(
@@ -265,11 +295,17 @@ def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any]) -> Tri
         kl_low=kl.get("low"),
         kl_high=kl.get("high"),
         kl_per_token=kl.get("per_token"),
-        mean_length=evaluation.get("mean_length"),
-        cut_share=evaluation.get("cut_share"),
+        lc_win_rate=controlled.get("value"),
+        lc_error=controlled.get("standard_error"),
+        mean_length=figures.get("mean_length"),
+        mean_characters=figures.get("mean_characters"),
+        distinct_1=figures.get("distinct_1"),
+        distinct_2=figures.get("distinct_2"),
+        cut_share=figures.get("cut_share"),
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
         seconds=metrics[-1]["seconds"] if metrics else None,
         start_seconds=start.get("seconds"),
-        verdicts=evaluation.get("verdicts"),
+        benchmarks=benchmarks,
+        verdicts=figures.get("verdicts"),
         checkpoint=str(place / MODEL) if finished and REMOVED not in record else None,
     )

@@ -4,10 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from raydaa.evaluation_settings import (
+    CHOSEN,
+    HELD_OUT,
+    EvaluationSettings,
+    GenerationSettings,
+    PromptSource,
+    is_model,
+)
 from raydaa.search_settings import (
     FRACTION,
     NO_GRID,
-    Names,
     Natural,
     NonNegative,
     PositiveFloat,
@@ -65,13 +72,6 @@ class PreferenceSource(Settings):
     columns: dict[str, str] = Field(default_factory=dict)
 
 
-class PromptSource(Settings):
-    source: str = "preferences.validation"
-    split: str = "train"
-    num: PositiveInt = 500
-    columns: dict[str, str] = Field(default_factory=dict)
-
-
 class DataSettings(Settings):
     sft: Mixture = ()
     preferences: PreferenceSource
@@ -98,53 +98,6 @@ class ScalingSettings(Settings):
     cpu_offload: bool = False  # of DeepSpeed's optimizer states, and with ZeRO 3 of weights
     concurrent_trials: Literal["auto"] | PositiveInt = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 2
-
-
-class GenerationSettings(Settings):
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    temperature: NonNegative = 0.9
-    top_k: Annotated[int, Field(ge=0)] = 40
-    top_p: Share = 1.0
-    max_new_tokens: PositiveInt = 256
-    batch_size: PositiveInt = 64
-    seed: Natural = 0
-    batch_invariant: bool = False  # on GPU: tokens that do not depend on what else is generated, at some speed
-
-
-class JudgeSettings(Settings):
-    kind: Literal["rule", "none", "openai", "served", "reward_model"] = "none"
-    model: str | None = None
-    base_url: str | None = None  # of an endpoint that speaks OpenAI's protocol; None: OpenAI's own
-    api_key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; None: no key is asked
-    prompt: Literal["alpaca_eval", "arena_hard", "tldr"] = "alpaca_eval"
-    orders: Literal[1, 2] = 2  # 1: one order, drawn by a hash
-    concurrency: PositiveInt = 8
-    timeout_seconds: PositiveFloat = 120.0
-    patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
-    max_requests: PositiveInt | None = None  # of one run
-    max_tokens: PositiveInt | None = None
-    function: str = "pocket"
-
-    @model_validator(mode="after")
-    def check(self) -> "JudgeSettings":
-        if self.kind == "openai" and not self.model:
-            raise wrong("name the judge, as its endpoint calls it", "model")
-        if self.base_url is not None and ("@" in self.base_url or "?" in self.base_url):
-            raise wrong("may hold a secret, and is printed; give the key by api_key_env", "base_url")
-        return self
-
-
-class EvaluationSettings(Settings):
-    benchmarks: Names = ("validation",)
-    models: Names = ("sft",)
-    baseline: str = "sft"
-    judge: Annotated[JudgeSettings, BeforeValidator(lambda v: {"kind": v} if isinstance(v, str) else v)] = (
-        JudgeSettings()
-    )
-    judge_trials: Literal["finished", "best_lr_per_beta", "best_per_method"] = "finished"
-    kl_prompts: PositiveInt = 500
-    kl_sampling: Literal["study", "exact"] = "study"
-    bootstrap_draws: PositiveInt = 10_000
 
 
 class StorageSettings(Settings):
@@ -204,23 +157,7 @@ class StudySettings(Settings):
             raise wrong(NO_GRID, FRACTION)
         self._check_engine()
         self._check_sft()
-        if self.evaluation.judge.kind in ("served", "reward_model"):
-            raise wrong(
-                f"{self.evaluation.judge.kind!r} is not available yet; use openai, rule or none",
-                "evaluation.judge.kind",
-            )
-        from_pairs = self.data.prompts.source == "preferences.validation"
-        if self.evaluation.judge.kind != "none" and self.evaluation.baseline == "chosen" and not from_pairs:
-            raise wrong(
-                "'chosen' needs prompts with a preferred response; use data.prompts.source preferences.validation",
-                "evaluation.baseline",
-            )
-        if self.evaluation.judge.kind == "rule" and self.data.preferences.source != "pocket":
-            raise wrong("the rule judge knows the pocket world only; use none", "evaluation.judge.kind")
-        if self.evaluation.benchmarks != ("validation",):
-            raise wrong(
-                f"{list(self.evaluation.benchmarks)!r} is not available yet; use [validation]", "evaluation.benchmarks"
-            )
+        self._check_judges()
         return self
 
     def _check_engine(self) -> None:
@@ -230,6 +167,19 @@ class StudySettings(Settings):
             raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
         if self.scaling.cpu_offload and self.scaling.engine == "torch":
             raise wrong("is DeepSpeed's; use engine deepspeed or auto", "scaling.cpu_offload")
+
+    def _check_judges(self) -> None:
+        evaluation = self.evaluation
+        for place, judge in evaluation.judges:
+            if judge.kind == "rule" and judge.function == "pocket" and self.data.preferences.source != "pocket":
+                raise wrong("the pocket rule knows the pocket world only; use none, or a function of your own", place)
+        if evaluation.judge.kind == "none":
+            return
+        bare = self.data.prompts.source == "pocket"
+        for benchmark in evaluation.benchmarks:
+            if bare and benchmark.source is None and evaluation.baseline_of(benchmark) == CHOSEN:
+                remedy = f"use data.prompts.source {HELD_OUT}"
+                raise wrong(f"{CHOSEN!r} needs prompts with a preferred response; {remedy}", "evaluation.baseline")
 
     @property
     def in_bf16(self) -> bool:
@@ -243,7 +193,8 @@ class StudySettings(Settings):
             return
         places = {f"search.methods[{i}].init": method.init or () for i, method in enumerate(self.search.methods)}
         places |= {"search.init": self.search.init} if not all(places.values()) else {}
-        places |= {"evaluation.models": self.evaluation.models, "evaluation.baseline": (self.evaluation.baseline,)}
+        baselines = tuple(filter(is_model, self.evaluation.baselines))
+        places |= {"evaluation.models": self.evaluation.models, "evaluation.baseline": baselines}
         for place, names in places.items():
             for name in names:
                 if name == "sft" or name.startswith("sft:"):

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from raydaa.artifacts import intact, make_folder
-from raydaa.data.sources import read_rows
+from raydaa.data.files import read_rows
 from raydaa.mirror import Mirror, MirrorError, push_soon
 from raydaa.results import TrialResults
 from tests.command import Command

@@ -1,14 +1,12 @@
 """Methods by name: the built-in ones, and those of your own as ``package.module:Class`` or as a class."""
 
-import hashlib
-import importlib
 import inspect
-import sys
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from raydaa.algorithms.losses import METHODS
 from raydaa.algorithms.method import Method, check_traits
+from raydaa.own_code import imported, source_hash
 
 # Classes given from Python, by the name they travel under; a worker learns them before it trains.
 _own: dict[str, type[Method]] = {}
@@ -51,14 +49,7 @@ def method_class(name: str) -> type[Method]:
 
 
 def _imported(name: str) -> Any:
-    module, _, path = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # the module is someone else's code: it may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name!r} can't be imported: {reason}") from None
+    found = imported(name)
     if inspect.isclass(found) and f"{found.__module__}:{found.__qualname__}" != name:
         raise ValueError(f"{name!r} is defined elsewhere; name it {found.__module__}:{found.__qualname__}")
     return found
@@ -74,13 +65,7 @@ def code_hash(name: str) -> str | None:
     classes = [
         cls for cls in inspect.getmro(method_class(name)) if not cls.__module__.startswith(("raydaa.", "builtins"))
     ]
-    interactive = [cls for cls in classes if cls.__module__ == "__main__"]
-    modules = {cls.__module__: sys.modules[cls.__module__] for cls in classes if cls not in interactive}
-    try:
-        sources = [*map(inspect.getsource, interactive), *map(inspect.getsource, modules.values())]
-    except (OSError, TypeError):
-        raise ValueError(f"{name!r}: its source can't be read; put the class into a file") from None
-    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
+    return source_hash(name, classes)
 
 
 def titled(method: str, parameters: dict[str, Any]) -> str:

@@ -10,28 +10,18 @@ from typing import Any
 
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json
 from raydaa.data import pocket
-from raydaa.data.sources import (
-    DataError,
-    Messages,
-    PreferencePair,
-    Rows,
-    conversation,
-    is_alpaca,
-    is_transcript,
-    names_files,
-    preference_pair,
-    prompt_of,
-    read_rows,
-)
-from raydaa.data.tables import Tally, parsed, split_by_prompt, write_examples, write_pairs, write_prompts
+from raydaa.data.files import DataError, Rows, names_files, read_rows
+from raydaa.data.sources import PreferencePair, conversation, is_alpaca, is_transcript, preference_pair, prompt_of
+from raydaa.data.tables import Candidate, Tally, parsed, split_by_prompt, write_examples, write_pairs, write_prompts
 from raydaa.data.tokenize import Encoder
+from raydaa.evaluation_settings import HELD_OUT, PromptSource
 from raydaa.settings import DataSettings, PocketSettings, PreferenceSource, SftSource, StudySettings
 
 POCKET = "pocket"
 CHOSEN = "preferences.chosen"
-HELD_OUT = "preferences.validation"
+PROMPT_FIELDS = ("prompt", "response", "question_id")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
-VERSION = 2  # of the tables' content; raise it when the same input gives other tables
+VERSION = 3  # of the tables' content; raise it when the same input gives other tables
 
 
 class TooManyRejectsError(DataError):
@@ -44,12 +34,12 @@ class TooManyRejectsError(DataError):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The sources' rows, read once, and the key of each group of tables (``pairs``, ``sft``, ``prompts``)."""
+    """The sources' rows, read once, and the key of each group of tables (``pairs``, ``sft``, ``prompts``, …)."""
 
     train: Rows
     validation: Rows | None  # None: a share of train's prompts
     sft: tuple[Rows | None, ...]  # in the order of the mixture; None: train's chosen responses
-    prompts: Rows | None  # None: the held-out pairs' prompts
+    prompts: dict[str, tuple[PromptSource, Rows | None]]  # by group; None: the held-out pairs' prompts
     keys: dict[str, str]
 
 
@@ -64,11 +54,9 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     data, world = settings.data, settings.pocket
     train, validation = _open_pairs(data.preferences, world)
     sft = tuple(None if source.source == CHOSEN else _open_sft(source, world) for source in data.sft)
-    prompts = None
-    if data.prompts.source != HELD_OUT:
-        prompts = _rows(data.prompts.source, data.prompts.split, world, "prompts")
-        if not prompts.rows or "instruction" not in prompts.rows[0][1]:
-            prompts.require([_columns(data.prompts.columns, "prompt")["prompt"]])
+    sources = {"prompts": data.prompts}
+    sources |= {b.group: b.prompts for b in settings.evaluation.benchmarks if b.prompts is not None}
+    prompts = {group: (source, _open_prompts(source, world)) for group, source in sources.items()}
     common = {"version": VERSION, "tokenizer": tokenizer_hash(tokenizer_folder), "max_length": data.max_length}
     pairs = key_of(
         **common,
@@ -83,8 +71,9 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
             for source, rows in zip(data.sft, sft, strict=True)
         ]
         keys["sft"] = key_of(**common, mixture=mixture)
-    source = prompts.fingerprint if prompts else pairs
-    keys["prompts"] = key_of(**common, source=source, columns=data.prompts.columns, num=data.prompts.num)
+    for group, (asked, rows) in prompts.items():
+        source = rows.fingerprint if rows else pairs
+        keys[group] = key_of(**common, source=source, columns=asked.columns, num=asked.num)
     return Inputs(train, validation, sft, prompts, keys)
 
 
@@ -121,6 +110,15 @@ def _open_sft(source: SftSource, world: PocketSettings) -> Rows:
     return rows
 
 
+def _open_prompts(source: PromptSource, world: PocketSettings) -> Rows | None:
+    if source.source == HELD_OUT:
+        return None
+    rows = _rows(source.source, source.split, world, "prompts")
+    if not rows.rows or not {"instruction", "turns"} & set(rows.rows[0][1]):
+        rows.require([_columns(source.columns, *PROMPT_FIELDS)["prompt"]])
+    return rows
+
+
 def _rows(source: str, split: str, world: PocketSettings, part: str) -> Rows:
     if source != POCKET:
         return read_rows(source, split)
@@ -153,8 +151,8 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
     makers: dict[str, Callable[[Path], None]] = {
         "pairs": lambda target: _make_pairs(target, inputs, data, tokenizer),
         "sft": lambda target: _make_sft(target, inputs, data, tokenizer),
-        "prompts": lambda target: _make_prompts(target, inputs, data, tokenizer),
     }
+    makers |= {group: partial(_make_prompts, group, inputs, data, tokenizer) for group in inputs.prompts}
     made = False
     folders: dict[str, Path] = {}
     merged: dict[str, dict[str, int]] = {"read": {}, "rows": {}, "rejected": {}, "notes": {}}
@@ -215,19 +213,24 @@ def _sft_tables(data: DataSettings) -> list[str]:
     return ["sft"] if len(data.sft) == 1 else [f"sft[{number}]" for number in range(len(data.sft))]
 
 
-def _make_prompts(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
+def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> None:
     tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
-    candidates: list[tuple[int, tuple[Messages, str | None]]]
-    if inputs.prompts is None:
+    source, rows = inputs.prompts[group]
+    candidates: list[tuple[int, Candidate]]
+    if rows is None:
         _, held_out = _pairs(inputs, data, Tally())
-        candidates = [(number, (pair.prompt, pair.chosen)) for number, pair in held_out]
+        candidates = [(number, Candidate(pair.prompt, pair.chosen)) for number, pair in held_out]
+        tally.read[group] = len(candidates)
     else:
-        column = _columns(data.prompts.columns, "prompt")["prompt"]
-        read = parsed(inputs.prompts, "prompts", lambda row: prompt_of(row, column), tally)
-        candidates = [(number, (messages, None)) for number, messages in read]
-    tally.read["prompts"] = len(candidates)
-    write_prompts(folder / "prompts.parquet", candidates, data.prompts.num, encoder, tally)
+        candidates = parsed(rows, group, partial(_candidate, names=_columns(source.columns, *PROMPT_FIELDS)), tally)
+    write_prompts(folder / "prompts.parquet", group, candidates, source.num, encoder, tally)
     tally.save(folder)
+
+
+def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:
+    answer, name = row.get(names["response"]), row.get(names["question_id"])
+    messages = prompt_of(row, names["prompt"])
+    return Candidate(messages, answer if isinstance(answer, str) else None, None if name is None else str(name))
 
 
 def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]], rejects: str) -> None:
@@ -236,7 +239,7 @@ def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]
     sources = {"train": inputs.train.source, "validation": inputs.train.source}
     sources |= {"sft": ", ".join(source.source for source in data.sft)}
     sources |= dict(zip(_sft_tables(data), (source.source for source in data.sft), strict=True))
-    for table, source in (sources | {"prompts": data.prompts.source}).items():
+    for table, source in (sources | {group: asked.source for group, (asked, _) in inputs.prompts.items()}).items():
         mine = [line for line in lines if line["table"] == table]
         total = report["read"].get(table, 0)
         if len(mine) > data.max_rejected_share * total:

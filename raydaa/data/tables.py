@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydaa.artifacts import key_of, write_json, write_text
+from raydaa.data.files import Reject, Rows
 from raydaa.data.packing import subset
-from raydaa.data.sources import BadRowError, Messages, PreferencePair, Reject, Rows
+from raydaa.data.sources import BadRowError, Messages, PreferencePair
 from raydaa.data.tokenize import Encoder
 from raydaa.records import EXAMPLES, PAIRS, PROMPTS, write
 
@@ -103,29 +104,47 @@ def write_examples(
     write(path, rows, EXAMPLES)
 
 
-def write_prompts(
-    path: Path, candidates: Numbered[tuple[Messages, str | None]], num: int, encoder: Encoder, tally: Tally
-) -> None:
-    """The first ``num`` distinct prompts, each with the data's preferred response where it has one."""
+@dataclass(frozen=True)
+class Candidate:
+    """A prompt, the response that stands beside it, and what its source calls it."""
 
-    def make(candidate: tuple[Messages, str | None]) -> dict[str, Any]:
-        messages, chosen = candidate
+    messages: Messages
+    response: str | None = None
+    question_id: str | None = None
+
+
+def _question(messages: Messages) -> str:
+    """What the answer is to, as text: a user's turn alone as it is, a conversation with its roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+
+
+def write_prompts(
+    path: Path, table: str, candidates: Numbered[Candidate], num: int, encoder: Encoder, tally: Tally
+) -> None:
+    """The first ``num`` distinct prompts, each with the response that stands beside it where there is one."""
+
+    def make(candidate: Candidate) -> dict[str, Any]:
+        messages = candidate.messages
         ids = encoder.prompt(messages)
         if len(ids) >= encoder.max_length:
             raise BadRowError("prompt longer than max_length")
         return {
             "prompt_id": key_of(prompt=messages),
-            "question": messages[-1]["content"],
+            "question_id": candidate.question_id,
+            "question": _question(messages),
+            "messages": json.dumps(messages, ensure_ascii=False),
             "prompt": encoder.prompt_text(messages),
             "prompt_tokens": ids,
-            "chosen": chosen,
+            "chosen": candidate.response,
         }
 
     rows: dict[str, dict[str, Any]] = {}
     for candidate in candidates:
         if len(rows) == num:
             break
-        for _, row in _kept([candidate], "prompts", make, tally):
-            rows.setdefault(row["prompt_id"], row)
-    tally.rows["prompts"] = len(rows)
+        for number, row in _kept([candidate], table, make, tally):
+            rows.setdefault(row["prompt_id"], {"row": number, **row})
+    tally.rows[table] = len(rows)
     write(path, list(rows.values()), PROMPTS)

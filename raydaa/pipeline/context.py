@@ -13,6 +13,7 @@ from raydaa.artifacts import make_folder, model_hash, read_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
+from raydaa.evaluation_settings import is_model
 from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress
 from raydaa.search_settings import TrainingSettings
@@ -46,13 +47,13 @@ class Prepared:
     """What the prepare stage leaves: the base model, the tables, and what is in them."""
 
     base: Start
-    folders: dict[str, Path]  # of the table groups pairs, sft, prompts
+    folders: dict[str, Path]  # of the table groups pairs, sft, prompts, prompts.<benchmark>
     keys: dict[str, str]
     rows: dict[str, int]
 
     def table(self, name: str) -> Path:
-        """The Parquet file of table ``name`` (train, validation, sft, prompts)."""
-        return self.folders.get(name, self.folders["pairs"]) / f"{name}.parquet"
+        """The Parquet file of table ``name`` (train, validation, sft, prompts, prompts.<benchmark>)."""
+        return self.folders.get(name, self.folders["pairs"]) / f"{name.partition('.')[0]}.parquet"
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,13 @@ class TrialsNow:
 
 def cache_folder(study: Study) -> Path:
     """Where studies share prepared tables, reference log-probabilities and built-in models."""
+    return cache_at(study.settings.storage.cache)
+
+
+def cache_at(named: str | None) -> Path:
+    """The folder that ``storage.cache`` names, or its default."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(study.settings.storage.cache or f"{home}/raydaa").expanduser().absolute()
+    return Path(named or f"{home}/raydaa").expanduser().absolute()
 
 
 def local_model(source: str) -> Path:
@@ -232,8 +238,8 @@ def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
 def models_named(settings: StudySettings) -> list[str]:
     """Names of all models that trials start from or are compared with, each once; the base model aside."""
     starts = [name for method in settings.search.methods for name in settings.search.starts_of(method)]
-    names = dict.fromkeys([*starts, *settings.evaluation.models, settings.evaluation.baseline])
-    return [name for name in names if name not in ("base", "chosen")]
+    names = dict.fromkeys([*starts, *settings.evaluation.models, *filter(is_model, settings.evaluation.baselines)])
+    return [name for name in names if name != "base"]
 
 
 def sft_fraction(settings: StudySettings, name: str) -> float | None:

@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from raydaa.artifacts import intact, key_of, model_hash, read_json, write_json
 from raydaa.evaluation.kl import kl_divergence
-from raydaa.evaluation.reliability import reliability
-from raydaa.evaluation.win_rate import win_rate
+from raydaa.evaluation.reliability import kappa
+from raydaa.evaluation_settings import JudgeSettings, SamplingSettings, is_model
 from raydaa.generation.sample import Sampling
+from raydaa.pipeline.benchmarks import Benchmark, benchmarks, judge_title
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
 from raydaa.pipeline.judging import judge
+from raydaa.pipeline.measuring import measure, notes_on_judge
+from raydaa.pipeline.outputs import write_outputs
 from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.records import read
-from raydaa.settings import JudgeSettings
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
+
+FIELDS = set(SamplingSettings.model_fields)
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,35 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     contestants = [
         _contestant(context, starts, trial) for trial in looked_at(context.folder, trials, settings.judge_trials)
     ]
-    beside = dict.fromkeys([*settings.models, *([settings.baseline] if settings.baseline != "chosen" else [])])
+    # What trials started from is judged as well: how far they came can be told then.
+    begun = dict.fromkeys(contestant.start.name for contestant in contestants if contestant.start is not None)
+    beside = dict.fromkeys([*settings.models, *filter(is_model, settings.baselines), *begun])
     contestants += [Contestant(name, starts[name], None) for name in beside]
-    judged, for_kl = _jobs(context, contestants)
-    generate(context, {job.folder: job for job in [*judged.values(), *for_kl.values()]}.values())
+    asked = benchmarks(context)
+    judged, for_kl = _jobs(context, asked, contestants)
+    every = [*for_kl.values(), *(job for jobs in judged.values() for job in jobs.values())]
+    generate(context, {job.folder: job for job in every}.values())
     scores = score(context, {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None})
-    verdicts = {} if settings.judge.kind == "none" else judge(context, {c.name: judged[c.name] for c in contestants})
-    rows = {c.name: _measure(context, c, judged, for_kl, scores, verdicts) for c in contestants}
     keys = {trial.key for trial in trials}
+    rows: dict[str, dict[str, Any]] = {c.name: _distance(context, c, for_kl, scores) for c in contestants}
+    notes = _notes(context, [for_kl[c.name] for c in contestants])
+    for benchmark in asked:
+        verdicts = {}
+        if benchmark.judge.kind != "none":
+            verdicts = judge(context, benchmark, benchmark.judge, judged[benchmark.name])
+            notes += notes_on_judge(benchmark, verdicts.values())
+        measured = measure(context, benchmark, judged[benchmark.name], verdicts)
+        for name, figures in measured.items():
+            rows[name]["benchmarks"][benchmark.name] = figures
+        titles = {c.name: c.model.name for c in contestants}
+        write_outputs(context.folder / "outputs", benchmark, judged[benchmark.name], titles)
+    if settings.second_judge is not None:
+        notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], rows)
     parts = {
+        "benchmarks": [{"name": b.name, "label": b.label, "baseline": b.baseline} for b in asked],
         "trials": {name: row for name, row in rows.items() if name in keys},
         "models": {name: row for name, row in rows.items() if name not in keys},
-        "notes": [
-            *_notes(context, [for_kl[c.name] for c in contestants]),
-            *_notes_on_judge(settings.judge, list(verdicts.values())),
-        ],
+        "notes": notes,
     }
     write_json(context.folder / "evaluation.json", parts)
 
@@ -62,8 +79,9 @@ def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Tria
     looked = looked_at(context.folder, trials, context.settings.evaluation.judge_trials)
     gone = [trial for trial in looked if not (context.folder / "trials" / trial.key / MODEL).exists()]
     contestants = [_contestant(context, starts, trial) for trial in gone]
-    judged, for_kl = _jobs(context, contestants)
-    return [t for t in gone if not all(intact(job.folder) for job in (judged[t.key], for_kl[t.key]))]
+    judged, for_kl = _jobs(context, benchmarks(context), contestants)
+    asked = {t.key: [for_kl[t.key], *(jobs[t.key] for jobs in judged.values())] for t in gone}
+    return [t for t in gone if not all(intact(job.folder) for job in asked[t.key])]
 
 
 def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
@@ -95,32 +113,37 @@ def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
     return [trial for trial in finished if trial.key in keys]
 
 
-def _jobs(context: Context, contestants: Sequence[Contestant]) -> tuple[dict[str, Job], dict[str, Job]]:
-    """For each contestant the responses to judge, and those KL is measured on (often the same)."""
-    settings, generation = context.settings.evaluation, context.settings.generation
-    size = context.prepared.rows["prompts"]
-    sampling = Sampling(
-        generation.temperature, generation.top_k, generation.top_p, generation.max_new_tokens, generation.seed
-    )
-    exact = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)
-    used = size if settings.judge.kind != "none" else min(size, settings.kl_prompts)
-    judged = {c.name: _job(context, c.model, sampling, used) for c in contestants}
-    if settings.kl_sampling == "study" or exact == sampling:
-        return judged, judged
-    return judged, {c.name: _job(context, c.model, exact, min(size, settings.kl_prompts)) for c in contestants}
+def _jobs(
+    context: Context, asked: Sequence[Benchmark], contestants: Sequence[Contestant]
+) -> tuple[dict[str, dict[str, Job]], dict[str, Job]]:
+    """For each benchmark and contestant the responses to judge, and those KL is measured on (often the same)."""
+    settings, prepared = context.settings.evaluation, context.prepared
+    judged = {
+        b.name: {c.name: _job(context, c.model, b.sampling, b.table, b.key, b.prompts) for c in contestants}
+        for b in asked
+    }
+    sampling = Sampling(**SamplingSettings(**context.settings.generation.model_dump(include=FIELDS)).model_dump())
+    if settings.kl_sampling == "exact":
+        sampling = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)
+    table, key = prepared.table("prompts"), prepared.keys["prompts"]
+    for benchmark in asked:
+        if (benchmark.table, benchmark.sampling) == (table, sampling) and benchmark.judge.kind != "none":
+            return judged, judged[benchmark.name]
+    size = min(prepared.rows["prompts"], settings.kl_prompts)
+    return judged, {c.name: _job(context, c.model, sampling, table, key, size) for c in contestants}
 
 
-def _job(context: Context, model: Start, sampling: Sampling, prompts: int) -> Job:
+def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: str, prompts: int) -> Job:
     key = key_of(
         model=model.hash,
-        data=context.prepared.keys["prompts"],
+        data=data,
         prompts=prompts,
         sampling=asdict(sampling),
         engine=engine_of(context.settings),
         batch_size=context.settings.generation.batch_size if engine_of(context.settings) == "transformers" else None,
         batch_invariant=context.settings.generation.batch_invariant,
     )
-    return Job(model, sampling, prompts, context.folder / "generations" / key)
+    return Job(model, sampling, table, prompts, context.folder / "generations" / key)
 
 
 def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
@@ -140,55 +163,40 @@ def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
     return notes
 
 
-def _notes_on_judge(judge: JudgeSettings, verdicts: Sequence[Path]) -> list[str]:
-    """What the report must say of who judged."""
-    tables = [read(folder / "verdicts.parquet") for folder in verdicts]
-    if not tables:
+def _agreement(
+    context: Context, benchmark: Benchmark, second: JudgeSettings, jobs: dict[str, Job], rows: dict[str, dict[str, Any]]
+) -> list[str]:
+    """How far a second judge agrees with the first on the same responses."""
+    other = benchmark.settings.model_copy(update={"judge": second}).judged_by(second)
+    title = judge_title(other)
+    folders = judge(context, replace(benchmark, label=f"{benchmark.name} ({title})"), other, jobs)
+    pairs = [
+        (context.folder / rows[name]["benchmarks"][benchmark.name]["verdicts"], folder)
+        for name, folder in folders.items()
+        if name != benchmark.baseline
+    ]
+    found = [tuple(read(place / "verdicts.parquet")["outcome"].to_numpy() for place in pair) for pair in pairs]
+    one, two = (np.concatenate(side) for side in zip(*found, strict=True))
+    both = ~(np.isnan(one) | np.isnan(two))
+    if not both.any():
         return []
-    every = pa.concat_tables(tables)
-    notes = []
-    if judge.kind == "openai" and judge.prompt == "arena_hard":
-        notes.append("Clear verdicts count as slight ones do here; ArenaHard's own score weighs them three times.")
-    if unread := every["outcome"].null_count:
-        notes.append(f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read.")
-    found = reliability(*(every[name].to_numpy() for name in ("prompt_id", "first", "second")))
-    if found is not None:
-        share = f"{found.first_favoured:.1f} % [{found.low:.1f}, {found.high:.1f}]"
-        bias = "which is a bias" if found.biased else "which shows no bias"
-        notes.append(
-            f"The judge favours the response it sees first {share} of the time, {bias} by position; in both orders it "
-            f"says the same of {found.consistent:.0f} % of the prompts. Both orders are averaged."
-        )
-    return notes
+    same = 100 * float((np.sign(one[both] - 0.5) == np.sign(two[both] - 0.5)).mean())
+    return [
+        f"A second judge ({title}) says the same of {same:.0f} % of {int(both.sum())} comparisons "
+        f"({benchmark.name}; Cohen's kappa {kappa(one[both], two[both]):.2f}). The figures are the first judge's."
+    ]
 
 
-def _measure(
-    context: Context,
-    contestant: Contestant,
-    judged: dict[str, Job],
-    for_kl: dict[str, Job],
-    scores: dict[str, Path],
-    verdicts: dict[str, Path],
+def _distance(
+    context: Context, contestant: Contestant, for_kl: dict[str, Job], scores: dict[str, Path]
 ) -> dict[str, Any]:
-    """The numbers of one contestant; what was not measured is left out."""
-    settings = context.settings.evaluation
-    name = contestant.name
-    responses = read(judged[name].folder / "responses.parquet")
-    lengths = np.array([len(tokens) for tokens in responses["tokens"].to_pylist()])
-    row: dict[str, Any] = {
-        "responses": str(judged[name].folder.relative_to(context.folder)),
-        "mean_length": float(lengths.mean()),
-        "cut_share": float(np.mean(responses["cut"].to_pylist())),
-    }
-    if name in verdicts:
-        outcomes = read(verdicts[name] / "verdicts.parquet")["outcome"].drop_null().to_numpy()
-        if len(outcomes):
-            row["win_rate"] = asdict(win_rate(outcomes, settings.bootstrap_draws))
-        row["verdicts"] = str(verdicts[name].relative_to(context.folder))
-    if name in scores:
-        drawn = read(for_kl[name].folder / "responses.parquet").slice(0, settings.kl_prompts)
-        reference = read(scores[name] / "scores.parquet").slice(0, settings.kl_prompts)["logp"].to_numpy()
-        sizes = np.array([len(tokens) for tokens in drawn["tokens"].to_pylist()])
-        divergence = kl_divergence(drawn["logp"].to_numpy(), reference, sizes, settings.bootstrap_draws)
-        row["kl"] = asdict(divergence)
+    """How far a contestant is from its start; a start itself is not measured."""
+    settings, name = context.settings.evaluation, contestant.name
+    row: dict[str, Any] = {"benchmarks": {}}
+    if contestant.start is None:
+        return row
+    drawn = read(for_kl[name].folder / "responses.parquet").slice(0, settings.kl_prompts)
+    reference = read(scores[name] / "scores.parquet").slice(0, settings.kl_prompts)["logp"].to_numpy()
+    sizes = np.array([len(tokens) for tokens in drawn["tokens"].to_pylist()])
+    row["kl"] = asdict(kl_divergence(drawn["logp"].to_numpy(), reference, sizes, settings.bootstrap_draws))
     return row

@@ -19,12 +19,17 @@ from raydaa.settings_file import InputError
 
 @dataclass(frozen=True)
 class Job:
-    """Responses of one model to the first ``prompts`` prompts."""
+    """Responses of one model to the first ``prompts`` prompts of a table."""
 
     model: Start
     sampling: Sampling
+    table: Path
     prompts: int
     folder: Path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The prompts."""
+        return read(self.table).slice(0, self.prompts).to_pylist()
 
 
 def engine_of(settings: StudySettings) -> str:
@@ -65,10 +70,10 @@ def repeatable(context: Context) -> bool:
 
 def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
     """All jobs; when generating began."""
-    base, prompts = context.prepared.base.folder, context.prepared.table("prompts")
+    base = context.prepared.base.folder
     precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
     batch_size, threads = context.settings.generation.batch_size, context.workers.threads
-    items = [(job, str(base), str(prompts), batch_size, precision, trust, threads) for job in jobs]
+    items = [(job, str(base), batch_size, precision, trust, threads) for job in jobs]
     begun = time.monotonic()
     map_on_cluster(
         generate_in_process,
@@ -80,9 +85,7 @@ def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
     return begun
 
 
-def generate_in_process(
-    job: Job, base: str, prompts: str, batch_size: int, precision: str, trust: bool, threads: int
-) -> None:
+def generate_in_process(job: Job, base: str, batch_size: int, precision: str, trust: bool, threads: int) -> None:
     """One job with the transformers engine; its folder is made whole or not at all."""
     from raydaa.generation.sample import generate
     from raydaa.training.launch import prepare_process
@@ -91,7 +94,7 @@ def generate_in_process(
 
     prepare_process(threads)
     tokenizer = load_tokenizer(base, trust)
-    rows = read(Path(prompts)).slice(0, job.prompts).to_pylist()
+    rows = job.rows()
     model = fixed_model(str(job.model.folder), precision, trust)
     model.config.use_cache = True
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -106,14 +109,17 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
 
     settings, workers = context.settings, context.workers
     tokenizer = load_tokenizer(context.prepared.base.folder, settings.model.trust_remote_code)
-    rows = read(context.prepared.table("prompts")).to_pylist()
-    longest = max(len(row["prompt_tokens"]) for row in rows)
+    asked = [job.rows() for job in jobs]
+    longest = max(
+        max(len(row["prompt_tokens"]) for row in rows) + job.sampling.max_new_tokens
+        for job, rows in zip(jobs, asked, strict=True)
+    )
     on_gpu = workers.gpus > 0
     serving = Serving(
         model=jobs[0].model.folder,
         name="policy",
         dtype="bfloat16" if on_gpu and settings.training.precision == "bf16" else "float32",
-        max_model_len=longest + settings.generation.max_new_tokens,
+        max_model_len=longest,
         max_num_seqs=settings.generation.batch_size,
         cpus=workers.cpus,
         gpus=workers.gpus,
@@ -124,8 +130,7 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
     eos = tokenizer.eos_token_id
     with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:
         begun, waiting = time.monotonic(), []
-        for job in jobs:
-            chosen = rows[: job.prompts]
+        for job, chosen in zip(jobs, asked, strict=True):
             ids, names = [row["prompt_tokens"] for row in chosen], [row["prompt_id"] for row in chosen]
             waiting.append((job, chosen, pool.ask(job.model.folder, job.model.hash, ids, names, job.sampling, eos)))
         for done, (job, chosen, answer) in enumerate(waiting, start=1):

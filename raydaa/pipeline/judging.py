@@ -1,55 +1,67 @@
 """The stage judge: verdicts of every model's responses against the baseline's."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import intact, key_of, make_folder
-from raydaa.data.pocket import gold_reward
+from raydaa.artifacts import intact, key_of, make_folder, model_hash
+from raydaa.cluster import map_on_cluster
+from raydaa.evaluation_settings import JudgeSettings
 from raydaa.judging.cache import Ruling, VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge
 from raydaa.judging.prompt import judge_prompt
-from raydaa.judging.rule import judge_by_rule
-from raydaa.pipeline.context import Context, cache_folder
+from raydaa.judging.rule import compared, rule_identity, rule_of
+from raydaa.pipeline.benchmarks import Benchmark
+from raydaa.pipeline.context import Context, cache_folder, local_model
 from raydaa.pipeline.generation import Job
-from raydaa.records import VERDICTS, read, write
-from raydaa.settings import JudgeSettings
-from raydaa.settings_file import InputError
+from raydaa.records import REWARDS, VERDICTS, read, write
+from raydaa.settings_file import InputError, first_line
+
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class _Matches:
     """What is compared: to each prompt the baseline's response, and every contestant's."""
 
-    ids: list[str]
-    questions: list[str]
+    prompts: Rows
     baseline: list[str]
     responses: dict[str, list[str]]
 
+    @property
+    def ids(self) -> list[str]:
+        return [row["prompt_id"] for row in self.prompts]
 
-def judge(context: Context, jobs: dict[str, Job]) -> dict[str, Path]:
-    """Verdicts of every contestant against the baseline; folders by name."""
-    settings, prepared = context.settings.evaluation, context.prepared
-    prompts = read(prepared.table("prompts")).to_pylist()
+    def games(self, responses: Sequence[str]) -> list[tuple[dict[str, Any], str, str]]:
+        """Prompt, the contestant's response and the baseline's."""
+        return list(zip(self.prompts, responses, self.baseline, strict=True))
+
+
+def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[str, Job]) -> dict[str, Path]:
+    """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name."""
+    prompts = read(benchmark.table).to_pylist()
     responses = {name: read(job.folder / "responses.parquet")["response"].to_pylist() for name, job in jobs.items()}
-    if settings.baseline == "chosen":
-        against, identity = [row["chosen"] or "" for row in prompts], prepared.keys["prompts"]
+    if benchmark.fixed is not None:
+        against, identity = list(benchmark.fixed), key_of(responses=benchmark.fixed)
     else:
-        against, identity = responses[settings.baseline], jobs[settings.baseline].folder.name
-    who = _identity(settings.judge)
+        against, identity = responses[benchmark.baseline], jobs[benchmark.baseline].folder.name
+    who = _identity(by)
     keys = {name: key_of(model=job.folder.name, baseline=identity, judge=who) for name, job in jobs.items()}
     folders = {name: context.folder / "verdicts" / key for name, key in keys.items()}
     missing = {name: given for name, given in responses.items() if not intact(folders[name])}
-    matches = _Matches([row["prompt_id"] for row in prompts], [row["question"] for row in prompts], against, missing)
-    context.progress.start("judge", f"{len(jobs)} models against {settings.baseline}")
-    by = {"rule": _by_rule, "openai": _by_model}[settings.judge.kind]
-    for name, verdicts in by(context, matches).items():
+    against_whom = Path(benchmark.baseline).name if benchmark.fixed is not None else benchmark.baseline
+    context.progress.start("judge", f"{len(jobs)} models against {against_whom}, {benchmark.label}")
+    if missing:
+        judges: dict[str, Callable[[Context, JudgeSettings, _Matches], dict[str, Rows]]]
+        judges = {"rule": _by_rule, "reward_model": _by_reward, "openai": _by_model, "served": _by_model}
+        for name, verdicts in judges[by.kind](context, by, _Matches(prompts, against, missing)).items():
 
-        def fill(temporary: Path, verdicts: list[dict[str, Any]] = verdicts) -> None:
-            write(temporary / "verdicts.parquet", verdicts, VERDICTS)
+            def fill(temporary: Path, verdicts: Rows = verdicts) -> None:
+                write(temporary / "verdicts.parquet", verdicts, VERDICTS)
 
-        make_folder(folders[name], fill)
+            make_folder(folders[name], fill)
     context.progress.end(f"{len(jobs) * len(prompts)} verdicts")
     return folders
 
@@ -57,65 +69,142 @@ def judge(context: Context, jobs: dict[str, Job]) -> dict[str, Path]:
 def _identity(judge: JudgeSettings) -> dict[str, Any]:
     """What a verdict depends on."""
     if judge.kind == "rule":
-        return {"function": judge.function, "version": 1}
-    asked = judge_prompt(judge.prompt)
+        return rule_identity(judge.function)
+    if judge.kind == "reward_model":
+        return {"reward_model": model_hash(local_model(judge.model or ""))}
+    asked = judge_prompt(judge.prompt or "")
     said = {"prompt": asked.name, "version": asked.version, "orders": judge.orders}
+    if judge.kind == "served":
+        return {"served": model_hash(local_model(judge.model or "")), **said}
     return {"model": judge.model, "base_url": judge.base_url, **said}
 
 
-def _by_rule(context: Context, matches: _Matches) -> dict[str, list[dict[str, Any]]]:
-    return {
-        name: [
-            asdict(each)
-            for each in judge_by_rule(gold_reward, matches.ids, matches.questions, responses, matches.baseline)
-        ]
-        for name, responses in matches.responses.items()
-    }
+def _by_rule(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:
+    rule, questions = rule_of(by.function), [row["question"] for row in matches.prompts]
+
+    def rewards(responses: Sequence[str]) -> list[float]:
+        try:
+            return [float(rule(question, answer)) for question, answer in zip(questions, responses, strict=True)]
+        except Exception as error:  # of a function of the user's
+            raise _stopped(context, f"{by.function} raised {type(error).__name__}: {first_line(error)}") from None
+
+    against = rewards(matches.baseline)
+    return {name: compared(matches.ids, rewards(given), against) for name, given in matches.responses.items()}
 
 
-def _by_model(context: Context, matches: _Matches) -> dict[str, list[dict[str, Any]]]:
+def _stopped(context: Context, why: str) -> InputError:
+    return InputError(f"{context.study.where}: evaluation.judge: {why}; the same command goes on")
+
+
+def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:
+    """By a reward model; a response that it has scored before is not scored again."""
+    model = local_model(by.model or "")
+    identity, workers, settings = model_hash(model), context.workers, context.settings
+    texts = [json.loads(row["messages"]) for row in matches.prompts]
+    given = {"": matches.baseline, **matches.responses}
+    folders, items = {}, []
+    for name, responses in given.items():
+        folders[name] = context.folder / "rewards" / key_of(model=identity, prompts=texts, responses=responses)
+        if not intact(folders[name]):
+            common = (settings.training.precision, settings.model.trust_remote_code, workers.threads)
+            items.append((str(folders[name]), str(model), texts, responses, *common))
+    try:
+        map_on_cluster(
+            reward_in_process,
+            items,
+            workers.cpus,
+            workers.gpus,
+            lambda done: context.progress.update(done, len(items), f"{done}/{len(items)} models"),
+        )
+    except Exception as error:  # whatever loading or running a model of the user's raises, in a task
+        raise _stopped(context, str(error).strip().splitlines()[-1]) from None
+    rewards = {name: read(folder / "rewards.parquet")["reward"].to_pylist() for name, folder in folders.items()}
+    return {name: compared(matches.ids, rewards[name], rewards[""]) for name in matches.responses}
+
+
+def reward_in_process(
+    folder: str,
+    model: str,
+    prompts: list[list[dict[str, str]]],
+    responses: list[str],
+    precision: str,
+    trust: bool,
+    threads: int,
+) -> None:
+    """Rewards of responses, as one sealed folder."""
+    import torch
+
+    from raydaa.judging.reward_model import load_reward_model, reward_scores
+    from raydaa.training.launch import prepare_process
+    from raydaa.training.model import device_of_worker, quiet_transformers
+
+    def fill(temporary: Path) -> None:
+        prepare_process(threads)
+        quiet_transformers()
+        device = device_of_worker()
+        dtype = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else torch.float32
+        loaded, tokenizer = load_reward_model(Path(model), dtype, trust)
+        scores = reward_scores(loaded.to(device), tokenizer, prompts, responses)
+        write(temporary / "rewards.parquet", [{"reward": score} for score in scores], REWARDS)
+
+    make_folder(Path(folder), fill)
+
+
+def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:
     """By a language model; what it said before is not asked again."""
-    judge, progress = context.settings.evaluation.judge, context.progress
+    progress, seed = context.progress, context.settings.generation.seed
     endpoint = Endpoint(
-        model=judge.model or "",
-        base_url=judge.base_url,
-        api_key_env=judge.api_key_env,
-        concurrency=judge.concurrency,
-        timeout=judge.timeout_seconds,
-        patience=60 * judge.patience_minutes,
-        max_requests=judge.max_requests,
-        max_tokens=judge.max_tokens,
+        model=by.model or "",
+        base_url=by.base_url,
+        api_key_env=by.api_key_env,
+        concurrency=by.concurrency,
+        timeout=by.timeout_seconds,
+        patience=60 * by.patience_minutes,
+        max_requests=by.max_requests,
+        max_tokens=by.max_tokens,
     )
-    asked = LanguageJudge(endpoint, judge_prompt(judge.prompt), VerdictCache(cache_folder(context.study) / "verdicts"))
-    games, seed = list[Game](), context.settings.generation.seed
+    if by.kind == "served":
+        model = local_model(by.model or "")
+        endpoint = replace(endpoint, base_url=None, api_key_env=None, name=f"{model.name} {model_hash(model)}")
+    cache = VerdictCache(cache_folder(context.study) / "verdicts")
+    asked, games = LanguageJudge(endpoint, judge_prompt(by.prompt or ""), cache), list[Game]()
     for responses in matches.responses.values():
-        for name, question, mine, other in zip(
-            matches.ids, matches.questions, responses, matches.baseline, strict=True
-        ):
+        for row, mine, other in matches.games(responses):
             if mine == other:  # a tie that nobody needs to be asked for
                 continue
-            both = [Game(question, mine, other), Game(question, other, mine)]
-            games += both if judge.orders == 2 else [both[int(key_of(seed=seed, prompt=name), 16) % 2]]
+            both = [Game(row["question"], mine, other), Game(row["question"], other, mine)]
+            games += both if by.orders == 2 else [both[int(key_of(seed=seed, prompt=row["prompt_id"]), 16) % 2]]
+
+    def told(done: int, of: int) -> None:
+        progress.update(done, of, f"{done}/{of} comparisons")
+
     try:
-        rulings = asked.rule(games, lambda done, of: progress.update(done, of, f"{done}/{of} comparisons"))
+        if by.kind == "served" and asked.missing(games):
+            from raydaa.generation.server import serve
+
+            with serve(model, max_num_seqs=by.concurrency) as there:
+                asked.endpoint = replace(endpoint, model=there.model, base_url=there.url)
+                rulings = asked.rule(games, told)
+        else:
+            rulings = asked.rule(games, told)
     except JudgeError as error:
-        raise InputError(f"{context.study.where}: evaluation.judge: {error}; the same command goes on") from None
+        raise _stopped(context, str(error)) from None
     said = {(game.first, game.second, game.prompt): ruling for game, ruling in zip(games, rulings, strict=True)}
     return {name: _verdicts(matches, responses, said) for name, responses in matches.responses.items()}
 
 
-def _verdicts(
-    matches: _Matches, responses: Sequence[str], said: dict[tuple[str, str, str], Ruling]
-) -> list[dict[str, Any]]:
+def _verdicts(matches: _Matches, responses: Sequence[str], said: dict[tuple[str, str, str], Ruling]) -> Rows:
     """Both orders averaged; one alone where the other was not asked for or can't be read. Equal responses tie."""
     rows = []
-    for name, question, mine, other in zip(matches.ids, matches.questions, responses, matches.baseline, strict=True):
+    for prompt, mine, other in matches.games(responses):
+        question = prompt["question"]
         first, second = said.get((mine, other, question)), said.get((other, mine, question))
-        row: dict[str, Any] = {"prompt_id": name, "outcome": 0.5 if mine == other else None}
-        if first is not None:
-            row |= {"first": first.outcome, "first_comment": first.text}
-        if second is not None:
-            row |= {"second": None if second.outcome is None else 1 - second.outcome, "second_comment": second.text}
+        row: dict[str, Any] = {"prompt_id": prompt["prompt_id"], "outcome": 0.5 if mine == other else None}
+        for order, ruling in (("first", first), ("second", second)):
+            if ruling is None:
+                continue
+            outcome = ruling.outcome if order == "first" or ruling.outcome is None else 1 - ruling.outcome
+            row |= {order: outcome, f"{order}_weight": ruling.weight, f"{order}_comment": ruling.text}
         heard = [row[order] for order in ("first", "second") if row.get(order) is not None]
         rows.append(row | ({"outcome": sum(heard) / len(heard)} if heard else {}))
     return rows

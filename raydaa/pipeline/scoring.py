@@ -56,7 +56,6 @@ def _item(context: Context, job: Job, model: Start, first: int | None = None) ->
         job,
         str(context.folder / "scores" / key),
         str(model.folder),
-        str(context.prepared.table("prompts")),
         settings.training.precision,
         context.tokens_of(settings.training),
         settings.model.trust_remote_code,
@@ -69,7 +68,6 @@ def score_in_process(
     job: Job,
     folder: str,
     start: str,
-    prompts: str,
     precision: str,
     budget: int,
     trust: bool,
@@ -86,7 +84,7 @@ def score_in_process(
     def fill(temporary: Path) -> None:
         prepare_process(threads)
         rows = read(job.folder / "responses.parquet").slice(0, first).to_pylist()
-        asked = read(Path(prompts)).slice(0, len(rows))["prompt_tokens"].to_pylist()
+        asked = read(job.table).slice(0, len(rows))["prompt_tokens"].to_pylist()
         table = ResponseTable(asked, [row["tokens"] for row in rows])
         # On a CPU responses are generated in float32 whatever training uses; score them alike.
         used = precision if device_of_worker().type == "cuda" else "fp32"

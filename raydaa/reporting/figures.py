@@ -23,7 +23,7 @@ STYLE = {"svg.hashsalt": "raydaa", "font.size": 10, "axes.spines.top": False, "a
 
 def quality_name(results: TrialResults) -> str:
     """What the vertical axes show."""
-    return "win rate (%)" if results.judged else "held-out preference loss (nats)"
+    return f"win rate (%)\n{results.judged_by}" if results.judged else "held-out preference loss (nats)"
 
 
 def _quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:

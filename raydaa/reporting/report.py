@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -10,7 +11,7 @@ from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
 from raydaa.reporting.figures import draw, save
 from raydaa.reporting.page import data_url, markdown_table, render
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import Judged, TrialResults, TrialRow
 
 CAPTIONS = {
     "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
@@ -36,6 +37,10 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "comparison": _verdict(results, comparisons) if comparisons else "",
             "pairs_header": PAIRS_HEADER,
             "pairs": pairs_table(comparisons),
+            "judged_by": results.judged_by,
+            "benchmarks_header": BENCHMARKS_HEADER,
+            "benchmarks": benchmark_table(results),
+            "variants": _variants(results),
             "trials_header": TRIALS_HEADER,
             "trials": trials_table(results),
             "lost": [row for row in results if row.state != "finished"],
@@ -94,6 +99,18 @@ BEST_HEADER = (
     "method's cost (s)",
 )
 PAIRS_HEADER = ("method", "against", "difference (points)", "p", "different", "prompts", "prompts to tell them apart")
+BENCHMARKS_HEADER = (
+    "benchmark",
+    "model",
+    "against",
+    "win rate (%)",
+    "length-controlled (%)",
+    "ArenaHard score (%)",
+    "characters",
+    "distinct-1",
+    "distinct-2",
+    "cut (%)",
+)
 TRIALS_HEADER = ("trial", "state", "steps", "loss", *BEST_HEADER[5:12], "seconds", "start (s)")
 
 
@@ -105,12 +122,63 @@ def best_table(results: TrialResults) -> list[list[str]]:
         beta = "–" if row.beta is None else f"{row.beta:g}"
         table.append([row.title, row.ranking, beta, f"{row.learning_rate:g}", _settings(row), *_figures(row)])
         table[-1].append(_number(spent, 1))
+    first = results.benchmarks[0].name if results.benchmarks else ""
     for name, model in results.models.items():
-        rate = model.get("win_rate", {})
-        figures = _with_interval(rate.get("value"), rate.get("low"), rate.get("high"))
-        rest = ["0", "–", "–", "–", _number(model.get("mean_length"), 1), "–", "–"]
-        table.append([f"({name})", "–", "–", "–", "judged beside the trials", figures, *rest])
+        figures = model.get(first, {})
+        rest = ["0", "–", "–", "–", _number(figures.get("mean_length"), 1), "–", "–"]
+        table.append([f"({name})", "–", "–", "–", "judged beside the trials", _rate(figures.get("win_rate")), *rest])
     return table
+
+
+def benchmark_table(results: TrialResults) -> list[list[str]]:
+    """What each benchmark says of the best trial of each method and of the models beside them."""
+    found = [(row.title, row.init, row.benchmarks) for row in results.best_of_each()]
+    found += [(f"({name})", name, figures) for name, figures in results.models.items()]
+    return [
+        _on_benchmark(judged, title, figures[judged.name], results.models.get(init, {}).get(judged.name, {}))
+        for judged in results.benchmarks
+        for title, init, figures in found
+        if judged.name in figures
+    ]
+
+
+def _on_benchmark(judged: Judged, title: str, figures: dict[str, Any], start: dict[str, Any]) -> list[str]:
+    controlled, against = figures.get("length_controlled"), judged.baseline.rpartition("/")[2]
+    spread = "" if controlled is None or controlled["value"] is None else f" ± {controlled['standard_error'] or 0:.1f}"
+    varied = [_changed(figures.get(name), start.get(name), 3) for name in ("distinct_1", "distinct_2")]
+    return [
+        judged.label,
+        title,
+        against,
+        _rate(figures.get("win_rate")),
+        "–" if controlled is None else _number(controlled["value"], 1) + spread,
+        _rate(figures.get("arena")),
+        _changed(figures.get("mean_characters"), start.get("mean_characters"), 0),
+        *varied,
+        _number(100 * figures["cut_share"], 1),
+    ]
+
+
+def _rate(score: dict[str, Any] | None) -> str:
+    return "–" if score is None else _with_interval(score["value"], score["low"], score["high"])
+
+
+def _changed(value: float | None, start: float | None, digits: int) -> str:
+    """A figure, and by how much it differs from the start's."""
+    text = _number(value, digits)
+    return text if value is None or start is None or value == start else f"{text} ({value - start:+.{digits}f})"
+
+
+def _variants(results: TrialResults) -> list[str]:
+    """How win rates were length-controlled: what the fits knew of the prompts."""
+    rows = [*(row.benchmarks for row in results), *results.models.values()]
+    found = [
+        f"{judged.label}: {row[judged.name]['length_controlled']['variant']}"
+        for judged in results.benchmarks
+        for row in rows
+        if "length_controlled" in row.get(judged.name, {})
+    ]
+    return list(dict.fromkeys(found))
 
 
 def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
@@ -168,5 +236,9 @@ def _markdown(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
     if comparisons:
         parts += [f"\n## Methods against each other\n\n{_verdict(results, comparisons)}\n"]
         parts.append(markdown_table(PAIRS_HEADER, pairs_table(comparisons)))
+    if results.benchmarks:
+        parts.append(f"\nWin rates above: {results.judged_by or 'not judged'}\n\n## Benchmarks\n")
+        parts.append(markdown_table(BENCHMARKS_HEADER, benchmark_table(results)))
+        parts += [f"\nLength control, {variant}" for variant in _variants(results)]
     parts += ["\n## All trials\n", markdown_table(TRIALS_HEADER, trials_table(results))]
     return "\n".join(parts) + "\n"

@@ -9,8 +9,8 @@ import pytest
 
 from raydaa.artifacts import intact
 from raydaa.data import pocket
+from raydaa.data.files import DataError
 from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
-from raydaa.data.sources import DataError
 from raydaa.records import read
 from raydaa.study import Study
 from raydaa.training.model import load_tokenizer

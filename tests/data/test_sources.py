@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydaa.data.sources import BadRowError, DataError, conversation, preference_pair, prompt_of, read_rows
+from raydaa.data.files import DataError, read_rows
+from raydaa.data.sources import BadRowError, conversation, preference_pair, prompt_of
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(4)]
 COLUMNS = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}

@@ -10,7 +10,7 @@ import pytest
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.pareto import pareto_front
 from raydaa.evaluation.win_rate import win_rate
-from raydaa.judging.rule import judge_by_rule
+from raydaa.judging.rule import compared
 
 
 def test_win_rate_counts_ties_half() -> None:
@@ -72,5 +72,5 @@ def test_pareto_front_drops_what_is_beaten() -> None:
 
 
 def test_rule_judge_compares_by_reward() -> None:
-    verdicts = judge_by_rule(lambda prompt, text: len(text), ["a", "b", "c"], ["", "", ""], ["xx", "x", ""], ["x"] * 3)
-    assert [verdict.outcome for verdict in verdicts] == [1.0, 0.5, 0.0]
+    verdicts = compared(["a", "b", "c"], [2.0, 1.0, 0.0], [1.0] * 3)
+    assert [verdict["outcome"] for verdict in verdicts] == [1.0, 0.5, 0.0]

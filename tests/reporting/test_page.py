@@ -18,6 +18,15 @@ from raydaa.reporting import search_figures
 from raydaa.results import TrialResults
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
+LABEL = "validation (judge gpt-4o, prompt tldr v1)"
+FIGURES = {
+    "length_controlled": {"value": 61.5, "standard_error": 2.5, "variant": HOSTILE},
+    "mean_length": 8.0,
+    "mean_characters": 40.0,
+    "distinct_1": 0.2,
+    "distinct_2": None,
+    "cut_share": 0.0,
+}
 
 
 def trial(key: str, method: str, state: str, **changes: Any) -> dict[str, Any]:
@@ -62,10 +71,11 @@ def folder(tmp_path: Path) -> Path:
     rate = {"value": 70.0, "low": 60.0, "high": 80.0, "wins": 60.0, "ties": 20.0, "losses": 20.0}
     kl = {"per_response": 1.0, "low": 0.9, "high": 1.1, "per_token": 0.1}
     evaluation = {
-        key: {"win_rate": {**rate, "value": value}, "kl": kl, "mean_length": 8.0, "cut_share": 0.0}
+        key: {"kl": kl, "benchmarks": {"validation": {"win_rate": {**rate, "value": value}, **FIGURES}}}
         for key, value in (("a", 70.0), ("b", 75.0))
     }
-    write_json(study / "evaluation.json", {"trials": evaluation, "models": {}, "notes": [HOSTILE]})
+    parts = {"benchmarks": [{"name": "validation", "label": LABEL, "baseline": HOSTILE}], "trials": evaluation}
+    write_json(study / "evaluation.json", {**parts, "models": {HOSTILE: {"benchmarks": {}}}, "notes": [HOSTILE]})
     write_json(study / "data.json", {"rows": {"train": 10}, "rejected": {HOSTILE: 2}, "notes": {}})
     (study / "study.yaml").write_text(f"name: {HOSTILE}\n")
     search(study, f"{HOSTILE}/dpo", trials=8)
@@ -113,7 +123,11 @@ def test_hostile_text_stays_text(folder: Path) -> None:
 def test_page_says_what_was_found(folder: Path) -> None:
     results = TrialResults.load(folder)
     page = results.report(folder / "report").read_text()
-    assert "best is nca (beta 0.1, learning rate 0.001), win rate 75.0 % [60.0, 80.0] at KL 1.00 nats" in page
+    assert (
+        f"best is nca (beta 0.1, learning rate 0.001), win rate 75.0 % [60.0, 80.0] on {LABEL} at KL 1.00 nats" in page
+    )
+    assert f"Win rates are of {LABEL}" in page
+    assert page.count(LABEL) >= 4  # no score of it stands without
     text = re.sub(r"<[^>]+>", " ", page)
     assert "worker said" in text
     assert [row.method for row in results.best_of_each()] == ["nca", "dpo"]

@@ -1,0 +1,113 @@
+"""What models are judged on: prompts, how they are answered, by whom and against what they are judged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raydaa.data.files import DataError, read_rows
+from raydaa.evaluation_settings import CHOSEN, BenchmarkSettings, JudgeSettings, is_model
+from raydaa.generation.sample import Sampling
+from raydaa.judging.prompt import judge_prompt
+from raydaa.pipeline.context import Context, Prepared
+from raydaa.records import read
+from raydaa.settings import StudySettings
+from raydaa.settings_file import InputError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One of a study's benchmarks, with everything decided.
+
+    ``fixed`` are the baseline's responses where no model of the study gives them.
+    """
+
+    name: str
+    label: str
+    table: Path
+    key: str  # of the prompts
+    prompts: int
+    sampling: Sampling
+    baseline: str
+    fixed: tuple[str, ...] | None
+    judge: JudgeSettings
+    settings: BenchmarkSettings
+
+
+def benchmarks(context: Context) -> list[Benchmark]:
+    """The study's, in its order: trials are ranked by the first."""
+    return [_benchmark(context, settings) for settings in context.settings.evaluation.benchmarks]
+
+
+def _benchmark(context: Context, settings: BenchmarkSettings) -> Benchmark:
+    prepared, evaluation = context.prepared, context.settings.evaluation
+    judge = settings.judged_by(evaluation.judge)
+    fixed = None if judge.kind == "none" else fixed_baseline(context.settings, prepared, settings)
+    return Benchmark(
+        name=settings.name,
+        label=f"{settings.name} ({judge_title(judge)})",
+        table=prepared.table(settings.group),
+        key=prepared.keys[settings.group],
+        prompts=prepared.rows[settings.group],
+        sampling=Sampling(**settings.sampling(context.settings.generation).model_dump()),
+        baseline=evaluation.baseline_of(settings),
+        fixed=fixed,
+        judge=judge,
+        settings=settings,
+    )
+
+
+def judge_title(judge: JudgeSettings) -> str:
+    """What a score says of who gave it: never the benchmark's own judge, for our prompts are not its own."""
+    if judge.kind == "none":
+        return "not judged"
+    if judge.kind == "rule":
+        return f"rule {judge.function}"
+    name = Path(judge.model or "").name if judge.kind != "openai" else judge.model
+    if not judge.by_language:
+        return f"reward model {name}"
+    asked = judge_prompt(judge.prompt or "alpaca_eval")
+    return f"judge {name}, prompt {asked.name} v{asked.version}"
+
+
+def fixed_baseline(settings: StudySettings, prepared: Prepared, benchmark: BenchmarkSettings) -> tuple[str, ...] | None:
+    """The response that each prompt's are compared with; None where a model of the study gives it.
+
+    InputError where a prompt has none.
+    """
+    baseline = settings.evaluation.baseline_of(benchmark)
+    if is_model(baseline):
+        return None
+    rows = read(prepared.table(benchmark.group)).to_pylist()
+    find: Callable[[dict[str, Any]], str | None] = lambda row: row["chosen"]  # noqa: E731
+    if baseline != CHOSEN:
+        try:
+            find = partial(_answer, _answers(baseline))
+        except DataError as error:
+            raise InputError(f"{benchmark.name}: baseline: {error}") from None
+    found = [find(row) for row in rows]
+    missing = [row["question_id"] or row["question"] for row, answer in zip(rows, found, strict=True) if answer is None]
+    if missing:
+        raise InputError(
+            f"{benchmark.name}: baseline: {baseline!r} has no response to {len(missing)} of {len(rows)} prompts, "
+            f"the first {str(missing[0])[:60]!r}; use a model, or a file of responses"
+        )
+    return tuple(str(answer) for answer in found)
+
+
+def _answers(source: str) -> dict[str, str]:
+    """Responses in a file, by their question's id and by its text: AlpacaEval's outputs, or ArenaHard's answers."""
+    found: dict[str, str] = {}
+    for _, row in read_rows(source, "train").rows:
+        answer = row.get("output", row.get("response"))
+        if answer is None and row.get("choices"):
+            answer = row["choices"][0]["turns"][0]["content"]
+        if isinstance(answer, str):
+            names = (row.get(name) for name in ("question_id", "instruction", "prompt", "question"))
+            found |= {str(name): answer for name in names if name is not None}
+    return found
+
+
+def _answer(answers: dict[str, str], row: dict[str, Any]) -> str | None:
+    return answers.get(row["question_id"] or row["question"], answers.get(row["question"]))

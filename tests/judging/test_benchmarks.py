@@ -1,0 +1,179 @@
+"""A study judged on four benchmarks by four kinds of judges: what is asked, and what the report says of it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydaa.data.sources import prompt_of
+from raydaa.evaluation_settings import BENCHMARKS, JudgeSettings
+from raydaa.pipeline.benchmarks import judge_title
+from raydaa.records import read
+from raydaa.results import TrialResults
+from raydaa.settings_file import InputError
+from raydaa.study import Study
+from tests.command import Command
+from tests.judging.server import Body, Reply, completion, serving
+from tests.judging.test_reward_model import write_reward_model
+from tests.studies import done, micro, written
+
+pytest.importorskip("openai", reason="openai is not installed")
+
+QUESTIONS = [f"list the animals : cat {word} {other}" for word in ("fox", "pie", "red") for other in ("owl", "saw")]
+RULE = "def reward(prompt, response):\n    return len(response)\n"
+
+
+def judged(number: int, body: Body) -> Reply:
+    """Prefers the first answer 3 to 1 (one token), by far (ArenaHard), or nobody (TL;DR)."""
+    asked = body["messages"][-1]["content"]
+    if "<assistant_a>" in asked:
+        return Reply(completion("Mine is better.\n[[A>>B]]" if "saw" in asked else "[[A=B]]"))
+    if "<summary_a>" in asked:
+        return Reply(completion("Comparison: alike.\nWinner: C"))
+    assert "<answer model=" in asked
+    return Reply(completion("m", {"m": math.log(0.6), "M": math.log(0.2)}))
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Prompts and baselines as AlpacaEval and ArenaHard publish them."""
+    outputs = [{"instruction": q, "output": "sure , cat .", "generator": "baseline"} for q in QUESTIONS]
+    questions = [{"question_id": f"q{i}", "turns": [{"content": q}]} for i, q in enumerate(QUESTIONS)]
+    turns = [{"index": 0, "turns": [{"content": "cat", "token_len": 1}]}]
+    answers = [{"question_id": f"q{i}", "model_id": "baseline", "choices": turns} for i in range(len(QUESTIONS))]
+    found = {}
+    for name, rows in (("outputs.json", outputs), ("questions.jsonl", questions), ("answers.jsonl", answers)):
+        lines = json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / name).write_text(lines)
+        found[name.partition(".")[0]] = str(folder / name)
+    return found
+
+
+@pytest.mark.slow
+def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket_model: Path) -> None:
+    folder, at = command.folder / "benchmarks", files(command.folder)
+    shutil.copytree(undisturbed[0], folder)
+    (command.folder / "lengths.py").write_text(RULE)
+    rewards = write_reward_model(command.folder / "reward-model", pocket_model)
+    difficulty = command.folder / "difficulty.csv"
+    difficulty.write_text("index,instruction_difficulty\n" + "".join(f"{i},{i / 7}\n" for i in range(len(QUESTIONS))))
+    with serving(judged) as server:
+        asked = {"kind": "openai", "model": "gpt", "base_url": server.url, "api_key_env": None}
+        evaluation = {
+            "benchmarks": [
+                {"name": "validation", "judge": {"kind": "rule", "function": "lengths:reward"}},
+                {"name": "alpaca_eval", "source": at["outputs"], "difficulty": str(difficulty)},
+                {"name": "arena_hard", "source": at["questions"], "baseline": at["answers"]},
+                {"name": "tldr", "num": 10},
+            ],
+            "judge": asked,
+            "second_judge": {"kind": "reward_model", "model": str(rewards)},
+        }
+        study = written(command.folder, micro(name="four", evaluation=evaluation))
+        output = done(command.run("run", str(study), "--output", str(folder), "--allow-code"))
+    assert "3 models against sft, validation (rule lengths:reward)" in output
+    assert "3 models against chosen, alpaca_eval (judge gpt, prompt alpaca_eval v1)" in output
+    assert "3 models against answers.jsonl, arena_hard (judge gpt, prompt arena_hard v1)" in output
+    assert "3 models against chosen, tldr (judge gpt, prompt tldr v1)" in output
+    results = TrialResults.load(folder)
+    finished = [row for row in results if row.state == "finished"]
+    assert len(finished) == 2
+    for row in finished:
+        check_validation(folder, row.benchmarks["validation"], results.models["sft"]["validation"])
+        # Three quarters for whoever stands first, in both orders: half for each, but where nobody was asked.
+        assert row.benchmarks["alpaca_eval"]["win_rate"]["value"] == pytest.approx(50.0)
+        assert row.benchmarks["alpaca_eval"]["length_controlled"]["variant"].startswith("with difficulty")
+        check_arena(folder, row.benchmarks["arena_hard"])
+        assert row.benchmarks["tldr"]["win_rate"]["ties"] == 100.0
+        assert "arena" not in row.benchmarks["tldr"]
+        assert row.win_rate == row.benchmarks["validation"]["win_rate"]["value"]
+    orders = [body for body in server.asked if "<summary_a>" in body["messages"][-1]["content"]]
+    assert 0 < len(orders) <= 30  # one order of each
+    assert all(body["temperature"] == 0 for body in server.asked)
+    assert any("A second judge (reward model reward-model) says the same of" in note for note in results.notes)
+    check_files(folder, finished[0].label)
+    page = (folder / "report" / "index.html").read_text()
+    assert page.count("arena_hard (judge gpt, prompt arena_hard v1)") >= 4
+    assert "Win rates are of validation (rule lengths:reward)" in page
+    again = done(command.run("run", str(study), "--output", str(folder), "--allow-code"))  # the judge is gone by now
+    assert "0 models generated" in again
+
+
+def check_validation(folder: Path, mine: dict[str, object], start: dict[str, object]) -> None:
+    """The longer response wins; lengths and diversity are those of the responses."""
+    texts = [
+        read(folder / str(each["responses"]) / "responses.parquet")["response"].to_pylist() for each in (mine, start)
+    ]
+    outcomes = read(folder / str(mine["verdicts"]) / "verdicts.parquet")["outcome"].to_numpy()
+    assert list(outcomes) == [0.5 + 0.5 * float(np.sign(len(a) - len(b))) for a, b in zip(*texts, strict=True)]
+    assert mine["mean_characters"] == pytest.approx(np.mean([len(text) for text in texts[0]]))
+    words = [word for text in texts[0] for word in text.split()]
+    assert mine["distinct_1"] == pytest.approx(len(set(words)) / len(words))
+
+
+def check_arena(folder: Path, mine: dict[str, dict[str, float]]) -> None:
+    """Clear verdicts for whoever is A cancel out, with three times the weight."""
+    rows = read(folder / str(mine["verdicts"]) / "verdicts.parquet").to_pylist()
+    weights = [row["first_weight"] for row in rows if row["first_weight"] is not None]
+    assert set(weights) <= {1.0, 3.0}
+    assert mine["arena"]["value"] == pytest.approx(50.0)
+    assert mine["arena"]["games"] == 2 * len(QUESTIONS)
+
+
+def check_files(folder: Path, label: str) -> None:
+    """What AlpacaEval's and ArenaHard's own tools read."""
+    names = {path.name for path in (folder / "outputs" / "alpaca_eval").iterdir()}
+    assert "sft.json" in names
+    assert len(names) == 3
+    rows = json.loads((folder / "outputs" / "alpaca_eval" / "sft.json").read_text())
+    assert [row["instruction"] for row in rows] == QUESTIONS
+    assert {*rows[0]} == {"instruction", "output", "generator"}
+    lines = (folder / "outputs" / "arena_hard" / "sft.jsonl").read_text().splitlines()
+    answer = json.loads(lines[2])
+    assert (answer["question_id"], answer["model_id"]) == ("q2", "sft")
+    assert isinstance(answer["choices"][0]["turns"][0]["content"], str)
+
+
+def test_benchmarks_have_their_own_settings() -> None:
+    study = Study.from_tree(micro(evaluation={"judge": "rule", "benchmarks": ["validation", *list(BENCHMARKS)[1:]]}))
+    settings = study.settings
+    validation, alpaca, arena, tldr = settings.evaluation.benchmarks
+    assert arena.sampling(settings.generation).temperature == 0.0
+    assert alpaca.sampling(settings.generation).temperature == settings.generation.temperature
+    assert arena.sampling(settings.generation).max_new_tokens == settings.generation.max_new_tokens
+    language = JudgeSettings(kind="openai", model="gpt-4o")
+    assert [b.judged_by(language).prompt for b in settings.evaluation.benchmarks] == [
+        "alpaca_eval",
+        "alpaca_eval",
+        "arena_hard",
+        "tldr",
+    ]
+    assert [b.judged_by(language).orders for b in (validation, tldr)] == [2, 1]
+    assert settings.evaluation.baselines[0] == "sft"
+    assert judge_title(alpaca.judged_by(language)) == "judge gpt-4o, prompt alpaca_eval v1"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"benchmarks": ["alpaca"]}, "evaluation.benchmarks[0].name: 'alpaca'"),
+        ({"benchmarks": ["tldr", "tldr"]}, "names a benchmark twice"),
+        ({"benchmarks": [{"name": "validation", "num": 3}]}, "validation's prompts are data.prompts; write num there"),
+        ({"judge": {"kind": "served"}}, "evaluation.judge.model: name the judge, a folder or a hub id"),
+        ({"judge": {"kind": "rule", "function": "a:b"}}, "'a:b' is code of your own; add --allow-code to run it"),
+        ({"second_judge": "rule"}, "evaluation.second_judge: two judges need two kinds other than none"),
+    ],
+)
+def test_what_cannot_be_judged_is_said(evaluation: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Study.from_tree(micro(evaluation=evaluation))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_arena_hards_questions_are_read() -> None:
+    assert prompt_of({"turns": [{"content": "why?"}], "question_id": "q"}, "prompt") == [
+        {"role": "user", "content": "why?"}
+    ]
