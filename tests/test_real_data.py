@@ -23,10 +23,10 @@ def cut(data: Path, folder: Path) -> Path:
     folder.mkdir()
     table = pq.read_table(data / "alpaca_gpt4_pairs.parquet")
     parts = [
-        table.filter(pc.equal(table["split"], name)).slice(0, n) for name, n in (("train", 320), ("validation", 48))
+        table.filter(pc.equal(table["split"], name)).slice(0, n) for name, n in (("train", 160), ("validation", 32))
     ]
     pq.write_table(pa.concat_tables(parts), folder / "alpaca_gpt4_pairs.parquet")
-    pq.write_table(pq.read_table(data / "hh_harmless_test.parquet").slice(0, 360), folder / "hh_harmless_test.parquet")
+    pq.write_table(pq.read_table(data / "hh_harmless_test.parquet").slice(0, 200), folder / "hh_harmless_test.parquet")
     return folder
 
 
@@ -35,7 +35,7 @@ def test_a_study_over_real_pairs(
     real_data: Path, tmp_path: Path, make: Callable[[Path, Path, float], dict[str, Any]]
 ) -> None:
     tree = make(cut(real_data, tmp_path / "data"), tmp_path, 1.0)
-    tree["data"] |= {"max_length": 192, "max_rejected_share": 0.3, "prompts": {"num": 16}}
+    tree["data"] |= {"max_length": 192, "max_rejected_share": 0.3, "prompts": {"num": 8}}
     command = Command(tmp_path / "home")
     result = command.run("run", str(written(tmp_path, tree)), "--output", str(tmp_path / "out"), timeout=800)
     assert result.returncode == 0, result.stdout + result.stderr

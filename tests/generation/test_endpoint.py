@@ -1,7 +1,11 @@
-"""The OpenAI-compatible endpoint over a checkpoint, by the client that everybody uses."""
+"""The OpenAI-compatible endpoint over a checkpoint, as `serve run` starts it from the file in `clusters/`, by the
+client that everybody uses."""
 
 import concurrent.futures
-import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
@@ -16,27 +21,73 @@ import raydaa
 from raydaa.data.packing import ResponseTable
 from raydaa.data.tokenize import Encoder
 from raydaa.generation import server
-from raydaa.generation.serving import available
+from raydaa.generation.serving import available, serve_running
 from raydaa.training.model import Policy, load_model, load_tokenizer
 from raydaa.training.reference import score
+from tests.command import LISTENING, Command
+from tests.own_cluster import free_ports
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not available(), reason="vLLM is not installed"),
 ]
 
+SHIPPED = Path(__file__).parent.parent.parent / "clusters" / "serve.yaml"
 KEY = "a key of its own"
+BEARER = {"Authorization": f"Bearer {KEY}"}
 PROMPT = "list the animals : cat red pie fox"
 
 
 @pytest.fixture(scope="module")
-def endpoint(own_ray: None, pocket_model: Path) -> Iterator[server.Endpoint]:
-    os.environ["RAYDAA_TEST_KEY"] = KEY
-    with raydaa.serve(
-        pocket_model, name="pocket", dtype="float32", max_model_len=200, max_num_seqs=64, api_key_env="RAYDAA_TEST_KEY"
-    ) as made:
-        yield made
-    del os.environ["RAYDAA_TEST_KEY"]
+def config(pocket_model: Path) -> dict[str, Any]:
+    """The shipped file, over a model and a port of this test."""
+    made: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
+    sizes = {"dtype": "float32", "max_model_len": 200, "max_num_seqs": 64}
+    made["applications"][0]["args"] |= {"model": str(pocket_model), "name": "pocket", **sizes}
+    made["http_options"]["port"] = free_ports(1)[0]
+    return made
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> Iterator[server.Endpoint]:
+    command = Command(tmp_path_factory.mktemp("serve"))
+    command.environment["RAYDAA_TEST_KEY"] = KEY
+    config["applications"][0]["args"]["api_key_env"] = "RAYDAA_TEST_KEY"
+    path, log = command.folder / "serve.yaml", command.folder / "serve.log"
+    path.write_text(yaml.safe_dump(config))
+    made = server.Endpoint(f"http://127.0.0.1:{config['http_options']['port']}/v1", "pocket")
+    code = LISTENING + "from ray.serve.scripts import cli; cli()"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, "-c", code, "run", str(path)],
+            env=command.environment,
+            cwd=command.folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            wait_until_answering(made, process, log)
+            yield made
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(120)
+    assert command.wait_until_gone() == {}
+
+
+def wait_until_answering(endpoint: server.Endpoint, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 400
+    body = {"model": endpoint.model, "prompt": "list", "max_tokens": 3}
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.5)
+        try:
+            if httpx.post(f"{endpoint.url}/completions", json=body, headers=BEARER, timeout=60).status_code == 200:
+                return
+        except httpx.TransportError:
+            continue
+    raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +162,7 @@ def test_without_the_key_nothing_is_told(endpoint: server.Endpoint) -> None:
             answer = httpx.post(f"{root}{path}", content=b"no JSON", headers=headers)
             assert answer.status_code == 401
             assert "API key is missing or wrong" in answer.text
-    known = httpx.get(f"{root}/v1/models", headers={"Authorization": f"Bearer {KEY}", "Origin": "http://elsewhere"})
+    known = httpx.get(f"{root}/v1/models", headers={**BEARER, "Origin": "http://elsewhere"})
     assert known.status_code == 200
     assert "access-control-allow-origin" not in known.headers
 
@@ -130,9 +181,8 @@ def test_without_the_key_nothing_is_told(endpoint: server.Endpoint) -> None:
 def test_bad_requests_have_a_reason_and_do_no_harm(
     endpoint: server.Endpoint, client: Any, body: dict[str, Any], status: int, reason: str
 ) -> None:
-    headers = {"Authorization": f"Bearer {KEY}"}
     answer = httpx.post(
-        f"{endpoint.url}/completions", json={"model": "pocket", "max_tokens": 4, **body}, headers=headers, timeout=120
+        f"{endpoint.url}/completions", json={"model": "pocket", "max_tokens": 4, **body}, headers=BEARER, timeout=120
     )
     assert answer.status_code == status, answer.text
     assert reason in answer.text
@@ -140,7 +190,7 @@ def test_bad_requests_have_a_reason_and_do_no_harm(
 
 
 def test_text_that_is_no_json_is_refused(endpoint: server.Endpoint) -> None:
-    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    headers = {**BEARER, "Content-Type": "application/json"}
     answer = httpx.post(f"{endpoint.url}/completions", content=b'{"model": "pocket", "prom', headers=headers)
     assert 400 <= answer.status_code < 500
     assert "JSON" in answer.text
@@ -176,6 +226,17 @@ def test_without_a_key_requests_must_be_meant_for_this_machine(host: str, status
     """A page that a browser here shows must not reach the endpoint by a name of its own."""
     guarded = TestClient(server.Guard(PlainTextResponse("answer"), digest=None))
     assert guarded.get("/", headers={"Host": host}).status_code == status
+
+
+def test_the_shipped_files_application_is_not_built_where_others_would_see_it(
+    own_ray: None, config: dict[str, Any]
+) -> None:
+    """`serve run` starts Serve by the file's options and then asks for the application."""
+    arguments = {**config["applications"][0]["args"], "api_key_env": None}
+    with serve_running(http_options={**config["http_options"], "host": "0.0.0.0"}, proxy_location="Disabled"):
+        refusal = "host: 0.0.0.0 is seen by others; name an environment variable with a key as api_key_env"
+        with pytest.raises(ValueError, match=refusal):
+            server.app(arguments)
 
 
 def test_others_are_not_served_without_a_key(pocket_model: Path) -> None:
