@@ -154,6 +154,18 @@ def _benchmarks(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+class HarnessSettings(Settings):
+    """Tasks of the LM Evaluation Harness, for the best models and ``evaluation.models``."""
+
+    tasks: Annotated[Names, Field(min_length=1)]
+    include_path: str | None = None  # a folder with tasks of your own
+    num_fewshot: Natural | None = None  # None: the task's own
+    limit: PositiveInt | None = None  # documents of each task
+    chat_template: bool = False
+    max_length: PositiveInt = 2048
+    concurrency: PositiveInt = 16
+
+
 class EvaluationSettings(Settings):
     benchmarks: Annotated[tuple[BenchmarkSettings, ...], BeforeValidator(_benchmarks), Field(min_length=1)] = (
         BenchmarkSettings(name="validation"),
@@ -162,6 +174,7 @@ class EvaluationSettings(Settings):
     baseline: str = "sft"  # of the study's own prompts, and where a benchmark has none
     judge: Judge = JudgeSettings()
     second_judge: Judge | None = None  # judges the first benchmark as well; how far the two agree is reported
+    lm_eval: HarnessSettings | None = None
     judge_trials: Literal["finished", "best_lr_per_beta", "best_per_method"] = "finished"
     kl_prompts: PositiveInt = 500
     kl_sampling: Literal["study", "exact"] = "study"

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from raydaa.evaluation.pareto import pareto_front
 from raydaa.records import read
 from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
+HARNESS = "harness.json"  # in a study folder: what the LM Evaluation Harness says
 GROUPS = ("parameters", "training", "benchmarks")  # one JSON column each in the table
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
@@ -95,6 +96,7 @@ class TrialResults:
     models: dict[str, dict[str, dict[str, Any]]]  # of the models judged beside the trials: figures by benchmark
     benchmarks: tuple[Judged, ...] = ()  # trials are ranked by the first
     notes: tuple[str, ...] = ()  # on how the figures were made
+    harness: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # scores by model, task and metric
 
     @staticmethod
     def load(folder: Path | str) -> "TrialResults":
@@ -109,7 +111,8 @@ class TrialResults:
         first = judged[0].name if judged else ""
         rows = [_row(folder, trial, measured.get(trial["key"], {}), first) for trial in trials]
         models = {name: row["benchmarks"] for name, row in evaluation.get("models", {}).items()}
-        return TrialResults(folder, rows, models, judged, tuple(evaluation.get("notes", ())))
+        notes = tuple(evaluation.get("notes", ()))
+        return TrialResults(folder, rows, models, judged, notes, read_json(folder / HARNESS) or {})
 
     def __iter__(self) -> Iterator[TrialRow]:
         return iter(self.rows)

@@ -36,6 +36,8 @@ def test_a_study_over_real_pairs(
 ) -> None:
     tree = make(cut(real_data, tmp_path / "data"), tmp_path, 1.0)
     tree["data"] |= {"max_length": 192, "max_rejected_share": 0.3, "prompts": {"num": 8}}
+    tree["search"]["methods"] = METHODS[::2]
+    tree["generation"]["max_new_tokens"] = 16
     command = Command(tmp_path / "home")
     result = command.run("run", str(written(tmp_path, tree)), "--output", str(tmp_path / "out"), timeout=800)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -43,7 +45,7 @@ def test_a_study_over_real_pairs(
     assert (tmp_path / "out" / "report" / "index.html").exists()
     rows = TrialResults.load(tmp_path / "out").rows
     finished = [row for row in rows if row.state == "finished"]
-    assert {row.method for row in finished} == {method["name"] for method in METHODS}
+    assert {row.method for row in finished} == {method["name"] for method in METHODS[::2]}
     for row in finished:
         assert row.win_rate is None
         assert row.validation_accuracy is not None

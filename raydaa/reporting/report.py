@@ -41,6 +41,8 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "benchmarks_header": BENCHMARKS_HEADER,
             "benchmarks": benchmark_table(results),
             "variants": _variants(results),
+            "harness_header": ("task", "metric", *results.harness),
+            "harness": harness_table(results),
             "trials_header": TRIALS_HEADER,
             "trials": trials_table(results),
             "lost": [row for row in results if row.state != "finished"],
@@ -159,6 +161,20 @@ def _on_benchmark(judged: Judged, title: str, figures: dict[str, Any], start: di
     ]
 
 
+def harness_table(results: TrialResults) -> list[list[str]]:
+    """Tasks and metrics of the LM Evaluation Harness, a column for each model."""
+    models = list(results.harness.values())
+    names = dict.fromkeys((task, metric) for scores in models for task, found in scores.items() for metric in found)
+    return [[task, metric, *(_scored(scores.get(task, {}).get(metric)) for scores in models)] for task, metric in names]
+
+
+def _scored(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    error = score["standard_error"]
+    return f"{score['value']:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
 def _rate(score: dict[str, Any] | None) -> str:
     return "–" if score is None else _with_interval(score["value"], score["low"], score["high"])
 
@@ -240,5 +256,8 @@ def _markdown(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
         parts.append(f"\nWin rates above: {results.judged_by or 'not judged'}\n\n## Benchmarks\n")
         parts.append(markdown_table(BENCHMARKS_HEADER, benchmark_table(results)))
         parts += [f"\nLength control, {variant}" for variant in _variants(results)]
+    if results.harness:
+        parts.append("\n## LM Evaluation Harness\n")
+        parts.append(markdown_table(("task", "metric", *results.harness), harness_table(results)))
     parts += ["\n## All trials\n", markdown_table(TRIALS_HEADER, trials_table(results))]
     return "\n".join(parts) + "\n"

@@ -1,0 +1,64 @@
+"""The LM Evaluation Harness, asked of a model behind our own endpoint."""
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from raydaa.artifacts import file_hash, files_below
+from raydaa.evaluation_settings import HarnessSettings
+from raydaa.generation.server import Endpoint
+
+NO_FILTER = ",none"  # behind the name of a metric that nothing was filtered for
+
+
+def identity(settings: HarnessSettings) -> dict[str, Any]:
+    """What scores depend on, beside the model: the tasks and, where they lie in a folder, its content."""
+    folder = settings.include_path
+    files = {} if folder is None else {str(p.relative_to(folder)): file_hash(p) for p in files_below(Path(folder))}
+    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+    return {**settings.model_dump(exclude={"include_path"}), "files": digest, "version": version("lm_eval")}
+
+
+def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
+    """Scores by task and metric, each with its ``value`` and ``standard_error`` (None where the harness has none).
+
+    ValueError, in one line, where a task is unknown.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    tasks = TaskManager(include_path=settings.include_path)
+    for name in settings.tasks:
+        if not tasks.match_tasks([name]):
+            raise ValueError(f"{name!r} is not a task that the harness knows; name its folder as include_path")
+    found: Any = simple_evaluate(
+        model="local-completions",
+        model_args={
+            "model": endpoint.model,
+            "base_url": f"{endpoint.url}/completions",
+            "tokenizer": str(tokenizer),
+            "tokenizer_backend": "huggingface",
+            "num_concurrent": settings.concurrency,
+            "max_length": settings.max_length,
+        },
+        tasks=list(settings.tasks),
+        task_manager=tasks,
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        apply_chat_template=settings.chat_template,
+        log_samples=False,
+    )
+    return {task: _metrics(values) for task, values in found["results"].items()}
+
+
+def _metrics(values: dict[str, Any]) -> dict[str, Any]:
+    scores = {}
+    for name, value in values.items():
+        metric, comma, filtered = name.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        error = values.get(f"{metric}_stderr,{filtered}")
+        error = float(error) if isinstance(error, int | float) else None
+        scores[name.removesuffix(NO_FILTER)] = {"value": float(value), "standard_error": error}
+    return scores

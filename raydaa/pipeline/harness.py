@@ -1,0 +1,40 @@
+"""The stage harness: the LM Evaluation Harness's tasks for the best models and those beside them."""
+
+from pathlib import Path
+
+from raydaa.artifacts import intact, key_of, make_folder, model_hash, read_json, write_json
+from raydaa.pipeline.context import Context, Start
+from raydaa.results import HARNESS, TrialResults
+from raydaa.settings_file import InputError, first_line
+
+
+def harness(context: Context, starts: dict[str, Start], results: TrialResults) -> None:
+    """Scores of the best trial of each method and of ``evaluation.models``, as ``harness.json``; each model once."""
+    settings = context.settings.evaluation.lm_eval
+    if settings is None:
+        (context.folder / HARNESS).unlink(missing_ok=True)
+        return
+    from raydaa.generation.harness import ask, identity
+    from raydaa.generation.server import serve
+
+    asked = {row.title: Path(str(row.checkpoint)) for row in results.best_of_each()}
+    asked |= {f"({name})": starts[name].folder for name in context.settings.evaluation.models}
+    context.progress.start("harness", f"{len(asked)} models, {', '.join(settings.tasks)}")
+    tasks, scores, made = identity(settings), {}, 0
+    for title, model in asked.items():
+        folder = context.folder / "harness" / key_of(model=model_hash(model), tasks=tasks)
+
+        def fill(temporary: Path, model: Path = model) -> None:
+            with serve(model, max_num_seqs=settings.concurrency) as endpoint:
+                write_json(temporary / "scores.json", ask(endpoint, model, settings))
+
+        if not intact(folder):
+            try:
+                make_folder(folder, fill)
+            except ValueError as error:
+                raise InputError(f"{context.study.where}: evaluation.lm_eval: {first_line(error)}") from None
+            made += 1
+        scores[title] = read_json(folder / "scores.json")
+        context.progress.update(len(scores), len(asked), f"{len(scores)}/{len(asked)} models")
+    write_json(context.folder / HARNESS, scores)
+    context.progress.end(f"{made} models asked{f'; {len(asked) - made} kept from before' if made < len(asked) else ''}")
