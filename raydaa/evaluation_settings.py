@@ -116,7 +116,7 @@ class BenchmarkSettings(Settings):
     @classmethod
     def complete(cls, value: Any) -> Any:
         value = {"name": value} if isinstance(value, str) else value
-        if isinstance(value, dict) and value.get("name") in BENCHMARKS:
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"] in BENCHMARKS:
             taken = [key for key in ("source", "columns", "num") if value.get(key) is not None]
             if value["name"] == "validation" and taken:
                 raise wrong(f"validation's prompts are data.prompts; write {taken[0]} there", taken[0])
@@ -158,12 +158,18 @@ class HarnessSettings(Settings):
     """Tasks of the LM Evaluation Harness, for the best models and ``evaluation.models``."""
 
     tasks: Annotated[Names, Field(min_length=1)]
-    include_path: str | None = None  # a folder with tasks of your own
+    include_path: str | None = None  # a folder with tasks of your own, which may hold code
     num_fewshot: Natural | None = None  # None: the task's own
     limit: PositiveInt | None = None  # documents of each task
     chat_template: bool = False
-    max_length: PositiveInt = 2048
+    max_length: PositiveInt | None = None  # of a task's prompt and answer; None: what the model allows
     concurrency: PositiveInt = 16
+
+    @model_validator(mode="after")
+    def check(self, info: ValidationInfo) -> "HarnessSettings":
+        if self.include_path is not None and not (info.context or {}).get("allow_code"):
+            raise wrong("tasks of your own may run code; add --allow-code", "include_path")
+        return self
 
 
 class EvaluationSettings(Settings):
@@ -185,8 +191,12 @@ class EvaluationSettings(Settings):
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) < len(names):
             raise wrong(f"{names!r} names a benchmark twice", "benchmarks")
-        if self.second_judge is not None and (self.second_judge.kind == "none" or self.judge.kind == "none"):
-            raise wrong("two judges need two kinds other than none", "second_judge")
+        if self.second_judge is not None:
+            kinds = self.second_judge.kind, self.benchmarks[0].judged_by(self.judge).kind
+            if "none" in kinds:
+                raise wrong(
+                    "needs another judge of the first benchmark to agree with; neither may be none", "second_judge"
+                )
         return self
 
     def baseline_of(self, benchmark: BenchmarkSettings) -> str:
@@ -210,4 +220,4 @@ class EvaluationSettings(Settings):
 
 def is_model(baseline: str) -> bool:
     """Whether a baseline names a model whose responses are to be generated."""
-    return baseline != CHOSEN and not baseline.endswith(FILES)
+    return baseline != CHOSEN and not baseline.partition("?")[0].endswith(FILES)

@@ -110,7 +110,7 @@ class TrialResults:
         judged = tuple(Judged(**each) for each in evaluation.get("benchmarks", ()))
         first = judged[0].name if judged else ""
         rows = [_row(folder, trial, measured.get(trial["key"], {}), first) for trial in trials]
-        models = {name: row["benchmarks"] for name, row in evaluation.get("models", {}).items()}
+        models = {name: row.get("benchmarks", {}) for name, row in evaluation.get("models", {}).items()}
         notes = tuple(evaluation.get("notes", ()))
         return TrialResults(folder, rows, models, judged, notes, read_json(folder / HARNESS) or {})
 

@@ -96,7 +96,9 @@ def disk_peak(micro_run: tuple[Path, str, int]) -> int:
 def weights_below(folder: Path) -> int:
     """Bytes of models and checkpoints in a folder where files come and go."""
     total = 0
-    for path in [*folder.rglob("*.safetensors"), *folder.rglob("*.pt")]:
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
+    for place, _, names in os.walk(folder):  # unlike glob, it passes over folders that are gone by now
+        for name in names:
+            if name.endswith((".safetensors", ".pt")):
+                with contextlib.suppress(FileNotFoundError):
+                    total += (Path(place) / name).stat().st_size
     return total

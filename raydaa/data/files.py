@@ -111,7 +111,9 @@ def _contents(source: str) -> Iterator[tuple[str, bytes]]:
             if not content:
                 raise DataError(f"{name if len(names) > 1 else source}: the file is empty")
             yield name, content
-    except (OSError, pa.ArrowException) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a file system's client has errors of its own kinds, for want of a network too
         raise DataError(f"{source}: can't be read: {first_line(error)}") from None
     if not names:
         raise DataError(f"{source}: there is no such file")

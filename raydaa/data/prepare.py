@@ -228,7 +228,7 @@ def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any
 
 
 def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:
-    answer, name = row.get(names["response"]), row.get(names["question_id"])
+    answer, name = row.get(names["response"]), row.get(names["question_id"], row.get("uid"))  # ArenaHard has had both
     messages = prompt_of(row, names["prompt"])
     return Candidate(messages, answer if isinstance(answer, str) else None, None if name is None else str(name))
 

@@ -5,33 +5,42 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import file_hash, files_below
+from raydaa.artifacts import file_hash, files_below, read_json
 from raydaa.evaluation_settings import HarnessSettings
 from raydaa.generation.server import Endpoint
 
+MOST = 2048  # tokens, where a model does not say
 NO_FILTER = ",none"  # behind the name of a metric that nothing was filtered for
 
 
 def identity(settings: HarnessSettings) -> dict[str, Any]:
     """What scores depend on, beside the model: the tasks and, where they lie in a folder, its content."""
     folder = settings.include_path
-    files = {} if folder is None else {str(p.relative_to(folder)): file_hash(p) for p in files_below(Path(folder))}
+    found = [] if folder is None else [p for p in files_below(Path(folder)) if p.suffix != ".pyc"]
+    files = {str(path.relative_to(str(folder))): file_hash(path) for path in found}
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
     return {**settings.model_dump(exclude={"include_path"}), "files": digest, "version": version("lm_eval")}
 
 
-def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
-    """Scores by task and metric, each with its ``value`` and ``standard_error`` (None where the harness has none).
+def positions(model: Path) -> int:
+    """How many tokens a model's prompt and answer may have together."""
+    return int((read_json(model / "config.json") or {}).get("max_position_embeddings") or MOST)
 
-    ValueError, in one line, where a task is unknown.
-    """
+
+def unknown_tasks(settings: HarnessSettings) -> list[str]:
+    """Those that the harness does not know."""
+    from lm_eval.tasks import TaskManager
+
+    tasks = TaskManager(include_path=settings.include_path)
+    return [name for name in settings.tasks if not tasks.match_tasks([name])]
+
+
+def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
+    """Scores by task and metric, each with its ``value`` and ``standard_error`` (None where the harness has none)."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     tasks = TaskManager(include_path=settings.include_path)
-    for name in settings.tasks:
-        if not tasks.match_tasks([name]):
-            raise ValueError(f"{name!r} is not a task that the harness knows; name its folder as include_path")
     found: Any = simple_evaluate(
         model="local-completions",
         model_args={
@@ -40,7 +49,7 @@ def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[
             "tokenizer": str(tokenizer),
             "tokenizer_backend": "huggingface",
             "num_concurrent": settings.concurrency,
-            "max_length": settings.max_length,
+            "max_length": settings.max_length or positions(tokenizer),
         },
         tasks=list(settings.tasks),
         task_manager=tasks,

@@ -53,12 +53,20 @@ class Game:
     second: str
 
 
+@dataclass
+class Spent:
+    """What one judge was asked for in one run; several `LanguageJudge`s may share it."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
 class LanguageJudge:
     """Asks for what the cache lacks."""
 
-    def __init__(self, endpoint: Endpoint, asked: JudgePrompt, cache: VerdictCache) -> None:
+    def __init__(self, endpoint: Endpoint, asked: JudgePrompt, cache: VerdictCache, spent: Spent | None = None) -> None:
         self.endpoint, self.asked, self.cache = endpoint, asked, cache
-        self.requests = self.tokens = 0
+        self.spent = spent or Spent()
         self.heard = time.monotonic()
 
     def rule(self, games: Sequence[Game], told: Callable[[int, int], None] = lambda done, of: None) -> list[Ruling]:
@@ -139,10 +147,10 @@ class LanguageJudge:
         for attempt in itertools.count(1):
             self._check_budget()
             try:
-                self.requests += 1
+                self.spent.requests += 1
                 completion = await client.chat.completions.create(**options)
                 answer, used = _understood(completion)
-                self.tokens += sum(used)
+                self.spent.tokens += sum(used)
                 self.heard = time.monotonic()
                 if self.asked.by_token and not answer.first_token:
                     raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
@@ -150,7 +158,7 @@ class LanguageJudge:
             except (openai.APIConnectionError, openai.APIStatusError, ValueError) as error:
                 status = getattr(error, "status_code", None)
                 others_answered = self.heard > begun
-                if status in ABOUT_THE_GAME and (others_answered or self.tokens):
+                if status in ABOUT_THE_GAME and (others_answered or self.spent.tokens):
                     return Answer(f"refused with status {status}"), (0, 0)
                 if status is not None and status < 500 and status not in LATER:
                     raise JudgeError(f"{self._where} refused with status {status}") from None
@@ -164,8 +172,8 @@ class LanguageJudge:
 
     def _check_budget(self) -> None:
         for limit, used, name in (
-            (self.endpoint.max_requests, self.requests, "max_requests"),
-            (self.endpoint.max_tokens, self.tokens, "max_tokens"),
+            (self.endpoint.max_requests, self.spent.requests, "max_requests"),
+            (self.endpoint.max_tokens, self.spent.tokens, "max_tokens"),
         ):
             if limit is not None and used >= limit:
                 raise JudgeError(f"{name}: {limit} are used up")

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from raydaa.artifacts import read_json
+
 BATCH = 16
 
 
@@ -35,14 +37,19 @@ def reward_scores(
     return scores
 
 
-def load_reward_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Model and tokenizer; ValueError, in one line, where the model does not give one score."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+def check_reward_model(folder: Path) -> None:
+    """ValueError, in one line, where the model does not give one score."""
+    config = read_json(folder / "config.json") or {}
+    named = (config.get("architectures") or ["it"])[0]
+    if len(config.get("id2label", (0, 1))) != 1 or not named.endswith("ForSequenceClassification"):
+        raise ValueError(f"{folder}: is no reward model: {named} gives no single score")
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    named = config.architectures or [""]
-    if config.num_labels != 1 or not named[0].endswith("ForSequenceClassification"):
-        raise ValueError(f"{folder}: is no reward model: {named[0] or 'it'} gives no single score")
+
+def load_reward_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Model and tokenizer; ValueError as by `check_reward_model`."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    check_reward_model(folder)
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
     )

@@ -1,5 +1,6 @@
 """A judge that gives each response a reward of its own: a function of prompt and response, or a reward model."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,9 +27,13 @@ def rule_identity(name: str) -> dict[str, Any]:
 
 
 def compared(ids: Sequence[str], rewards: Sequence[float], against: Sequence[float]) -> list[dict[str, Any]]:
-    """Verdicts by two responses' rewards for each prompt: the higher wins; there is no order, and no noise."""
+    """Verdicts by two responses' rewards for each prompt: the higher wins; there is no order, and no noise.
+
+    Where one of them is no number nothing can be said.
+    """
     rows = []
     for name, mine, other in zip(ids, rewards, against, strict=True):
-        outcome = 0.5 + 0.5 * ((mine > other) - (mine < other))
+        known = not (math.isnan(mine) or math.isnan(other))
+        outcome = 0.5 + 0.5 * ((mine > other) - (mine < other)) if known else None
         rows.append({"prompt_id": name, "outcome": outcome, "score": mine, "baseline_score": other})
     return rows

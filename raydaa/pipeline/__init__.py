@@ -125,7 +125,8 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
             results = TrialResults.load(study.folder)
             if not reopened(context, results.worth_keeping()):
                 break
-        harness(context, starts, results)
+        failure = harness(context, starts, results)
+        results = TrialResults.load(study.folder)
     shutil.rmtree(study.folder / "ray", ignore_errors=True)
     progress.start("report", str(study.folder / "report" / "index.html"))
     results.hand_over()
@@ -133,6 +134,8 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     results.report(study.folder / "report")
     context.send()
     progress.end("written")
+    if failure is not None:  # what was found without it is there all the same
+        raise InputError(f"{study.where}: {failure}; the same command goes on")
     return results
 
 

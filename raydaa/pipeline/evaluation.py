@@ -118,10 +118,10 @@ def _jobs(
 ) -> tuple[dict[str, dict[str, Job]], dict[str, Job]]:
     """For each benchmark and contestant the responses to judge, and those KL is measured on (often the same)."""
     settings, prepared = context.settings.evaluation, context.prepared
-    judged = {
-        b.name: {c.name: _job(context, c.model, b.sampling, b.table, b.key, b.prompts) for c in contestants}
-        for b in asked
-    }
+    judged = {}
+    for b in asked:
+        size = b.prompts if b.judge.kind != "none" else min(b.prompts, settings.kl_prompts)
+        judged[b.name] = {c.name: _job(context, c.model, b.sampling, b.table, b.key, size) for c in contestants}
     sampling = Sampling(**SamplingSettings(**context.settings.generation.model_dump(include=FIELDS)).model_dump())
     if settings.kl_sampling == "exact":
         sampling = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)

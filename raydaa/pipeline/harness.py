@@ -2,25 +2,28 @@
 
 from pathlib import Path
 
-from raydaa.artifacts import intact, key_of, make_folder, model_hash, read_json, write_json
+from raydaa.artifacts import key_of, make_folder, model_hash, read_json, write_json
 from raydaa.pipeline.context import Context, Start
 from raydaa.results import HARNESS, TrialResults
-from raydaa.settings_file import InputError, first_line
+from raydaa.settings_file import first_line
 
 
-def harness(context: Context, starts: dict[str, Start], results: TrialResults) -> None:
-    """Scores of the best trial of each method and of ``evaluation.models``, as ``harness.json``; each model once."""
+def harness(context: Context, starts: dict[str, Start], results: TrialResults) -> str | None:
+    """Scores of the best trial of each method and of ``evaluation.models``, as ``harness.json``; each model once.
+
+    What went wrong, in one line, where something did: other models' scores are there all the same.
+    """
     settings = context.settings.evaluation.lm_eval
     if settings is None:
         (context.folder / HARNESS).unlink(missing_ok=True)
-        return
+        return None
     from raydaa.generation.harness import ask, identity
     from raydaa.generation.server import serve
 
     asked = {row.title: Path(str(row.checkpoint)) for row in results.best_of_each()}
     asked |= {f"({name})": starts[name].folder for name in context.settings.evaluation.models}
     context.progress.start("harness", f"{len(asked)} models, {', '.join(settings.tasks)}")
-    tasks, scores, made = identity(settings), {}, 0
+    tasks, scores, made, failure = identity(settings), {}, 0, None
     for title, model in asked.items():
         folder = context.folder / "harness" / key_of(model=model_hash(model), tasks=tasks)
 
@@ -28,13 +31,14 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
             with serve(model, max_num_seqs=settings.concurrency) as endpoint:
                 write_json(temporary / "scores.json", ask(endpoint, model, settings))
 
-        if not intact(folder):
-            try:
-                make_folder(folder, fill)
-            except ValueError as error:
-                raise InputError(f"{context.study.where}: evaluation.lm_eval: {first_line(error)}") from None
-            made += 1
+        try:
+            made += make_folder(folder, fill)
+        except Exception as error:  # a task is somebody's code and data: it may raise anything
+            failure = f"evaluation.lm_eval: {type(error).__name__}: {first_line(error)}"
+            break
         scores[title] = read_json(folder / "scores.json")
         context.progress.update(len(scores), len(asked), f"{len(scores)}/{len(asked)} models")
     write_json(context.folder / HARNESS, scores)
-    context.progress.end(f"{made} models asked{f'; {len(asked) - made} kept from before' if made < len(asked) else ''}")
+    kept = len(scores) - made
+    context.progress.end(f"{made} models asked{f'; {kept} kept from before' if kept else ''}")
+    return failure

@@ -8,9 +8,10 @@ from typing import Any
 
 from raydaa.artifacts import intact, key_of, make_folder, model_hash
 from raydaa.cluster import map_on_cluster
+from raydaa.data.prepare import tokenizer_hash
 from raydaa.evaluation_settings import JudgeSettings
 from raydaa.judging.cache import Ruling, VerdictCache
-from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge
+from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt
 from raydaa.judging.rule import compared, rule_identity, rule_of
 from raydaa.pipeline.benchmarks import Benchmark
@@ -71,12 +72,18 @@ def _identity(judge: JudgeSettings) -> dict[str, Any]:
     if judge.kind == "rule":
         return rule_identity(judge.function)
     if judge.kind == "reward_model":
-        return {"reward_model": model_hash(local_model(judge.model or ""))}
+        return {"reward_model": _model_identity(judge)}
     asked = judge_prompt(judge.prompt or "")
     said = {"prompt": asked.name, "version": asked.version, "orders": judge.orders}
     if judge.kind == "served":
-        return {"served": model_hash(local_model(judge.model or "")), **said}
+        return {"served": _model_identity(judge), **said}
     return {"model": judge.model, "base_url": judge.base_url, **said}
+
+
+def _model_identity(judge: JudgeSettings) -> str:
+    """Of a judge's weights, and of how it reads text."""
+    folder = local_model(judge.model or "")
+    return key_of(weights=model_hash(folder), tokenizer=tokenizer_hash(folder))
 
 
 def _by_rule(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:
@@ -99,14 +106,16 @@ def _stopped(context: Context, why: str) -> InputError:
 def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:
     """By a reward model; a response that it has scored before is not scored again."""
     model = local_model(by.model or "")
-    identity, workers, settings = model_hash(model), context.workers, context.settings
+    identity, workers, settings = _model_identity(by), context.workers, context.settings
     texts = [json.loads(row["messages"]) for row in matches.prompts]
     given = {"": matches.baseline, **matches.responses}
     folders, items = {}, []
     for name, responses in given.items():
-        folders[name] = context.folder / "rewards" / key_of(model=identity, prompts=texts, responses=responses)
+        precision = settings.training.precision if workers.gpus else "fp32"
+        key = key_of(model=identity, prompts=texts, responses=responses, precision=precision)
+        folders[name] = context.folder / "rewards" / key
         if not intact(folders[name]):
-            common = (settings.training.precision, settings.model.trust_remote_code, workers.threads)
+            common = (precision, settings.model.trust_remote_code, workers.threads)
             items.append((str(folders[name]), str(model), texts, responses, *common))
     try:
         map_on_cluster(
@@ -165,9 +174,10 @@ def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[st
     )
     if by.kind == "served":
         model = local_model(by.model or "")
-        endpoint = replace(endpoint, base_url=None, api_key_env=None, name=f"{model.name} {model_hash(model)}")
+        endpoint = replace(endpoint, base_url=None, api_key_env=None, name=f"{model.name} {_model_identity(by)}")
     cache = VerdictCache(cache_folder(context.study) / "verdicts")
-    asked, games = LanguageJudge(endpoint, judge_prompt(by.prompt or ""), cache), list[Game]()
+    spent = context.spending.setdefault(f"{by.kind} {by.model} {by.base_url}", Spent())
+    asked, games = LanguageJudge(endpoint, judge_prompt(by.prompt or ""), cache, spent), list[Game]()
     for responses in matches.responses.values():
         for row, mine, other in matches.games(responses):
             if mine == other:  # a tie that nobody needs to be asked for

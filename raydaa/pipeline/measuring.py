@@ -1,19 +1,20 @@
 """What is said of models by their responses to one benchmark, and by the verdicts on them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from raydaa.data.files import read_csv
+from raydaa.data.files import DataError, read_csv
 from raydaa.evaluation.arena_hard import ArenaScore, score_of_games
 from raydaa.evaluation.diversity import distinct_n
 from raydaa.evaluation.length_control import difficulty_of, length_controlled_win_rate
 from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
+from raydaa.evaluation_settings import BenchmarkSettings
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
@@ -34,7 +35,7 @@ def measure(
     tables = {name: read(folder / "verdicts.parquet") for name, folder in verdicts.items()}
     outcomes = {name: table["outcome"].to_numpy() for name, table in tables.items()}
     against = texts[benchmark.baseline] if benchmark.fixed is None else list(benchmark.fixed)
-    published = _Published(benchmark)
+    published = Published(benchmark.table, benchmark.settings)
     draws = context.settings.evaluation.bootstrap_draws
     for name, mine in outcomes.items():
         row, known = found[name], ~np.isnan(mine)
@@ -43,7 +44,7 @@ def measure(
             continue
         row["win_rate"] = asdict(win_rate(mine[known], draws))
         if benchmark.judge.prompt == "arena_hard" and benchmark.judge.by_language:
-            row["arena"] = asdict(_arena(tables[name], draws))
+            row["arena"] = asdict(arena_of(tables[name], benchmark.judge.orders or 2, draws))
         if name != benchmark.baseline:  # against itself there is no length to control
             lengths = [np.array(list(map(len, each)), float)[known] for each in (texts[name], against)]
             difficulty = published.difficulty
@@ -53,7 +54,9 @@ def measure(
             difficulty = None if difficulty is None else difficulty[known]
             rewrites = published.gamed(known)
             controlled = length_controlled_win_rate(mine[known], lengths[0], lengths[1], difficulty, rewrites)
-            row["length_controlled"] = asdict(controlled)
+            whose = "published difficulty" if published.difficulty is not None else "difficulty by the other models"
+            variant = controlled.variant.replace("with difficulty", f"with {whose}")
+            row["length_controlled"] = asdict(replace(controlled, variant=variant))
     return found
 
 
@@ -69,35 +72,39 @@ def _responses(context: Context, job: Job, table: pa.Table) -> dict[str, Any]:
     }
 
 
-def _arena(verdicts: pa.Table, draws: int) -> ArenaScore:
-    """Every order that was asked for is a game; where nobody had to be asked, both are ties."""
-    questions, outcomes, weights = list[str](), list[float](), list[float]()
+def arena_of(verdicts: pa.Table, orders: int, draws: int) -> ArenaScore:
+    """Every order that was asked for is a game; where nobody had to be asked, each would have been a tie."""
+    games = list[tuple[str, float, float]]()
     for row in verdicts.to_pylist():
-        for order in ORDERS:
-            asked = row[f"{order}_weight"] is not None
-            if not asked and row["outcome"] != 0.5:
-                continue
-            value = row[order] if asked else 0.5
-            questions.append(row["prompt_id"])
-            outcomes.append(float("nan") if value is None else value)
-            weights.append(row[f"{order}_weight"] if asked else 1.0)
+        asked = [order for order in ORDERS if row[f"{order}_weight"] is not None]
+        for order in asked:
+            value = float("nan") if row[order] is None else row[order]
+            games.append((row["prompt_id"], value, row[f"{order}_weight"]))
+        if not asked:
+            games += [(row["prompt_id"], 0.5, 1.0)] * orders
+    questions, outcomes, weights = zip(*games, strict=True)
     return score_of_games(questions, outcomes, weights, draws)
 
 
-class _Published:
-    """What a benchmark's authors say of its prompts, for length control, in the order of our table."""
+class Published:
+    """What a benchmark's authors say of its prompts, for length control, in the order of our table.
 
-    def __init__(self, benchmark: Benchmark) -> None:
-        self.rows = read(benchmark.table)["row"].to_numpy() - 1  # they count from 0
+    DataError where a file of theirs can't be read, lacks a column, or says nothing of a prompt.
+    """
+
+    def __init__(self, prompts: Path, benchmark: BenchmarkSettings) -> None:
+        self.rows = read(prompts)["row"].to_numpy() - 1  # they count from 0
         self.difficulty: np.ndarray | None = None
         self.rewrites: dict[str, np.ndarray] | None = None
-        if benchmark.settings.difficulty is not None:
-            table = read_csv(benchmark.settings.difficulty)
-            values = dict(zip(table["index"].to_pylist(), table["instruction_difficulty"].to_pylist(), strict=True))
-            self.difficulty = np.array([values.get(row, 0.0) for row in self.rows], float)
-        if benchmark.settings.gamed is not None:
-            table = read_csv(benchmark.settings.gamed)
-            self.rewrites = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+        if benchmark.difficulty is not None:
+            index, difficulty = _columns(benchmark.difficulty, "index", "instruction_difficulty").values()
+            values = dict(zip(index.tolist(), difficulty.tolist(), strict=True))
+            if missing := [row for row in self.rows.tolist() if row not in values]:
+                raise DataError(f"{benchmark.difficulty}: says nothing of prompt {missing[0]}")
+            self.difficulty = np.array([values[row] for row in self.rows.tolist()], float)
+        if benchmark.gamed is not None:
+            names = ("baseline_variant", "index", "len_1", "len_2", "pseudo_preference")
+            self.rewrites = _columns(benchmark.gamed, *names)
 
     def gamed(self, known: np.ndarray) -> dict[str, np.ndarray] | None:
         """The baseline against its own rewrites, of the prompts that are ``known``."""
@@ -107,6 +114,14 @@ class _Published:
         kept = np.array([index in places for index in self.rewrites["index"]])
         rows = {name: values[kept] for name, values in self.rewrites.items()}
         return rows | {"index": np.array([places[index] for index in rows["index"]])}
+
+
+def _columns(source: str, *names: str) -> dict[str, np.ndarray]:
+    table = read_csv(source)
+    for name in names:
+        if name not in table.column_names:
+            raise DataError(f"{source}: there is no column {name!r}; it has {', '.join(table.column_names)}")
+    return {name: np.array(table[name].to_pylist()) for name in names}
 
 
 def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:

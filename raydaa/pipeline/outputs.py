@@ -34,11 +34,14 @@ def _alpaca_eval(title: str, prompts: list[dict[str, Any]], responses: list[dict
 
 
 def _arena_hard(title: str, prompts: list[dict[str, Any]], responses: list[dict[str, Any]]) -> tuple[str, str]:
-    rows = []
+    rows = list[dict[str, Any]]()
     for prompt, response in zip(prompts, responses, strict=True):
         turn = {"content": response["response"], "token_len": len(response["tokens"])}
         question = prompt["question_id"] or prompt["prompt_id"]
         answer = key_of(model=title, question=question, turn=turn)
-        choice = {"index": 0, "turns": [turn]}
-        rows.append({"question_id": question, "answer_id": answer, "model_id": title, "choices": [choice]})
+        # Both layouts that its tools have had.
+        first: dict[str, Any] = {"question_id": question, "answer_id": answer, "model_id": title}
+        first["choices"] = [{"index": 0, "turns": [turn]}]
+        said = [*json.loads(prompt["messages"]), {"role": "assistant", "content": {"answer": response["response"]}}]
+        rows.append({**first, "uid": question, "model": title, "messages": said})
     return ".jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -74,3 +74,4 @@ def test_pareto_front_drops_what_is_beaten() -> None:
 def test_rule_judge_compares_by_reward() -> None:
     verdicts = compared(["a", "b", "c"], [2.0, 1.0, 0.0], [1.0] * 3)
     assert [verdict["outcome"] for verdict in verdicts] == [1.0, 0.5, 0.0]
+    assert compared(["a"], [math.nan], [1.0])[0]["outcome"] is None

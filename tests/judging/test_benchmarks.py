@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raydaa.data.sources import prompt_of
 from raydaa.evaluation_settings import BENCHMARKS, JudgeSettings
+from raydaa.judging.cache import VerdictCache
+from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
+from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.benchmarks import judge_title
-from raydaa.records import read
+from raydaa.pipeline.measuring import arena_of
+from raydaa.records import VERDICTS, read
 from raydaa.results import TrialResults
 from raydaa.settings_file import InputError
 from raydaa.study import Study
@@ -42,7 +47,9 @@ def files(folder: Path) -> dict[str, str]:
     outputs = [{"instruction": q, "output": "sure , cat .", "generator": "baseline"} for q in QUESTIONS]
     questions = [{"question_id": f"q{i}", "turns": [{"content": q}]} for i, q in enumerate(QUESTIONS)]
     turns = [{"index": 0, "turns": [{"content": "cat", "token_len": 1}]}]
-    answers = [{"question_id": f"q{i}", "model_id": "baseline", "choices": turns} for i in range(len(QUESTIONS))]
+    said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": {"answer": "cat"}}]
+    layouts = [{"model_id": "baseline", "choices": turns}, {"model": "baseline", "messages": said}]  # old and new
+    answers = [{["question_id", "uid"][i % 2]: f"q{i}", **layouts[i % 2]} for i in range(len(QUESTIONS))]
     found = {}
     for name, rows in (("outputs.json", outputs), ("questions.jsonl", questions), ("answers.jsonl", answers)):
         lines = json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows)
@@ -84,7 +91,7 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
         check_validation(folder, row.benchmarks["validation"], results.models["sft"]["validation"])
         # Three quarters for whoever stands first, in both orders: half for each, but where nobody was asked.
         assert row.benchmarks["alpaca_eval"]["win_rate"]["value"] == pytest.approx(50.0)
-        assert row.benchmarks["alpaca_eval"]["length_controlled"]["variant"].startswith("with difficulty")
+        assert row.benchmarks["alpaca_eval"]["length_controlled"]["variant"].startswith("with published difficulty")
         check_arena(folder, row.benchmarks["arena_hard"])
         assert row.benchmarks["tldr"]["win_rate"]["ties"] == 100.0
         assert "arena" not in row.benchmarks["tldr"]
@@ -163,7 +170,9 @@ def test_benchmarks_have_their_own_settings() -> None:
         ({"benchmarks": [{"name": "validation", "num": 3}]}, "validation's prompts are data.prompts; write num there"),
         ({"judge": {"kind": "served"}}, "evaluation.judge.model: name the judge, a folder or a hub id"),
         ({"judge": {"kind": "rule", "function": "a:b"}}, "'a:b' is code of your own; add --allow-code to run it"),
-        ({"second_judge": "rule"}, "evaluation.second_judge: two judges need two kinds other than none"),
+        ({"benchmarks": [{"name": ["a"]}]}, "evaluation.benchmarks[0].name"),
+        ({"lm_eval": {"tasks": ["a"], "include_path": "x"}}, "tasks of your own may run code; add --allow-code"),
+        ({"second_judge": "rule"}, "evaluation.second_judge: needs another judge of the first benchmark to agree with"),
     ],
 )
 def test_what_cannot_be_judged_is_said(evaluation: dict[str, object], message: str) -> None:
@@ -171,6 +180,33 @@ def test_what_cannot_be_judged_is_said(evaluation: dict[str, object], message: s
         Study.from_tree(micro(evaluation=evaluation))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_games_that_nobody_was_asked_for_are_ties() -> None:
+    """One order each: a clear win, a tie, and equal responses."""
+    nobody = dict.fromkeys([f"{order}{what}" for order in ("first", "second") for what in ("", "_weight")])
+    rows = [
+        {**nobody, "prompt_id": "a", "outcome": 1.0, "first": 1.0, "first_weight": 3.0},
+        {**nobody, "prompt_id": "b", "outcome": 0.5, "second": 0.5, "second_weight": 1.0},
+        {**nobody, "prompt_id": "c", "outcome": 0.5},
+        {**nobody, "prompt_id": "d", "outcome": None, "first_weight": 0.0},
+    ]
+    score = arena_of(pa.Table.from_pylist(rows, schema=VERDICTS), orders=1, draws=100)
+    assert score.value == pytest.approx(100 * (3 + 0.5 + 0.5) / 5)
+    assert (score.games, score.unparsable) == (3, 1)
+
+
+def test_several_benchmarks_have_one_budget(tmp_path: Path) -> None:
+    spent, games = Spent(), [Game(f"question {i}", "a", "bb") for i in range(6)]
+    with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
+        endpoint = Endpoint("judge", server.url, api_key_env=None, concurrency=1, max_requests=8)
+        asked = [
+            LanguageJudge(endpoint, judge_prompt(n), VerdictCache(tmp_path), spent) for n in ("tldr", "arena_hard")
+        ]
+        asked[0].rule(games)
+        with pytest.raises(JudgeError, match="max_requests: 8 are used up"):
+            asked[1].rule(games)
+        assert len(server.asked) == 8
 
 
 def test_arena_hards_questions_are_read() -> None:

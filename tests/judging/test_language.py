@@ -59,7 +59,7 @@ def test_every_game_has_its_ruling_and_none_is_paid_for_twice(tmp_path: Path) ->
         again = judge(server.url, tmp_path)
         assert again.rule(list(reversed(GAMES))) == list(reversed(rulings))
         assert len(server.asked) == len(GAMES)
-        assert again.requests == 0
+        assert again.spent.requests == 0
         judge(server.url, tmp_path, prompt="arena_hard").rule(GAMES[:1])  # asked otherwise it is another verdict
         assert len(server.asked) > len(GAMES)
     VerdictCache(tmp_path).export(tmp_path / "out" / "all.parquet")

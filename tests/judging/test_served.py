@@ -11,8 +11,9 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raydaa.artifacts import model_hash
+from raydaa.artifacts import key_of, model_hash
 from raydaa.data.packing import ResponseTable
+from raydaa.data.prepare import tokenizer_hash
 from raydaa.generation.serving import available
 from raydaa.judging.cache import VerdictCache
 from raydaa.results import TrialResults
@@ -84,11 +85,11 @@ def accuracy(model: Path) -> float:
 def test_a_served_judge_and_a_served_model(command: Command, undisturbed: tuple[Path, str]) -> None:
     folder, judge = command.folder / "served", write_judge(command.folder / "own-judge")
     shutil.copytree(undisturbed[0], folder)
-    tasks = {"tasks": ["pocket_choice"], "include_path": str(write_task(command.folder / "tasks")), "max_length": 200}
+    tasks = {"tasks": ["pocket_choice"], "include_path": str(write_task(command.folder / "tasks"))}
     evaluation = {"judge": {"kind": "served", "model": str(judge)}, "models": [], "lm_eval": tasks}
     tree = micro(name="served", evaluation=evaluation)
     tree["search"]["methods"] = tree["search"]["methods"][:1]  # every model is a start of vLLM
-    arguments = ("run", str(written(command.folder, tree)), "--output", str(folder))
+    arguments = ("run", str(written(command.folder, tree)), "--output", str(folder), "--allow-code")
     output = done(command.run(*arguments))
     assert "2 models against sft, validation (judge own-judge, prompt alpaca_eval v1)" in output
     assert "harness   1 models asked" in output
@@ -109,7 +110,8 @@ def check_verdicts(home: Path, folder: Path, judge: Path) -> VerdictCache:
     assert row.win_rate is not None
     assert 0 < row.win_rate < 100
     cache = VerdictCache(home / "cache" / "raydaa" / "verdicts")
-    mine = [each for each in cache.rulings.values() if each.judge == f"own-judge {model_hash(judge)}"]
+    identity = key_of(weights=model_hash(judge), tokenizer=tokenizer_hash(judge))
+    mine = [each for each in cache.rulings.values() if each.judge == f"own-judge {identity}"]
     assert mine
     assert all(ruling.outcome is not None and 0 < ruling.outcome < 1 for ruling in mine)
     return cache
