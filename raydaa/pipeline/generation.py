@@ -16,6 +16,9 @@ from raydaa.records import GENERATIONS, read, write
 from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError
 
+# Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
+WORTH_A_PROCESS = 20_000_000_000
+
 
 @dataclass(frozen=True)
 class Job:
@@ -81,8 +84,18 @@ def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
         context.workers.cpus,
         context.workers.gpus,
         lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
+        processes(context, jobs),
     )
     return begun
+
+
+def processes(context: Context, jobs: Sequence[Job]) -> int | None:
+    """How many processes are worth their start for tokens of ``jobs``; None: as many as there is room for."""
+    if context.workers.gpus:
+        return None
+    sizes = [sum(path.stat().st_size for path in job.model.folder.glob("*.safetensors")) for job in jobs]
+    tokens = [job.prompts * job.sampling.max_new_tokens for job in jobs]
+    return 1 + sum(size * count for size, count in zip(sizes, tokens, strict=True)) // WORTH_A_PROCESS
 
 
 def generate_in_process(job: Job, base: str, batch_size: int, precision: str, trust: bool, threads: int) -> None:

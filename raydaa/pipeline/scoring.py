@@ -9,7 +9,7 @@ import numpy as np
 from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.pipeline.context import Context, Start
-from raydaa.pipeline.generation import Job
+from raydaa.pipeline.generation import Job, processes
 from raydaa.records import SCORES, read, write
 
 LOOKED_AT = 32  # responses whose log-probability is taken twice
@@ -44,7 +44,8 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
 def _score(context: Context, items: Iterable[tuple[Any, ...]]) -> int:
     """Score what is not scored yet; how many that were."""
     missing = [item for item in items if not intact(Path(item[1]))]
-    map_on_cluster(score_in_process, missing, context.workers.cpus, context.workers.gpus)
+    at_once = processes(context, [job for job, *_ in missing])
+    map_on_cluster(score_in_process, missing, context.workers.cpus, context.workers.gpus, at_once=at_once)
     return len(missing)
 
 

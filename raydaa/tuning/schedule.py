@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -168,6 +169,8 @@ def run(
             return base
         return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
 
+    # A variable for Lightning, whose presence would keep trials from processes that have done their imports.
+    class_cache.DEFAULT_ENV_VARS.clear()
     one = workers.count == 1
     request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {"CPU": DRIVER_CPUS}
     if one and workers.gpus and workers.accelerator:
