@@ -29,6 +29,8 @@ from raydaa.search_settings import (
     wrong,
 )
 
+PREFERRED = "preferences.chosen"  # as a source of SFT examples: what the training pairs prefer
+
 
 class ModelSettings(Settings):
     source: str
@@ -52,6 +54,13 @@ class SftSource(Settings):
     split: str = "train"
     columns: dict[str, str] = Field(default_factory=dict)
     weight: PositiveFloat = 1.0  # how often each example stands in the mixture: 0.5 takes half of them, 2 all twice
+    unique: bool = False  # of preferences.chosen: each response once, and none that another pair rejects
+
+    @model_validator(mode="after")
+    def check(self) -> "SftSource":
+        if self.unique and self.source != PREFERRED:
+            raise wrong(f"tells preferred responses from rejected ones; only {PREFERRED} has both", "unique")
+        return self
 
 
 def several(value: object) -> object:
@@ -70,6 +79,7 @@ class PreferenceSource(Settings):
     validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.05
     fraction: Shares = (1.0,)
     columns: dict[str, str] = Field(default_factory=dict)
+    unique: bool = False  # each comparison once, however often it stands in the source
 
 
 class DataSettings(Settings):

@@ -52,3 +52,43 @@ def test_a_study_over_real_pairs(
         assert 0.3 < row.validation_accuracy < 0.95
         assert row.kl is not None
         assert math.isfinite(row.kl)
+
+
+def test_the_benchmarks_own_prompts(real_data: Path, tmp_path: Path) -> None:
+    """AlpacaEval's 805 prompts with its baseline's answers, and questions of ArenaHard, by a rule of one's own."""
+    tree = alpaca(cut(real_data, tmp_path / "data"), tmp_path, 1.0)
+    tree["data"] |= {"max_length": 192, "max_rejected_share": 0.3}
+    tree["search"] |= {"learning_rate": [1.0e-3], "methods": METHODS[:1]}
+    (tmp_path / "words.py").write_text("def reward(prompt, response):\n    return len(set(response.split()))\n")
+    tree["evaluation"] = {
+        "judge": {"kind": "rule", "function": "words:reward"},
+        "benchmarks": [
+            {
+                "name": "alpaca_eval",
+                "source": str(real_data / "alpaca_eval_prompts.jsonl"),
+                "columns": {"prompt": "instruction", "response": "baseline_output"},
+                "difficulty": str(real_data / "lc_reference" / "instruction_difficulty.csv"),
+                "max_new_tokens": 8,
+            },
+            {
+                "name": "arena_hard",
+                "source": str(real_data / "arena_hard_questions.jsonl"),
+                "baseline": "sft",
+                "num": 40,
+                "max_new_tokens": 8,
+            },
+        ],
+    }
+    command = Command(tmp_path / "home")
+    study, folder = written(tmp_path, tree), tmp_path / "out"
+    result = command.run("run", str(study), "--output", str(folder), "--allow-code", timeout=800)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert command.wait_until_gone() == {}
+    best = TrialResults.load(folder).best("dpo")
+    scores = best.benchmarks["alpaca_eval"]
+    assert scores["win_rate"]["prompts"] == 805
+    assert scores["win_rate"]["value"] < 5  # eight words against GPT-4's answers
+    assert scores["length_controlled"]["variant"].startswith("with published difficulty")
+    assert scores["length_controlled"]["prompts"] == 805
+    assert best.benchmarks["arena_hard"]["win_rate"]["prompts"] == 40
+    assert "alpaca_eval (rule words:reward)" in (folder / "report" / "index.html").read_text()

@@ -12,13 +12,22 @@ from raydaa.artifacts import file_hash, key_of, make_folder, read_json
 from raydaa.data import pocket
 from raydaa.data.files import DataError, Rows, names_files, read_rows
 from raydaa.data.sources import PreferencePair, conversation, is_alpaca, is_transcript, preference_pair, prompt_of
-from raydaa.data.tables import Candidate, Tally, parsed, split_by_prompt, write_examples, write_pairs, write_prompts
+from raydaa.data.tables import (
+    Candidate,
+    Tally,
+    each_once,
+    parsed,
+    split_by_prompt,
+    uniquely_preferred,
+    write_examples,
+    write_pairs,
+    write_prompts,
+)
 from raydaa.data.tokenize import Encoder
 from raydaa.evaluation_settings import HELD_OUT, PromptSource
-from raydaa.settings import DataSettings, PocketSettings, PreferenceSource, SftSource, StudySettings
+from raydaa.settings import PREFERRED, DataSettings, PocketSettings, PreferenceSource, SftSource, StudySettings
 
 POCKET = "pocket"
-CHOSEN = "preferences.chosen"
 PROMPT_FIELDS = ("prompt", "response", "question_id")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
 VERSION = 3  # of the tables' content; raise it when the same input gives other tables
@@ -53,7 +62,7 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     """Read every source of the study; DataError where one is missing, empty, or lacks a column."""
     data, world = settings.data, settings.pocket
     train, validation = _open_pairs(data.preferences, world)
-    sft = tuple(None if source.source == CHOSEN else _open_sft(source, world) for source in data.sft)
+    sft = tuple(None if source.source == PREFERRED else _open_sft(source, world) for source in data.sft)
     sources = {"prompts": data.prompts}
     sources |= {b.group: b.prompts for b in settings.evaluation.benchmarks if b.prompts is not None}
     prompts = {group: (source, _open_prompts(source, world)) for group, source in sources.items()}
@@ -63,11 +72,13 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
         train=train.fingerprint,
         validation=validation.fingerprint if validation else data.preferences.validation,
         columns=data.preferences.columns,
+        **({"unique": True} if data.preferences.unique else {}),
     )
     keys = {"pairs": pairs}
     if data.sft:
         mixture = [
             {"source": rows.fingerprint if rows else pairs, "columns": source.columns, "weight": source.weight}
+            | ({"unique": True} if source.unique else {})
             for source, rows in zip(data.sft, sft, strict=True)
         ]
         keys["sft"] = key_of(**common, mixture=mixture)
@@ -171,9 +182,16 @@ def _pairs(
     inputs: Inputs, data: DataSettings, tally: Tally
 ) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
     names = _columns(data.preferences.columns, "prompt", "chosen", "rejected")
-    train = parsed(inputs.train, "train", lambda row: preference_pair(row, names), tally)
-    if inputs.validation is not None:
-        return train, parsed(inputs.validation, "validation", lambda row: preference_pair(row, names), tally)
+    found = {
+        table: parsed(rows, table, lambda row: preference_pair(row, names), tally)
+        for table, rows in {"train": inputs.train, "validation": inputs.validation}.items()
+        if rows is not None
+    }
+    if data.preferences.unique:
+        found = {table: each_once(table, pairs, tally) for table, pairs in found.items()}
+    train = found["train"]
+    if "validation" in found:
+        return train, found["validation"]
     assert isinstance(data.preferences.validation, float)
     return split_by_prompt(train, data.preferences.validation)
 
@@ -187,7 +205,7 @@ def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any
     kept = tally.rows["train"]
     write_pairs(folder / "validation.parquet", table, held_out, encoder, tally)
     tally.rows = {"train": kept, "validation": tally.rows[table]}
-    tally.notes = encoder.notes
+    tally.notes += encoder.notes
     tally.save(folder)
 
 
@@ -197,6 +215,7 @@ def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) 
     for table, source, rows in zip(_sft_tables(data), data.sft, inputs.sft, strict=True):
         if rows is None:
             train, _ = _pairs(inputs, data, Tally())  # what is wrong with pairs is told once, with the pairs
+            train = uniquely_preferred(table, train, tally) if source.unique else train
             conversations = [(n, [*pair.prompt, {"role": "assistant", "content": pair.chosen}]) for n, pair in train]
             tally.read[table] = len(conversations)
         else:
@@ -204,7 +223,7 @@ def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) 
             conversations = parsed(rows, table, partial(conversation, columns=names), tally)
         parts.append((table, conversations, source.weight))
     write_examples(folder / "sft.parquet", parts, encoder, tally)
-    tally.notes = encoder.notes
+    tally.notes += encoder.notes
     tally.save(folder)
 
 

@@ -71,6 +71,32 @@ def split_by_prompt(
     return [pair for pair in pairs if _hash_share(pair[1].prompt) >= share], held_out
 
 
+def each_once(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
+    """The pairs without those that stand in the table already."""
+    first = {_text(pair.prompt, pair.chosen, pair.rejected): number for number, pair in reversed(pairs)}
+    kept = [(n, pair) for n, pair in pairs if first[_text(pair.prompt, pair.chosen, pair.rejected)] == n]
+    tally.notes[f"{table}: the same pair once more, left out"] += len(pairs) - len(kept)
+    return kept
+
+
+def uniquely_preferred(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
+    """One pair for each chosen response to a prompt, and none for a response that another pair rejects."""
+    rejected = {_text(pair.prompt, pair.rejected) for _, pair in pairs}
+    first = {_text(pair.prompt, pair.chosen): number for number, pair in reversed(pairs)}
+    kept = [
+        (n, pair)
+        for n, pair in pairs
+        if first[_text(pair.prompt, pair.chosen)] == n and _text(pair.prompt, pair.chosen) not in rejected
+    ]
+    tally.notes[f"{table}: not uniquely preferred, left out"] += len(pairs) - len(kept)
+    return kept
+
+
+def _text(messages: Messages, *responses: str) -> str:
+    """A prompt with responses, as one thing to compare."""
+    return json.dumps([messages, *responses], sort_keys=True)
+
+
 def _hash_share(messages: Messages) -> float:
     """A number in [0, 1) that depends on the prompt alone."""
     digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()

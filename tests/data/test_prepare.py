@@ -10,8 +10,10 @@ import pytest
 from raydaa.artifacts import intact
 from raydaa.data import pocket
 from raydaa.data.files import DataError
+from raydaa.data.packing import subset
 from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
 from raydaa.records import read
+from raydaa.settings_file import InputError
 from raydaa.study import Study
 from raydaa.training.model import load_tokenizer
 from tests.studies import micro
@@ -163,3 +165,35 @@ def test_prompts_that_the_template_refuses_are_rejects(tmp_path: Path, pocket_mo
 def test_unusable_data(tmp_path: Path, pocket_model: Path, rows: list[Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises((DataError, TooManyRejectsError), match=message):
         run(study(tmp_path, rows, **data), pocket_model, tmp_path / "out")
+
+
+def test_each_pair_once_and_uniquely_preferred_responses(tmp_path: Path, pocket_model: Path) -> None:
+    """One comparison judged again, a response preferred twice, and one that is preferred here and rejected there."""
+    good, fair, bad = "sure , cat", "cat", "dog"
+    made = [(good, bad), (good, bad), (good, fair), (fair, bad)]
+    rows = [{"prompt": p["prompt"], "chosen": c, "rejected": r} for p in map(pair, range(20)) for c, r in made]
+    unique = {"preferences": {"unique": True}, "sft": {"source": "preferences.chosen", "unique": True}}
+    tables = run(study(tmp_path, rows, **unique), pocket_model, tmp_path / "out")
+    assert tables.report["rows"]["train"] + tables.report["rows"]["validation"] == 60
+    assert tables.report["notes"]["train: the same pair once more, left out"] == 20
+    prompts = tables.report["rows"]["train"] // 3
+    assert tables.report["rows"]["sft"] == prompts
+    assert tables.report["notes"]["sft: not uniquely preferred, left out"] == 2 * prompts
+    texts = [
+        load_tokenizer(pocket_model).decode(t)
+        for t in read(tables.folders["sft"] / "sft.parquet")["tokens"].to_pylist()
+    ]
+    assert all(good in text for text in texts)
+    every = run(study(tmp_path, rows), pocket_model, tmp_path / "out")
+    assert every.report["rows"]["sft"] == every.report["rows"]["train"] == 4 * prompts
+
+
+def test_only_preferred_responses_can_be_unique(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.sft\.unique: tells preferred responses from rejected ones"):
+        study(tmp_path, [pair(0)], sft={"source": "pocket", "unique": True})
+
+
+def test_fractions_of_ultrachat_have_the_papers_counts() -> None:
+    counts = [len(subset(207_865, share)) for share in (0.01, 0.03, 0.05, 0.10, 0.25, 0.50, 1.0)]
+    assert counts == [2079, 6236, 10_393, 20_786, 51_966, 103_932, 207_865]
+    assert set(subset(207_865, 0.03)) < set(subset(207_865, 0.05))
