@@ -25,16 +25,11 @@ class Resources:
 SPARE_CPUS = 1
 KEPT_CPUS = 0.5  # of the spare one, which Ray wants whole: what is left is too small for a worker
 LOOK_SECONDS = 2.0
-PRELOADED = "raydaa.tuning.preloaded"
-FEW_CORES = 8  # Ray starts a process for each at once: where there are many, their memory is worth more than the time
 
 
 @contextlib.contextmanager
-def connected(address: str | None, preload: bool = False) -> Iterator[Resources]:
-    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given.
-
-    ``preload`` has the processes of our own Ray do their imports while nothing waits for them.
-    """
+def connected(address: str | None) -> Iterator[Resources]:
+    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given."""
     # Tune would otherwise print tables and write a second copy of every result.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -47,8 +42,7 @@ def connected(address: str | None, preload: bool = False) -> Iterator[Resources]
         # A process that has done its imports waits for the next stage; after a second without work it would be ended.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         cores = len(os.sched_getaffinity(0))
-        with _environment("RAY_preload_python_modules", PRELOADED if preload and cores <= FEW_CORES else None):
-            ray.init(address="local", num_cpus=cores + SPARE_CPUS, include_dashboard=False, log_to_driver=True)
+        ray.init(address="local", num_cpus=cores + SPARE_CPUS, include_dashboard=False, log_to_driver=True)
         ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
     else:
         ray.init(address=address, log_to_driver=True)
@@ -57,19 +51,6 @@ def connected(address: str | None, preload: bool = False) -> Iterator[Resources]
             yield counted(address is None)
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    """The variable ``name`` has ``value`` for what is started inside; nothing happens with None, or where it is set."""
-    if value is None or name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 @contextlib.contextmanager

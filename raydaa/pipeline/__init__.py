@@ -97,15 +97,13 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     from raydaa.pipeline.checks import check_folders, check_room, check_tracking
     from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate, unanswered
-    from raydaa.pipeline.generation import engine_of
     from raydaa.pipeline.harness import harness
     from raydaa.pipeline.models import remove_dominated, reopened
     from raydaa.pipeline.reference import reference
     from raydaa.pipeline.training import align, budget, sft
     from raydaa.results import TrialResults
 
-    in_process = engine_of(study.settings) == "transformers"  # else Serve's processes would do the imports as well
-    with connected(address, preload=in_process) as resources:
+    with connected(address) as resources:
         context = Context(study, progress, resources, prepared)
         try:
             check_room(context)

@@ -169,7 +169,7 @@ def run(
             return base
         return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
 
-    # A variable for Lightning, whose presence would keep trials from processes that have done their imports.
+    # A variable that Lightning wants gives trials an environment of their own, and Ray's waiting processes lack it.
     class_cache.DEFAULT_ENV_VARS.clear()
     one = workers.count == 1
     request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {"CPU": DRIVER_CPUS}
