@@ -47,7 +47,10 @@ def test_ranges_stay_ranges() -> None:
 @pytest.mark.slow
 def test_a_small_twin_runs(tmp_path: Path) -> None:
     command, folder, path = Command(tmp_path / "home"), tmp_path / "out", SPACES[0].with_name("sft_fraction_8b.yaml")
-    sizes = ["pocket={num_sft: 600, num_pairs: 320, num_validation: 64, num_prompts: 40}", "training.epochs=1"]
+    sizes = [
+        "pocket={num_sft: 600, num_pairs: 320, num_validation: 64, num_prompts: 40}",
+        "generation.engine=transformers",
+    ]
     fewer = ["search.init=[base, sft]", "evaluation.models=[base, sft]", "sft.epochs=1"]
     arguments = [part for value in [*sizes, *fewer] for part in ("--set", value)]
     done(command.run("run", str(path.absolute()), "--pocket", "--output", str(folder), *arguments))
