@@ -1,4 +1,4 @@
-"""The figures of a report, drawn with matplotlib: each as SVG (for the page) and PNG."""
+"""The figures of a report, drawn with matplotlib: each as SVG (for the page), PNG and PDF."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -18,7 +19,17 @@ from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.
 FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
-STYLE = {"svg.hashsalt": "raydaa", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+OUTCOMES = {"wins": ("#009E73", "white"), "ties": ("#D9D9D9", "black"), "losses": ("#CC79A7", "white")}
+LINES = ("-", "--")
+# Okabe and Ito's again, for methods.
+CYCLE = cycler(color="#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #000000 #999933 #882255 #44AA99".split())
+STYLE = {
+    "svg.hashsalt": "raydaa",
+    "axes.prop_cycle": CYCLE,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def quality_name(results: TrialResults) -> str:
@@ -140,16 +151,68 @@ def learning_curves(results: TrialResults) -> Figure:
     return figure
 
 
+def outcomes(results: TrialResults) -> Figure:
+    """Wins, ties and losses of the best trial of each method, best at the top."""
+    rows = [row for row in results.best_of_each() if row.wins is not None][::-1]
+    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.32 * len(rows)), layout="constrained")
+    left = [0.0] * len(rows)
+    for name, (colour, ink) in OUTCOMES.items():
+        shares = [float(getattr(row, name)) for row in rows]
+        bars = axes.barh([row.title for row in rows], shares, left=left, color=colour, label=name)
+        axes.bar_label(bars, [f"{s:.0f}" if s >= 4 else "" for s in shares], label_type="center", color=ink, fontsize=8)
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    axes.set(xlim=(0, 100), xlabel=f"share of prompts (%), {results.judged_by}")
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def sft_curve(results: TrialResults) -> Figure:
+    """The best finished trial of each method from each share of the SFT data, the base model at 0."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, method in enumerate(results.methods):
+        best: dict[float, TrialRow] = {}
+        for row in results:
+            share = sft_share(row.init)
+            if row.method == method and row.state == "finished" and share is not None:
+                best[share] = max(best.get(share, row), row, key=results.quality)
+        if not best:
+            continue
+        values = [(share, *_quality(results, row)) for share, row in sorted(best.items())]
+        shares, middle, below, above = zip(*values, strict=True)
+        family = FAMILIES[next(iter(best.values())).ranking][1]
+        style = {"color": f"C{number}", "marker": family, "ls": LINES[number // 10 % len(LINES)]}
+        axes.errorbar(shares, middle, yerr=[below, above], ms=4, lw=1, elinewidth=0.6, label=method, **style)
+    ticks = sorted({share for row in results if (share := sft_share(row.init)) is not None})
+    axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
+    axes.set_xticks(ticks, [f"{share:.0%}" if share else "base" for share in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    _scaled(axes, results)
+    axes.set(xlabel="share of the SFT examples", ylabel=quality_name(results))
+    axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def sft_share(init: str) -> float | None:
+    """The share of the SFT data that a start has seen; None for a model from elsewhere."""
+    if init in ("base", "sft"):
+        return float(init == "sft")
+    return float(init.removeprefix("sft:")) if init.startswith("sft:") else None
+
+
 def draw(results: TrialResults, folder: Path) -> dict[str, Path]:
     """Write every figure that the results allow into ``folder``; name → SVG path."""
     drawers: dict[str, Any] = {"beta_curve": beta_curve, "learning_curves": learning_curves}
     if any(row.kl is not None for row in results):
         drawers = {"pareto": pareto, **drawers}
+    if any(row.wins is not None for row in results):
+        drawers["outcomes"] = outcomes
+    if len({sft_share(row.init) for row in results} - {None}) > 1:
+        drawers["sft_curve"] = sft_curve
     return save({name: partial(drawer, results) for name, drawer in drawers.items()}, folder)
 
 
 def save(drawers: dict[str, Callable[[], Figure]], folder: Path) -> dict[str, Path]:
-    """Draw each figure in the reports' style, as SVG and PNG; name → SVG path."""
+    """Draw each figure in the reports' style, as SVG, PNG and PDF; name → SVG path."""
     paths = {}
     with plt.rc_context(STYLE):
         for name, drawer in drawers.items():
@@ -158,5 +221,6 @@ def save(drawers: dict[str, Callable[[], Figure]], folder: Path) -> dict[str, Pa
             # Without a date the same results give the same file.
             figure.savefig(paths[name], metadata={"Date": None})
             figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
             plt.close(figure)
     return paths

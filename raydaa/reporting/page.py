@@ -1,4 +1,4 @@
-"""What every page is made of: templates that escape, figures inside the page, tables as Markdown."""
+"""What every page is made of: templates that escape, figures inside the page, tables as Markdown and LaTeX."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,39 @@ def render(template: str, values: dict[str, Any]) -> str:
 def data_url(path: Path) -> str:
     """An SVG file as a URL that needs no file."""
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+TEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "β": r"$\beta$",
+    "κ": r"$\kappa$",
+    "λ": r"$\lambda$",
+}
+
+
+def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """Cells as a LaTeX table with the rules of booktabs."""
+
+    def text(value: str) -> str:
+        return "".join(TEX.get(character, character) for character in str(value))
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(text, cells)) + r" \\"
+
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{text(caption)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(header)}}}",
+        r"\toprule",
+    ]
+    lines += [line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and the same as figures, Markdown and Parquet."""
+"""The report: one self-contained page, and the same as figures, Markdown, LaTeX and Parquet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,14 @@ from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
 from raydaa.reporting.figures import draw, save
-from raydaa.reporting.page import data_url, markdown_table, render
+from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.results import Judged, TrialResults, TrialRow
 
 CAPTIONS = {
     "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
     "beta_curve": "The best finished trial of each method at each β (over learning rates and seeds).",
+    "outcomes": "How the best trial of each method fares against the baseline, prompt by prompt.",
+    "sft_curve": "How much SFT each method needs: its best trial from each share of the examples (squares: pointwise).",
     "learning_curves": "Held-out preference loss, by which trials compete; pale curves were stopped early.",
 }
 
@@ -29,6 +31,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         searches = save(search_figures.drawers(results.folder), temporary)
         pq.write_table(results.table, temporary / "trials.parquet")
         (temporary / "tables.md").write_text(_markdown(results, comparisons), encoding="utf-8")
+        (temporary / "tables.tex").write_text(_latex(results, comparisons), encoding="utf-8")
         values = {
             "name": results.folder.name,
             "summary": results.summary(),
@@ -244,6 +247,23 @@ def _figures(row: TrialRow) -> list[str]:
         _number(row.mean_length, 1),
         _number(row.tokens_per_second, 0),
     ]
+
+
+def _latex(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
+    """Each table as a ``table`` of its own; they need the package booktabs."""
+    judged = f"Win rates are of {results.judged_by}." if results.judged else ""
+    parts = [latex_table(BEST_HEADER, best_table(results), f"Best trial of each method. {judged}")]
+    if comparisons:
+        parts.append(
+            latex_table(PAIRS_HEADER, pairs_table(comparisons), "The methods' best trials against each other.")
+        )
+    if results.benchmarks:
+        parts.append(latex_table(BENCHMARKS_HEADER, benchmark_table(results), "Benchmarks."))
+    if results.harness:
+        header = ("task", "metric", *results.harness)
+        parts.append(latex_table(header, harness_table(results), "LM Evaluation Harness."))
+    parts.append(latex_table(TRIALS_HEADER, trials_table(results), "All trials."))
+    return "\n".join(parts)
 
 
 def _markdown(results: TrialResults, comparisons: Sequence[Comparison]) -> str:

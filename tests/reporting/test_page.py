@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution
 
 from raydaa.artifacts import write_json
 from raydaa.reporting import search_figures
+from raydaa.reporting.page import latex_table
 from raydaa.results import TrialResults
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -113,7 +114,7 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     tags.feed(page)
     assert "script" not in tags.names
     assert all(address.startswith("data:image/svg+xml;base64,") for address in tags.addresses)
-    assert len(tags.addresses) == 3 + 2 + 1  # the study's own, and those of two searches
+    assert len(tags.addresses) == 4 + 2 + 1  # the study's own, and those of two searches
     assert page.count("&lt;/script&gt;") >= 3
     for address in tags.addresses:
         svg = base64.b64decode(address.partition(",")[2]).decode()
@@ -133,6 +134,22 @@ def test_page_says_what_was_found(folder: Path) -> None:
     assert [row.method for row in results.best_of_each()] == ["nca", "dpo"]
     markdown = (folder / "report" / "tables.md").read_text()
     assert "| nca | pointwise | 0.1 | 0.001 |" in markdown
+
+
+def test_latex_is_escaped(folder: Path) -> None:
+    TrialResults.load(folder).report(folder / "report")
+    text = (folder / "report" / "tables.tex").read_text()
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\end{table}") >= 3
+    rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} <= {6, 9, 12}
+    assert latex_table(("a_b", "β"), [["50 %", "x & {y} \\z"]], "–").splitlines()[1:7] == [
+        r"\caption{--}",
+        r"\begin{tabular}{ll}",
+        r"\toprule",
+        r"a\_b & $\beta$ \\",
+        r"\midrule",
+        r"50 \% & x \& \{y\} \textbackslash{}z \\",
+    ]
 
 
 def test_only_what_varied_is_drawn(folder: Path) -> None:
