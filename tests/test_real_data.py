@@ -1,5 +1,6 @@
 """Studies over real preference data, cut to a few hundred pairs; nothing of the data enters the project."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -57,15 +58,17 @@ def test_a_study_over_real_pairs(
 def test_the_benchmarks_own_prompts(real_data: Path, tmp_path: Path) -> None:
     """AlpacaEval's 805 prompts with its baseline's answers, and questions of ArenaHard, by a rule of one's own."""
     tree = alpaca(cut(real_data, tmp_path / "data"), tmp_path, 1.0)
-    tree["data"] |= {"max_length": 192, "max_rejected_share": 0.3}
+    tree["data"] |= {"max_length": 1536}
+    rows = map(json.loads, (real_data / "alpaca_eval_prompts.jsonl").read_text().splitlines())
+    prompts = tmp_path / "prompts.jsonl"  # as published: without a split of its own
+    prompts.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "split"}) + "\n" for row in rows))
     tree["search"] |= {"learning_rate": [1.0e-3], "methods": METHODS[:1]}
-    (tmp_path / "words.py").write_text("def reward(prompt, response):\n    return len(set(response.split()))\n")
     tree["evaluation"] = {
         "judge": {"kind": "rule", "function": "words:reward"},
         "benchmarks": [
             {
                 "name": "alpaca_eval",
-                "source": str(real_data / "alpaca_eval_prompts.jsonl"),
+                "source": str(prompts),
                 "columns": {"prompt": "instruction", "response": "baseline_output"},
                 "difficulty": str(real_data / "lc_reference" / "instruction_difficulty.csv"),
                 "max_new_tokens": 8,
@@ -80,6 +83,7 @@ def test_the_benchmarks_own_prompts(real_data: Path, tmp_path: Path) -> None:
         ],
     }
     command = Command(tmp_path / "home")
+    (command.folder / "words.py").write_text("def reward(prompt, response):\n    return len(set(response.split()))\n")
     study, folder = written(tmp_path, tree), tmp_path / "out"
     result = command.run("run", str(study), "--output", str(folder), "--allow-code", timeout=800)
     assert result.returncode == 0, result.stdout + result.stderr
