@@ -78,7 +78,7 @@ def pocket_tree(settings: StudySettings, full: bool) -> dict[str, Any]:
 
 
 def _start(name: str) -> str:
-    return name if name == "base" or name.startswith("sft") else INSTRUCTED
+    return name if name in ("base", "sft") or name.startswith("sft:") else INSTRUCTED
 
 
 def _starts(names: tuple[str, ...]) -> list[str]:

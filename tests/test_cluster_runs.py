@@ -2,10 +2,12 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from raydaa.results import TrialResults
+from raydaa.results import TrialResults, TrialRow
+from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
 from tests.command import wait_for
 from tests.own_cluster import OwnCluster
 from tests.studies import micro, written
@@ -54,6 +56,12 @@ def test_nodes_that_do_not_see_a_folder_are_named(cluster: OwnCluster) -> None:
     assert "gone: []" in output
 
 
+def losses(folder: Path, row: TrialRow) -> dict[int, float]:
+    """A trial's held-out preference loss by step."""
+    metrics = read_metrics(folder / "trials" / row.key)
+    return {each["step"]: each[PREFERENCE_LOSS] for each in metrics if PREFERENCE_LOSS in each}
+
+
 def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
     """A head without CPUs; a node joins and the study starts, it is lost in the sweep, and another goes on."""
     study = written(cluster.folder, micro(scaling={"concurrent_trials": 2}))
@@ -76,5 +84,10 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
     assert job.wait(300) == 0, log.read_text()
     # The lost node's trials were tried again on the new one, and the brackets decided as ever.
     assert "2 finished, 2 stopped" in log.read_text()
-    assert {row.method for row in TrialResults.load(folder) if row.state == "finished"} == {"dpo", "orpo"}
+    rows = TrialResults.load(folder).rows
+    finished, stopped = ({row.method: row for row in rows if row.state == state} for state in ("finished", "stopped"))
+    assert set(finished) == set(stopped) == {"dpo", "orpo"}
+    for method, loser in stopped.items():  # which learning rate wins depends on the processor's rounding
+        at_rung, other = losses(folder, finished[method])[loser.step], losses(folder, loser)[loser.step]
+        assert at_rung < other
     assert second.poll() is None

@@ -73,8 +73,7 @@ def split_by_prompt(
 
 def each_once(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
     """The pairs without those that stand in the table already."""
-    first = {_text(pair.prompt, pair.chosen, pair.rejected): number for number, pair in reversed(pairs)}
-    kept = [(n, pair) for n, pair in pairs if first[_text(pair.prompt, pair.chosen, pair.rejected)] == n]
+    kept = _firsts(pairs, lambda pair: _text(pair.prompt, pair.chosen, pair.rejected))
     tally.notes[f"{table}: the same pair once more, left out"] += len(pairs) - len(kept)
     return kept
 
@@ -82,14 +81,18 @@ def each_once(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list
 def uniquely_preferred(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
     """One pair for each chosen response to a prompt, and none for a response that another pair rejects."""
     rejected = {_text(pair.prompt, pair.rejected) for _, pair in pairs}
-    first = {_text(pair.prompt, pair.chosen): number for number, pair in reversed(pairs)}
-    kept = [
-        (n, pair)
-        for n, pair in pairs
-        if first[_text(pair.prompt, pair.chosen)] == n and _text(pair.prompt, pair.chosen) not in rejected
-    ]
+    chosen = _firsts(pairs, lambda pair: _text(pair.prompt, pair.chosen))
+    kept = [(number, pair) for number, pair in chosen if _text(pair.prompt, pair.chosen) not in rejected]
     tally.notes[f"{table}: not uniquely preferred, left out"] += len(pairs) - len(kept)
     return kept
+
+
+def _firsts(pairs: Numbered[PreferencePair], text: Callable[[PreferencePair], str]) -> list[tuple[int, PreferencePair]]:
+    """Of pairs with the same ``text`` the first."""
+    found: dict[str, tuple[int, PreferencePair]] = {}
+    for number, pair in pairs:
+        found.setdefault(text(pair), (number, pair))
+    return list(found.values())
 
 
 def _text(messages: Messages, *responses: str) -> str:

@@ -84,18 +84,23 @@ def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
         context.workers.cpus,
         context.workers.gpus,
         lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
-        processes(context, jobs),
+        processes(context, [(job, job.model.folder) for job in jobs]),
     )
     return begun
 
 
-def processes(context: Context, jobs: Sequence[Job]) -> int | None:
-    """How many processes are worth their start for tokens of ``jobs``; None: as many as there is room for."""
+def processes(context: Context, jobs: Iterable[tuple[Job, Path]]) -> int | None:
+    """How many processes are worth their start for each job's tokens, read or written by the model beside it.
+
+    None: as many as there is room for.
+    """
     if context.workers.gpus:
         return None
-    sizes = [sum(path.stat().st_size for path in job.model.folder.glob("*.safetensors")) for job in jobs]
-    tokens = [job.prompts * job.sampling.max_new_tokens for job in jobs]
-    return 1 + sum(size * count for size, count in zip(sizes, tokens, strict=True)) // WORTH_A_PROCESS
+    work = 0
+    for job, model in jobs:
+        weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+        work += job.prompts * job.sampling.max_new_tokens * weights
+    return 1 + work // WORTH_A_PROCESS
 
 
 def generate_in_process(job: Job, base: str, batch_size: int, precision: str, trust: bool, threads: int) -> None:

@@ -44,7 +44,7 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
 def _score(context: Context, items: Iterable[tuple[Any, ...]]) -> int:
     """Score what is not scored yet; how many that were."""
     missing = [item for item in items if not intact(Path(item[1]))]
-    at_once = processes(context, [job for job, *_ in missing])
+    at_once = processes(context, [(job, Path(model)) for job, _, model, *_ in missing])
     map_on_cluster(score_in_process, missing, context.workers.cpus, context.workers.gpus, at_once=at_once)
     return len(missing)
 
