@@ -1,6 +1,7 @@
 """The report: one self-contained page, and the same as figures, Markdown, LaTeX and Parquet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ CAPTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Table:
+    """Cells with what stands above them, for every format."""
+
+    title: str
+    header: Sequence[str]
+    rows: list[list[str]]
+
+
 def write_report(results: TrialResults, folder: Path) -> Path:
     """Write page, figures and tables into ``folder``, over those of an older report; other files stay."""
 
@@ -30,24 +40,17 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         comparisons = results.comparisons()
         searches = save(search_figures.drawers(results.folder), temporary)
         pq.write_table(results.table, temporary / "trials.parquet")
-        (temporary / "tables.md").write_text(_markdown(results, comparisons), encoding="utf-8")
-        (temporary / "tables.tex").write_text(_latex(results, comparisons), encoding="utf-8")
+        found = tables(results, comparisons)
+        compared = _verdict(results, comparisons) if comparisons else ""
+        (temporary / "tables.md").write_text(_markdown(results, found, compared), encoding="utf-8")
+        (temporary / "tables.tex").write_text(_latex(results, found), encoding="utf-8")
         values = {
             "name": results.folder.name,
             "summary": results.summary(),
-            "best_header": BEST_HEADER,
-            "best": best_table(results),
-            "comparison": _verdict(results, comparisons) if comparisons else "",
-            "pairs_header": PAIRS_HEADER,
-            "pairs": pairs_table(comparisons),
+            "tables": found,
+            "comparison": compared,
             "judged_by": results.judged_by,
-            "benchmarks_header": BENCHMARKS_HEADER,
-            "benchmarks": benchmark_table(results),
             "variants": _variants(results),
-            "harness_header": ("task", "metric", *results.harness),
-            "harness": harness_table(results),
-            "trials_header": TRIALS_HEADER,
-            "trials": trials_table(results),
             "lost": [row for row in results if row.state != "finished"],
             "figures": [(CAPTIONS[name], data_url(path)) for name, path in figures.items()],
             "searches": [data_url(path) for path in searches.values()],
@@ -249,35 +252,34 @@ def _figures(row: TrialRow) -> list[str]:
     ]
 
 
-def _latex(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
+def tables(results: TrialResults, comparisons: Sequence[Comparison]) -> dict[str, Table]:
+    """Every table that the results allow, by name and in the report's order."""
+    found = {"best": Table("Best trial of each method", BEST_HEADER, best_table(results))}
+    if comparisons:
+        found["pairs"] = Table("Methods against each other", PAIRS_HEADER, pairs_table(comparisons))
+    if results.benchmarks:
+        found["benchmarks"] = Table("Benchmarks", BENCHMARKS_HEADER, benchmark_table(results))
+    if results.harness:
+        found["harness"] = Table("LM Evaluation Harness", ("task", "metric", *results.harness), harness_table(results))
+    found["trials"] = Table("All trials", TRIALS_HEADER, trials_table(results))
+    return found
+
+
+def _latex(results: TrialResults, found: Mapping[str, Table]) -> str:
     """Each table as a ``table`` of its own; they need the package booktabs."""
-    judged = f"Win rates are of {results.judged_by}." if results.judged else ""
-    parts = [latex_table(BEST_HEADER, best_table(results), f"Best trial of each method. {judged}")]
-    if comparisons:
-        parts.append(
-            latex_table(PAIRS_HEADER, pairs_table(comparisons), "The methods' best trials against each other.")
-        )
-    if results.benchmarks:
-        parts.append(latex_table(BENCHMARKS_HEADER, benchmark_table(results), "Benchmarks."))
-    if results.harness:
-        header = ("task", "metric", *results.harness)
-        parts.append(latex_table(header, harness_table(results), "LM Evaluation Harness."))
-    parts.append(latex_table(TRIALS_HEADER, trials_table(results), "All trials."))
-    return "\n".join(parts)
+    judged = f" Win rates are of {results.judged_by}." if results.judged else ""
+    captions = {name: f"{table.title}.{judged if name == 'best' else ''}" for name, table in found.items()}
+    return "\n".join(latex_table(table.header, table.rows, captions[name]) for name, table in found.items())
 
 
-def _markdown(results: TrialResults, comparisons: Sequence[Comparison]) -> str:
-    parts = [f"# {results.folder.name}\n\n{results.summary()}\n", "## Best trial of each method\n"]
-    parts.append(markdown_table(BEST_HEADER, best_table(results)))
-    if comparisons:
-        parts += [f"\n## Methods against each other\n\n{_verdict(results, comparisons)}\n"]
-        parts.append(markdown_table(PAIRS_HEADER, pairs_table(comparisons)))
-    if results.benchmarks:
-        parts.append(f"\nWin rates above: {results.judged_by or 'not judged'}\n\n## Benchmarks\n")
-        parts.append(markdown_table(BENCHMARKS_HEADER, benchmark_table(results)))
-        parts += [f"\nLength control, {variant}" for variant in _variants(results)]
-    if results.harness:
-        parts.append("\n## LM Evaluation Harness\n")
-        parts.append(markdown_table(("task", "metric", *results.harness), harness_table(results)))
-    parts += ["\n## All trials\n", markdown_table(TRIALS_HEADER, trials_table(results))]
-    return "\n".join(parts) + "\n"
+def _markdown(results: TrialResults, found: Mapping[str, Table], verdict_on_pairs: str) -> str:
+    """The tables below their titles, with what is to be said of them."""
+    before = {"pairs": f"{verdict_on_pairs}\n\n"}
+    judged = f"Win rates above: {results.judged_by or 'not judged'}\n\n"
+    parts = [f"# {results.folder.name}\n\n{results.summary()}"]
+    for name, table in found.items():
+        heading = f"{judged if name == 'benchmarks' else ''}## {table.title}\n\n{before.get(name, '')}"
+        parts.append(heading + markdown_table(table.header, table.rows))
+        if name == "benchmarks":
+            parts += [f"Length control, {variant}" for variant in _variants(results)]
+    return "\n\n".join(parts) + "\n"
