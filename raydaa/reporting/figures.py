@@ -184,7 +184,7 @@ def sft_curve(results: TrialResults) -> Figure:
         axes.errorbar(shares, middle, yerr=[below, above], ms=4, lw=1, elinewidth=0.6, label=method, **style)
     ticks = sorted({share for row in results if (share := sft_share(row.init)) is not None})
     axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
-    axes.set_xticks(ticks, [f"{share:.0%}" if share else "base" for share in ticks], minor=False)
+    axes.set_xticks(ticks, [{0.0: "base", 1.0: "sft"}.get(share, f"{share:.0%}") for share in ticks], minor=False)
     axes.set_xticks([], minor=True)
     _scaled(axes, results)
     axes.set(xlabel="share of the SFT examples", ylabel=quality_name(results))
@@ -193,7 +193,7 @@ def sft_curve(results: TrialResults) -> Figure:
 
 
 def sft_share(init: str) -> float | None:
-    """The share of the SFT data that a start has seen; None for a model from elsewhere."""
+    """The share of the SFT data that a start has seen, 1 for a study's largest; None for a model from elsewhere."""
     if init in ("base", "sft"):
         return float(init == "sft")
     return float(init.removeprefix("sft:")) if init.startswith("sft:") else None
