@@ -9,7 +9,8 @@ import numpy as np
 from raydaa.evaluation.win_rate import bootstrap_indices
 
 GAMED_WEIGHT = 0.1  # of a row that compares the baseline with its own rewrite
-MOST_STEPS, CONVERGED = 100, 1e-10
+MOST_STEPS, CONVERGED = 100, 1e-6  # Newton's last step: what it leaves is of its square
+FACTORS = 1000  # of a half each, and their product is still a number
 CHUNK = 50  # bootstrap draws fitted at a time: their arrays stay in the processor's cache
 CLIP = (0.02, 0.98)  # of a mean preference, before its logit says how difficult a prompt is
 FEWEST_OTHERS = 5
@@ -133,7 +134,8 @@ def _variant(difficulty: bool, gamed: bool, penalty: float | None) -> str:
 def _length_term(shorter_by: np.ndarray) -> np.ndarray:
     """tanh of how much shorter the model's answers are, in standard deviations, over the last axis."""
     spread = shorter_by.std(axis=-1, ddof=1, keepdims=True) if shorter_by.shape[-1] > 1 else np.zeros(1)
-    return np.tanh(np.divide(shorter_by, spread, out=np.zeros(shorter_by.shape), where=spread > 0))
+    # tanh by the sigmoid: numpy's own takes three times as long, and most of a bootstrap's time.
+    return 2 * _sigmoid(np.divide(2 * shorter_by, spread, out=np.zeros(shorter_by.shape), where=spread > 0)) - 1
 
 
 def _gamed_rows(gamed: Any, difficulty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,7 +156,7 @@ def _value(rows: _Rows, weights: np.ndarray) -> np.ndarray:
 
 
 def _at_equal_length(rows: _Rows, weights: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * (weights[:, 1:2] * rows.difficulty + weights[:, 2:])))
+    return _sigmoid(weights[:, 1:2] * rows.difficulty + weights[:, 2:])
 
 
 def _fit(rows: _Rows, start: np.ndarray) -> np.ndarray:
@@ -233,11 +235,16 @@ def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.einsum("dn,dn->d", one, other)
 
 
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-z))
+
+
 def _logistic(z: np.ndarray, preference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Summed log-loss, and each row's first and second derivative by ``z``."""
-    small = np.exp(-np.abs(z))
-    both = 1 + small
-    fitted = np.where(z >= 0, 1.0, small) / both
-    # Not log1p, for which numpy has no vector instructions: what it would add is lost in the sum.
-    loss = (np.maximum(z, 0) + np.log(both) - preference * z).sum(axis=1)
-    return loss, fitted - preference, fitted * (1 - fitted)
+    fitted = _sigmoid(z)
+    other = 1 - fitted
+    # One logarithm of a product, not a logarithm for each of its factors: they are at least a half.
+    likelier = np.multiply.reduceat(np.maximum(fitted, other), np.arange(0, z.shape[1], FACTORS), axis=1)
+    loss = np.maximum(z, 0).sum(axis=1) - (z * preference).sum(axis=1) - np.log(likelier).sum(axis=1)
+    return loss, fitted - preference, fitted * other
