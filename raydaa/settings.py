@@ -38,10 +38,14 @@ class ModelSettings(Settings):
     trust_remote_code: bool = False
 
 
+HEAD = 32  # of the built-in world's attention: the smallest that vLLM has CPU kernels for
+
+
 class PocketSettings(Settings):
     """Sizes of the built-in offline world; used where a source is ``pocket``."""
 
     seed: Natural = 0
+    hidden_size: PositiveInt = Field(3 * HEAD, multiple_of=HEAD)
     num_sft: PositiveInt = 4000
     num_pairs: PositiveInt = 2000
     num_validation: PositiveInt = 400

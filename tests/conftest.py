@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from raydaa.data import pocket
+from raydaa.settings import PocketSettings
 from tests.command import Command
 from tests.studies import micro, written
 
@@ -32,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pocket_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pocket world's freshly initialised model and tokenizer."""
     folder = tmp_path_factory.mktemp("pocket-model")
-    pocket.write_model(folder, seed=0)
+    pocket.write_model(folder, PocketSettings())
     return folder
 
 

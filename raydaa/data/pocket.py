@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.artifacts import key_of
-from raydaa.settings import PocketSettings
+from raydaa.settings import HEAD, PocketSettings
 
 CATEGORIES = {
     "animals": "cat fox dog owl hen pig cow bee ant rat eel yak".split(),
@@ -28,14 +28,7 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %} {{ message['content'] }}"
     "{% if message['role'] == 'user' %} =>{% else %} {{ eos_token }}{% endif %}{% endfor %}"
 )
-ARCHITECTURE = {
-    "hidden_size": 96,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,  # of size 32: the smallest that vLLM has CPU kernels for
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": False,
-}
+ARCHITECTURE = {"num_hidden_layers": 3, "max_position_embeddings": 256, "tie_word_embeddings": False}
 STREAMS = {"sft": 1, "train": 2, "validation": 3, "prompts": 4}
 
 
@@ -126,13 +119,24 @@ def _draw_pair(noise: float, rng: random.Random) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": first, "rejected": second}
 
 
-def model_key(seed: int) -> str:
+def architecture(settings: PocketSettings) -> dict[str, Any]:
+    """The model's sizes, as Transformers name them."""
+    width = settings.hidden_size
+    return {
+        **ARCHITECTURE,
+        "hidden_size": width,
+        "intermediate_size": 8 * width // 3,
+        "num_attention_heads": width // HEAD,
+    }
+
+
+def model_key(settings: PocketSettings) -> str:
     """Identity of what `write_model` writes."""
-    return key_of(seed=seed, words=vocabulary(), template=TEMPLATE, architecture=ARCHITECTURE)
+    return key_of(seed=settings.seed, words=vocabulary(), template=TEMPLATE, architecture=architecture(settings))
 
 
-def write_model(folder: Path, seed: int) -> None:
-    """A Hugging Face folder with the world's tokenizer and a freshly initialised Llama of 0.35M parameters."""
+def write_model(folder: Path, settings: PocketSettings) -> None:
+    """A Hugging Face folder with the world's tokenizer and a freshly initialised Llama of 0.35M parameters (at its width, 96)."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -144,9 +148,10 @@ def write_model(folder: Path, seed: int) -> None:
         tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
     )
     tokenizer.chat_template = TEMPLATE
-    config = LlamaConfig(vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0, **ARCHITECTURE)
+    sizes = architecture(settings)
+    config = LlamaConfig(vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -223,9 +223,9 @@ def base_model(study: Study) -> Path:
     """The study's base model as a folder."""
     if study.settings.model.source != "pocket":
         return local_model(study.settings.model.source)
-    seed = study.settings.pocket.seed
-    folder = cache_folder(study) / "models" / f"pocket-{pocket.model_key(seed)}"
-    make_folder(folder, lambda temporary: pocket.write_model(temporary, seed))
+    sizes = study.settings.pocket
+    folder = cache_folder(study) / "models" / f"pocket-{pocket.model_key(sizes)}"
+    make_folder(folder, lambda temporary: pocket.write_model(temporary, sizes))
     return folder
 
 

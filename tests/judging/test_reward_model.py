@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from raydaa.data import pocket
 from raydaa.judging.reward_model import load_reward_model, reward_scores
+from raydaa.settings import PocketSettings
 from raydaa.training.model import load_tokenizer
 
 PROMPTS = [[{"role": "user", "content": f"list the animals : cat {'fox ' * (i % 3)}"}] for i in range(20)]
@@ -22,7 +23,12 @@ def reward_model(tmp_path: Path, pocket_model: Path) -> Path:
 def write_reward_model(folder: Path, tokenizer_folder: Path) -> Path:
     """A random Llama that gives one score."""
     torch.manual_seed(0)
-    sizes = {**pocket.ARCHITECTURE, "vocab_size": len(pocket.vocabulary()), "num_labels": 1, "pad_token_id": 0}
+    sizes = {
+        **pocket.architecture(PocketSettings()),
+        "vocab_size": len(pocket.vocabulary()),
+        "num_labels": 1,
+        "pad_token_id": 0,
+    }
     LlamaForSequenceClassification(LlamaConfig(**sizes)).save_pretrained(folder)
     load_tokenizer(tokenizer_folder).save_pretrained(folder)
     return folder
