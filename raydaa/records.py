@@ -29,6 +29,13 @@ PROMPTS = pa.schema(
         ("chosen", pa.string()),  # the response that stands beside it; null where there is none
     ]
 )
+QUESTIONS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("question", pa.string()),
+        ("baseline", pa.string()),  # the response that answers are compared with; null where nobody judges
+    ]
+)
 REFERENCE = pa.schema([("pair_id", pa.int64()), ("chosen_logp", pa.float64()), ("rejected_logp", pa.float64())])
 GENERATIONS = pa.schema(
     [

@@ -85,6 +85,7 @@ class Judged:
     name: str
     label: str
     baseline: str
+    questions: str  # a file below the study's folder: prompts, and the baseline's responses
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class PocketSettings(Settings):
     """Sizes of the built-in offline world; used where a source is ``pocket``."""
 
     seed: Natural = 0
-    hidden_size: PositiveInt = Field(3 * HEAD, multiple_of=HEAD)
+    hidden_size: Annotated[PositiveInt, Field(multiple_of=HEAD)] = 3 * HEAD
     num_sft: PositiveInt = 4000
     num_pairs: PositiveInt = 2000
     num_validation: PositiveInt = 400

@@ -7,6 +7,7 @@ from typing import Any
 SPEC, RECORD, METRICS, MODEL = "settings.json", "record.json", "metrics.jsonl", "model"  # of a trial
 REMOVED = "removed"  # in the record of a trial whose model is no longer kept: the hash of its weights
 OPTUNA = "optuna.db"  # of a study: its searches, as Optuna keeps them
+COSTS = "costs.json"  # of a study: its worker groups, and what its reference log-probabilities took to make
 SWEEP = "sweep.json"  # of a study: its trials and their states while it runs
 OVER = ("finished", "stopped", "failed")  # states of a trial with which nothing is left to do
 LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"  # of metrics

@@ -136,7 +136,7 @@ def model_key(settings: PocketSettings) -> str:
 
 
 def write_model(folder: Path, settings: PocketSettings) -> None:
-    """A Hugging Face folder with the world's tokenizer and a freshly initialised Llama of 0.35M parameters (at its width, 96)."""
+    """A Hugging Face folder with the world's tokenizer and a freshly initialised Llama: 0.35M parameters by default."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -17,7 +17,7 @@ from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
 from raydaa.pipeline.judging import judge
 from raydaa.pipeline.measuring import measure, notes_on_judge
-from raydaa.pipeline.outputs import write_outputs
+from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.records import read
@@ -53,6 +53,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     keys = {trial.key for trial in trials}
     rows: dict[str, dict[str, Any]] = {c.name: _distance(context, c, for_kl, scores) for c in contestants}
     notes = _notes(context, [for_kl[c.name] for c in contestants])
+    found = []
     for benchmark in asked:
         verdicts = {}
         if benchmark.judge.kind != "none":
@@ -63,10 +64,13 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
             rows[name]["benchmarks"][benchmark.name] = figures
         titles = {c.name: c.model.name for c in contestants}
         write_outputs(context.folder / "outputs", benchmark, judged[benchmark.name], titles)
+        questions = write_questions(context.folder, benchmark, judged[benchmark.name])
+        about = {"name": benchmark.name, "label": benchmark.label, "baseline": benchmark.baseline}
+        found.append({**about, "questions": questions})
     if settings.second_judge is not None:
         notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], rows)
     parts = {
-        "benchmarks": [{"name": b.name, "label": b.label, "baseline": b.baseline} for b in asked],
+        "benchmarks": found,
         "trials": {name: row for name, row in rows.items() if name in keys},
         "models": {name: row for name, row in rows.items() if name not in keys},
         "notes": notes,

@@ -1,4 +1,4 @@
-"""Responses in the file formats of AlpacaEval and ArenaHard, for their own tools."""
+"""What others read: a study's questions, and responses in AlpacaEval's and ArenaHard's file formats."""
 
 import json
 import re
@@ -6,10 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import key_of, write_text
+from raydaa.artifacts import key_of, make_folder, write_text
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.generation import Job
-from raydaa.records import read
+from raydaa.records import QUESTIONS, read, write
+
+
+def write_questions(study: Path, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:
+    """What models were asked and compared with, for who reads the study without its cache; the file's place in it."""
+    prompts = read(benchmark.table).to_pylist()
+    against: list[str | None] = [None] * len(prompts)
+    if benchmark.fixed is not None:
+        against = list(benchmark.fixed)
+    elif benchmark.judge.kind != "none":
+        against = read(jobs[benchmark.baseline].folder / "responses.parquet")["response"].to_pylist()
+    rows = [
+        {"prompt_id": prompt["prompt_id"], "question": prompt["question"], "baseline": response}
+        for prompt, response in zip(prompts, against, strict=True)
+    ]
+    folder = Path("questions") / key_of(rows=rows)
+    make_folder(study / folder, lambda temporary: write(temporary / "questions.parquet", rows, QUESTIONS))
+    return str(folder / "questions.parquet")
 
 
 def write_outputs(folder: Path, benchmark: Benchmark, jobs: Mapping[str, Job], titles: Mapping[str, str]) -> None:

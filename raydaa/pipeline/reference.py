@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raydaa.algorithms.catalog import method_class
-from raydaa.artifacts import intact, key_of, make_folder
+from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
 from raydaa.mirror import REFERENCE
 from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
 from raydaa.search_settings import MethodSettings
 from raydaa.training import launch
+from raydaa.trial_folder import COSTS
 
 HELD_OUT = ("validation",)
 ALL = ("train", *HELD_OUT)
@@ -28,20 +30,28 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     """Log-probabilities of the held-out pairs under each start, and of all pairs where its trials need them, in the
     shared cache."""
     search = context.settings.search
+    costs = list[dict[str, Any]]()
 
     def begun(methods: Iterable[MethodSettings]) -> set[str]:
         return {name for method in methods for name in search.starts_of(method)}
 
-    def needing(trait: str) -> set[str]:
-        return begun(method for method in search.methods if getattr(method_class(method.name), trait))
+    def needing(trait: str) -> list[MethodSettings]:
+        return [method for method in search.methods if getattr(method_class(method.name), trait)]
+
+    def whole(name: str, methods: list[MethodSettings], mismatched: bool = False) -> Path:
+        folder = _reference(context, starts[name], ALL, mismatched)
+        made = read_json(folder / launch.COST) or {}
+        costs.append({"start": name, "methods": sorted({method.name for method in methods}), **made})
+        return folder
 
     found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
     for name in sorted(begun(search.methods)):
-        start = starts[name]
         found[name] = Reference(
-            _reference(context, start, ALL if name in pairs else HELD_OUT),
-            _reference(context, start, ALL, mismatched=True) if name in mismatched else None,
+            whole(name, pairs) if name in begun(pairs) else _reference(context, starts[name], HELD_OUT),
+            whole(name, mismatched, True) if name in begun(mismatched) else None,
         )
+    workers = context.workers
+    write_json(context.folder / COSTS, {"gpus": workers.gpus, "workers": workers.count, "references": costs})
     return found
 
 

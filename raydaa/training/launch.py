@@ -13,10 +13,12 @@ from typing import Any
 
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.method import Method
-from raydaa.artifacts import key_of
+from raydaa.artifacts import key_of, write_json
+from raydaa.records import read
 from raydaa.training.spec import RunSpec
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+COST = "cost.json"  # beside log-probabilities: what making them took, and taking them from here saves
 DRIVER_CPUS = 0.01  # of the actor that drives a worker group; Tune refuses 0
 
 
@@ -220,11 +222,11 @@ def measure_budget(spec: RunSpec, longest: int, workers: Workers) -> int:
         return longest
 
 
-def _reference(config: dict[str, Any]) -> None:
+def _reference(config: dict[str, Any]) -> float:
     prepare_process(config["threads"])
     from raydaa.training.reference import write_share
 
-    write_share(config["source"], config["tables"], Path(config["folder"]), config["options"])
+    return write_share(config["source"], config["tables"], Path(config["folder"]), config["options"])
 
 
 def reference(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any], workers: Workers) -> None:
@@ -235,5 +237,7 @@ def reference(source: str, tables: dict[str, str], folder: Path, options: dict[s
     from raydaa.training.reference import join_shares
 
     config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
-    on_workers(_reference, config, workers)
+    seconds = on_workers(_reference, config, workers)
     join_shares(folder, tables, workers.count)
+    pairs = sum(read(Path(table)).num_rows for table in tables.values())
+    write_json(folder / COST, {"worker_seconds": seconds * workers.count, "pairs": pairs})

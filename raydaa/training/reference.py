@@ -1,5 +1,6 @@
 """Log-probabilities of responses under a fixed model: computed once, kept, shared by everyone who asks again."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +43,30 @@ def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.nda
     return result
 
 
-def write_share(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any]) -> None:
+def write_share(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any]) -> float:
     """This worker's share of the reference log-probabilities of each table, as ``folder/<name>.<rank>.parquet``.
+
+    Returns the seconds of scoring alone, which are what trials save that find them.
 
     ``options``: precision, budget (tokens of a micro-batch), trust_remote_code, attention, and mismatched (whether
     each prompt is scored with the next pair's responses instead of its own).
     """
     policy = make_policy(source, options["precision"], options["trust_remote_code"], options["attention"])
+    seconds = 0.0
     for name, path in tables.items():
         pairs = read(Path(path))
         table = PairTable(mismatched(pairs) if options["mismatched"] else pairs, sharing=policy.sharing)
         rows = np.arange(rank(), len(table), world_size())
+        begun = time.monotonic()
         sums = score(policy, table, rows, options["budget"])
+        seconds += time.monotonic() - begun
         ids = pairs["pair_id"].to_numpy()[rows]
         records = [
             {"pair_id": int(i), "chosen_logp": float(c), "rejected_logp": float(r)}
             for i, (c, r) in zip(ids, sums, strict=True)
         ]
         write(folder / f"{name}.{rank()}.parquet", records, REFERENCE)
+    return seconds
 
 
 def join_shares(folder: Path, tables: dict[str, str], workers: int) -> None:
