@@ -22,10 +22,10 @@ FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
 OUTCOMES = {"wins": ("#009E73", "white"), "ties": ("#D9D9D9", "black"), "losses": ("#CC79A7", "white")}
 LINES = ("-", "--")
 # Okabe and Ito's again, for methods.
-CYCLE = cycler(color="#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #000000 #999933 #882255 #44AA99".split())
+COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #7F7F7F #999933 #882255 #44AA99".split()
 STYLE = {
     "svg.hashsalt": "raydaa",
-    "axes.prop_cycle": CYCLE,
+    "axes.prop_cycle": cycler(color=COLOURS),
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,8 +37,8 @@ def quality_name(results: TrialResults) -> str:
     return f"win rate (%)\n{results.judged_by}" if results.judged else "held-out preference loss (nats)"
 
 
-def _quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
-    """Quality with its error bars (0 where there is no interval)."""
+def quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
+    """What the vertical axes show of a trial: quality with its error bars (0 where there is no interval)."""
     if row.win_rate is not None and row.win_rate_low is not None and row.win_rate_high is not None:
         return row.win_rate, row.win_rate - row.win_rate_low, row.win_rate_high - row.win_rate
     return -results.quality(row), 0.0, 0.0
@@ -65,18 +65,18 @@ def pareto(results: TrialResults) -> Figure:
     for family, (colour, marker) in FAMILIES.items():
         rows = [row for row in results if row.state == "finished" and row.ranking == family and row.kl is not None]
         for row in rows:
-            value, below, above = _quality(results, row)
+            value, below, above = quality(results, row)
             kl, low, high = row.kl or 0.0, row.kl_low or 0.0, row.kl_high or 0.0
             spread = [[max(0.0, kl - low)], [max(0.0, high - kl)]]
             axes.errorbar(kl, value, xerr=spread, yerr=[[below], [above]], color=colour, marker=marker, ms=5, lw=0.8)
         if rows:
             axes.plot([], [], color=colour, marker=marker, ls="", label=family)
     front = results.pareto_front()
-    axes.plot([row.kl for row in front], [_quality(results, row)[0] for row in front], color="0.4", lw=1, zorder=0)
+    axes.plot([row.kl for row in front], [quality(results, row)[0] for row in front], color="0.4", lw=1, zorder=0)
     for place, row in enumerate(front):
         axes.annotate(
             f"{row.method} β={row.beta:g}" if row.beta is not None else row.method,
-            (row.kl or 0.0, _quality(results, row)[0]),
+            (row.kl or 0.0, quality(results, row)[0]),
             textcoords="offset points",
             # Neighbours on a front lie close: their names take turns above left and below right.
             xytext=(-6, 7) if place % 2 else (6, -11),
@@ -96,7 +96,7 @@ def pareto(results: TrialResults) -> Figure:
 
 
 def beta_curve(results: TrialResults) -> Figure:
-    """For each method the quality of the best finished trial at each β."""
+    """For each method the quality of the best finished trial at each β; dotted, that at β = 1."""
     curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
     for row in results:
         if row.state == "finished" and row.beta is not None:
@@ -115,9 +115,11 @@ def beta_curve(results: TrialResults) -> Figure:
     )
     for axes, (method, curve) in zip(grid.flat, curves.items(), strict=False):
         colour, marker = FAMILIES[next(iter(curve.values())).ranking]
-        values = [(beta, *_quality(results, row)) for beta, row in sorted(curve.items())]
+        values = [(beta, *quality(results, row)) for beta, row in sorted(curve.items())]
         betas, middle, below, above = zip(*values, strict=True)
         axes.errorbar(betas, middle, yerr=[below, above], color=colour, marker=marker, ms=4, lw=1)
+        if 1.0 in curve:  # what a method that was published without a β comes to
+            axes.axhline(quality(results, curve[1.0])[0], color="0.6", lw=0.8, ls=":")
         axes.set(xscale="log", title=method)
         axes.set_xticks(betas, [f"{beta:g}" for beta in betas], minor=False, rotation=45 if len(betas) > 4 else 0)
         axes.set_xticks([], minor=True)
@@ -177,14 +179,14 @@ def sft_curve(results: TrialResults) -> Figure:
                 best[share] = max(best.get(share, row), row, key=results.quality)
         if not best:
             continue
-        values = [(share, *_quality(results, row)) for share, row in sorted(best.items())]
+        values = [(share, *quality(results, row)) for share, row in sorted(best.items())]
         shares, middle, below, above = zip(*values, strict=True)
         family = FAMILIES[next(iter(best.values())).ranking][1]
         style = {"color": f"C{number}", "marker": family, "ls": LINES[number // 10 % len(LINES)]}
         axes.errorbar(shares, middle, yerr=[below, above], ms=4, lw=1, elinewidth=0.6, label=method, **style)
     ticks = sorted({share for row in results if (share := sft_share(row.init)) is not None})
     axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
-    axes.set_xticks(ticks, [{0.0: "base", 1.0: "sft"}.get(share, f"{share:.0%}") for share in ticks], minor=False)
+    axes.set_xticks(ticks, list(map(share_name, ticks)), minor=False)
     axes.set_xticks([], minor=True)
     _scaled(axes, results)
     axes.set(xlabel="share of the SFT examples", ylabel=quality_name(results))
@@ -197,6 +199,11 @@ def sft_share(init: str) -> float | None:
     if init in ("base", "sft"):
         return float(init == "sft")
     return float(init.removeprefix("sft:")) if init.startswith("sft:") else None
+
+
+def share_name(share: float) -> str:
+    """As an axis says it."""
+    return {0.0: "base", 1.0: "sft"}.get(share, f"{100 * share:.3g} %")
 
 
 def draw(results: TrialResults, folder: Path) -> dict[str, Path]:

@@ -1,19 +1,51 @@
 """What every page is made of: templates that escape, figures inside the page, tables as Markdown and LaTeX."""
 
 import base64
+import hashlib
+import json
+import math
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from raydaa import __version__
 
 
-def render(template: str, values: dict[str, Any]) -> str:
-    """A self-contained HTML page; all values are escaped."""
+def render(template: str, values: dict[str, Any], data: Any = None, scripts: Sequence[str] = ()) -> str:
+    """A self-contained HTML page, in which all values are escaped.
+
+    ``data`` lies in it as JSON that no text can end, and ``scripts`` are the only code that a browser runs there: the
+    page's policy names them by their hashes, and no other origin.
+    """
     environment = Environment(loader=PackageLoader("raydaa.reporting"), autoescape=True, trim_blocks=True)
-    return environment.get_template(template).render(version=__version__, **values)
+    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+    allowed = "".join(["script-src", *(f" 'sha256-{each}'" for each in hashes), "; "]) if scripts else ""
+    policy = f"default-src 'none'; {allowed}style-src 'unsafe-inline'; img-src data: blob:"
+    code = {"data": Markup(_as_json(data)), "scripts": [Markup(each) for each in scripts]}
+    return environment.get_template(template).render(version=__version__, policy=policy, code=code, **values)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def script(name: str) -> str:
+    """A script of the templates' folder."""
+    return (files("raydaa.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _as_json(data: Any) -> str:
+    """JSON in which nothing is markup, and a number that is none is null."""
+    text = json.dumps(_finite(data), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def data_url(path: Path) -> str:

@@ -1,132 +1,127 @@
-"""The report page: hostile text stays text, and a real browser finds nothing to complain about."""
+"""The report: hostile text stays text, and what it says is what the study's folder holds."""
 
 import base64
+import hashlib
+import html
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from optuna.distributions import CategoricalDistribution
+from plotly.offline import get_plotlyjs
 
-from raydaa.artifacts import write_json
 from raydaa.reporting import search_figures
-from raydaa.reporting.page import latex_table
+from raydaa.reporting.page import latex_table, script
+from raydaa.reporting.samples import SCHEMA, samples, shown
 from raydaa.results import TrialResults
-
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
-LABEL = "validation (judge gpt-4o, prompt tldr v1)"
-FIGURES = {
-    "length_controlled": {"value": 61.5, "standard_error": 2.5, "variant": HOSTILE},
-    "mean_length": 8.0,
-    "mean_characters": 40.0,
-    "distinct_1": 0.2,
-    "distinct_2": None,
-    "cut_share": 0.0,
-}
+from tests.reporting.folders import HOSTILE, LABEL, PROMPTS, hostile_study
 
 
-def trial(key: str, method: str, state: str, **changes: Any) -> dict[str, Any]:
-    point = {
-        "init": "sft",
-        "method": method,
-        "parameters": {"beta": 0.1},
-        "learning_rate": 1e-3,
-        "seed": 0,
-        "sft_weight": 0.0,
-        "align_weight": 1.0,
-        "fraction": 1.0,
-        "training": {},
-    }
-    ranking = "pointwise" if method == "nca" else "pairwise"
-    traits = {"method": method, "title": method, "ranking": ranking}
-    return {"key": key, "state": state, "steps": 4, "label": f"{method} {key}", "point": {**point, **changes}, **traits}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A study folder with a finished, a stopped and a failed trial, and hostile text where users' text can come in."""
-    study = tmp_path / "study"
-    trials = [trial("a", "dpo", "finished"), trial("b", "nca", "finished"), trial("c", "dpo", "stopped")]
-    trials.append(trial("d", "orpo", "failed", init=HOSTILE))
-    write_json(study / "trials.json", trials)
-    for number, entry in enumerate(trials):
-        place = study / "trials" / entry["key"]
-        reason = f"worker said {HOSTILE}" if entry["state"] == "failed" else ""
-        write_json(place / "record.json", {"state": entry["state"], "reason": reason, "retry": False})
-        metrics = {
-            "step": 4,
-            "loss": 0.5,
-            "seconds": 2.0,
-            "tokens_per_second": 100.0,
-            "validation/loss": 0.6,
-            "validation/preference_loss": 0.6 - number / 100,
-            "validation/rewards/accuracies": 0.6 + number / 100,
-            "validation/rewards/margins": 0.1,
-        }
-        (place / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
-    rate = {"value": 70.0, "low": 60.0, "high": 80.0, "wins": 60.0, "ties": 20.0, "losses": 20.0}
-    kl = {"per_response": 1.0, "low": 0.9, "high": 1.1, "per_token": 0.1}
-    evaluation = {
-        key: {"kl": kl, "benchmarks": {"validation": {"win_rate": {**rate, "value": value}, **FIGURES}}}
-        for key, value in (("a", 70.0), ("b", 75.0))
-    }
-    parts = {"benchmarks": [{"name": "validation", "label": LABEL, "baseline": HOSTILE}], "trials": evaluation}
-    write_json(study / "evaluation.json", {**parts, "models": {HOSTILE: {"benchmarks": {}}}, "notes": [HOSTILE]})
-    write_json(study / "data.json", {"rows": {"train": 10}, "rejected": {HOSTILE: 2}, "notes": {}})
-    (study / "study.yaml").write_text(f"name: {HOSTILE}\n")
-    search(study, f"{HOSTILE}/dpo", trials=8)
-    search(study, "few", trials=4)
-    search(study, "all alike", trials=8, alike=True)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study folder with its report."""
+    study = tmp_path_factory.mktemp("study")
+    hostile_study(study)
+    TrialResults.load(study).report(study / "report")
     return study
 
 
-def search(study: Path, name: str, trials: int, alike: bool = False) -> None:
-    """An Optuna study in the folder's storage: two settings, of which one never varies."""
-    storage = f"sqlite:///{study / 'optuna.db'}"
-    made = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    for i in range(trials):
-        space = {"learning_rate": CategoricalDistribution([1e-4, 1e-3]), "seed": CategoricalDistribution([0])}
-        made.enqueue_trial({"learning_rate": [1e-4, 1e-3][i % 2], "seed": 0})
-        made.tell(made.ask(space), 0.5 if alike else 0.5 + i / 100)
-
-
 class Tags(HTMLParser):
-    """Names of all tags and every address in the page."""
+    """Names of all tags, every address in the page, and what its scripts hold."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.names: list[str] = []
         self.addresses: list[str] = []
+        self.scripts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.add(tag)
+        self.names.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_data(self, data: str) -> None:
+        if self.names and self.names[-1] == "script" and data.strip():
+            self.scripts.append(data)
 
 
 def test_hostile_text_stays_text(folder: Path) -> None:
-    page = TrialResults.load(folder).report(folder / "report").read_text()
+    page = (folder / "report" / "index.html").read_text()
     tags = Tags()
     tags.feed(page)
-    assert "script" not in tags.names
-    assert all(address.startswith("data:image/svg+xml;base64,") for address in tags.addresses)
-    assert len(tags.addresses) == 4 + 2 + 1  # the study's own, and those of two searches
+    assert tags.names.count("script") == len(tags.scripts) == 3
+    data, *code = tags.scripts
+    assert code == [get_plotlyjs(), script("report.js")]
+    assert "<" not in data
+    assert json.loads(data)["samples"][0]["question"] == f"question 0 {HOSTILE}"
+    drawn = [address for address in tags.addresses if not address.startswith("#")]
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in drawn)
+    assert len(drawn) == 4 + 2 + 1  # the study's own, and those of two searches
     assert page.count("&lt;/script&gt;") >= 3
-    for address in tags.addresses:
+    for address in drawn:
         svg = base64.b64decode(address.partition(",")[2]).decode()
         assert "<script" not in svg
 
 
+def test_only_the_pages_own_scripts_may_run(folder: Path) -> None:
+    page = (folder / "report" / "index.html").read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1)  # type: ignore[union-attr]
+    sources = dict(rule.strip().split(" ", 1) for rule in html.unescape(policy).split(";"))
+    assert sources.pop("default-src") == "'none'"
+    assert sources.pop("style-src") == "'unsafe-inline'"
+    assert sources.pop("img-src") == "data: blob:"
+    hashes = [
+        base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        for code in (get_plotlyjs(), script("report.js"))
+    ]
+    assert sources == {"script-src": " ".join(f"'sha256-{each}'" for each in hashes)}
+
+
+def test_costs_are_counted(folder: Path) -> None:
+    found = {row["method"]: row for row in pq.read_table(folder / "report" / "costs.parquet").to_pylist()}
+    dpo, nca, orpo = (found[name] for name in ("dpo", "nca", "orpo"))
+    assert (dpo["trials"], dpo["stopped"], nca["trials"], nca["stopped"]) == (2, 1, 1, 0)
+    second = 1 / 3600
+    assert dpo["hours"] == pytest.approx(2 * 2 * 2 * second)  # two trials of two seconds on two workers
+    assert dpo["saved_by_stopping"] == pytest.approx(2 * 2 * second)  # the other half of one of them
+    assert dpo["saved_by_reference"] == pytest.approx(2 * 4 * 2 * 6 / 12 * second)  # 8 pairs each, half a second a pair
+    assert nca["saved_by_reference"] == pytest.approx(4 * 2 * 6 / 12 * second)
+    assert orpo["saved_by_reference"] == 0
+
+
+def test_the_samples_are_whole(folder: Path) -> None:
+    found = samples(TrialResults.load(folder))
+    assert found.num_rows == 2 * PROMPTS
+    assert shown(found) == found.to_pylist()
+    row = found.to_pylist()[0]
+    assert (row["benchmark"], row["trial"], row["response"]) == ("validation", "b", f"b says 0 {HOSTILE}")
+    assert (row["baseline"], row["outcome"], row["first"], row["second"]) == (HOSTILE, 0.0, 1.0, 0.0)
+    assert pq.read_table(folder / "report" / "samples.parquet").equals(found)
+
+
+def test_a_page_holds_the_first_prompts_of_each_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydaa.reporting.samples.ROOM", 1_000)
+    prompts = [(name, place) for name in ("one", "two") for _ in range(2) for place in range(30)]
+    rows = [{"benchmark": name, "prompt_id": f"{name} {place}", "response": 20 * "a"} for name, place in prompts]
+    kept = shown(pa.Table.from_pylist(rows, schema=SCHEMA))
+    ids = [row["prompt_id"] for row in kept]
+    for name in ("one", "two"):
+        mine = [each for each in ids if each.startswith(name)]
+        fit = len(mine) // 2
+        assert 5 < fit < 30
+        assert mine == [f"{name} {place}" for place in range(fit)] * 2  # of both models
+
+
 def test_page_says_what_was_found(folder: Path) -> None:
     results = TrialResults.load(folder)
-    page = results.report(folder / "report").read_text()
-    assert (
-        f"best is nca (beta 0.1, learning rate 0.001), win rate 75.0 % [60.0, 80.0] on {LABEL} at KL 1.00 nats" in page
-    )
+    page = (folder / "report" / "index.html").read_text()
+    summary = f"best is nca (beta 0.1, learning rate 0.001), win rate 75.0 % [60.0, 80.0] on {LABEL} at KL 1.00 nats"
+    assert results.summary() == summary
+    assert "<dt>recommended</dt><dd><strong>nca, β 0.1, learning rate 0.001</strong></dd>" in page
+    assert "<dt>not told apart from it</dt><dd>dpo (KL 1.00)</dd>" in page
     assert f"Win rates are of {LABEL}" in page
     assert page.count(LABEL) >= 4  # no score of it stands without
     text = re.sub(r"<[^>]+>", " ", page)
@@ -137,11 +132,10 @@ def test_page_says_what_was_found(folder: Path) -> None:
 
 
 def test_latex_is_escaped(folder: Path) -> None:
-    TrialResults.load(folder).report(folder / "report")
     text = (folder / "report" / "tables.tex").read_text()
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\end{table}") >= 3
     rows = [line for line in text.splitlines() if line.endswith(r" \\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} <= {6, 9, 12}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {6, 9, 11, 12}
     assert latex_table(("a_b", "β"), [["50 %", "x & {y} \\z"]], "–").splitlines()[1:7] == [
         r"\caption{--}",
         r"\begin{tabular}{ll}",
@@ -160,34 +154,9 @@ def test_only_what_varied_is_drawn(folder: Path) -> None:
     assert search_figures.drawers(folder / "trials") == {}
 
 
-def test_same_results_same_files(folder: Path) -> None:
-    results = TrialResults.load(folder)
-    one, other = (results.report(folder / name).read_bytes() for name in ("one", "two"))
-    assert one == other
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_shows_it_without_complaint(folder: Path, tmp_path: Path) -> None:
-    page = TrialResults.load(folder).report(folder / "report")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--enable-logging=stderr",
-    ]
-    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command = ["chromium", *options, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}"]
-    result = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert (tmp_path / "page.png").stat().st_size > 10_000
-    assert "CONSOLE" not in result.stderr
-    dumped = subprocess.run(
-        ["chromium", *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    assert "owned" not in re.search(r"<title>(.*?)</title>", dumped, re.DOTALL).group(1)  # type: ignore[union-attr]
+def test_same_results_same_files(folder: Path, tmp_path: Path) -> None:
+    TrialResults.load(folder).report(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {path.name for path in (folder / "report").iterdir()}
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder / "report" / name).read_bytes(), name

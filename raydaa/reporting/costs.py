@@ -1,0 +1,67 @@
+"""What a study's trials took, and what early stopping and the store of reference log-probabilities saved."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from raydaa.artifacts import read_json
+from raydaa.results import TrialResults, TrialRow
+from raydaa.trial_folder import COSTS, SPEC
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one method; hours are those of GPUs, or of workers where there are none."""
+
+    method: str
+    trials: int
+    stopped: int
+    hours: float
+    tokens_per_second: float | None  # the median trial's
+    saved_by_stopping: float
+    saved_by_reference: float  # what passes of their own over the reference model would have taken
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of all methods, in the study's order. ``reference`` is what making the store took, in the same hours."""
+
+    unit: str
+    methods: list[Cost]
+    reference: float
+
+
+def costs(results: TrialResults) -> Costs:
+    """From the study folder's records; without them a trial has one worker."""
+    found = read_json(results.folder / COSTS) or {}
+    gpus, references = found.get("gpus", 0), found.get("references", [])
+    size = found.get("workers", 1) * (gpus or 1) / 3600  # hours of a trial's second
+    each = [_cost(results, method, size, references, gpus or 1) for method in results.methods]
+    made = sum(reference.get("worker_seconds", 0) for reference in references) * (gpus or 1) / 3600
+    return Costs("GPU-hours" if gpus else "worker-hours", each, made)
+
+
+def _cost(results: TrialResults, method: str, size: float, references: list[dict[str, Any]], gpus: float) -> Cost:
+    rows = [row for row in results if row.method == method]
+    speeds = sorted(row.tokens_per_second for row in rows if row.tokens_per_second is not None)
+    stopped = [row for row in rows if row.state == "stopped"]
+    left = [(row.seconds or 0) * (row.steps / row.step - 1) for row in stopped if row.step]
+    return Cost(
+        method=method,
+        trials=len(rows),
+        stopped=len(stopped),
+        hours=size * sum(row.seconds or 0 for row in rows),
+        tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
+        saved_by_stopping=size * sum(left),
+        saved_by_reference=sum(_found(results, row, references) for row in rows) * gpus / 3600,
+    )
+
+
+def _found(results: TrialResults, row: TrialRow, references: list[dict[str, Any]]) -> float:
+    """Worker-seconds of scoring that a trial did not need."""
+    settings = read_json(results.folder / "trials" / row.key / SPEC) or {}
+    pairs = row.step * settings.get("batch_size", 0)
+    return sum(
+        pairs * each["worker_seconds"] / each["pairs"]
+        for each in references
+        if each["start"] == row.init and row.method in each["methods"] and "pairs" in each
+    )

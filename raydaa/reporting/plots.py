@@ -1,0 +1,212 @@
+"""The page's interactive figures, as Plotly's JSON: data and layout, without anything from Plotly itself.
+
+A point's ``customdata`` is its trial's key, and a trace's ``meta`` its method: by these the page's script opens trials
+and leaves methods out.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from raydaa.reporting.figures import COLOURS, OUTCOMES, quality, quality_name, sft_share, share_name
+from raydaa.results import TrialResults, TrialRow
+from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
+
+Spec = dict[str, Any]
+SYMBOLS = {"pairwise": "circle", "pointwise": "square"}
+TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of a KL
+
+
+def plots(results: TrialResults) -> dict[str, Spec]:
+    """Every figure that the results allow, by the name of its drawing in `raydaa.reporting.figures`."""
+    found = {}
+    if any(row.kl is not None for row in results):
+        found["pareto"] = _pareto(results)
+    found["beta_curve"] = _beta_curve(results)
+    if any(row.wins is not None for row in results):
+        found["outcomes"] = _outcomes(results)
+    if len({sft_share(row.init) for row in results} - {None}) > 1:
+        found["sft_curve"] = _sft_curve(results)
+    found["learning_curves"] = _learning_curves(results)
+    return found
+
+
+def _finished(results: TrialResults) -> list[list[TrialRow]]:
+    """Each method's finished trials."""
+    finished = [row for row in results if row.state == "finished"]
+    found = [[row for row in finished if row.method == method] for method in results.methods]
+    return [rows for rows in found if rows]
+
+
+def _points(results: TrialResults, rows: Sequence[TrialRow], **more: Any) -> Spec:
+    """A method's trials at their quality, with intervals."""
+    values = [quality(results, row) for row in rows]
+    method, ranking = rows[0].method, rows[0].ranking
+    number = results.methods.index(method)
+    return {
+        "type": "scatter",
+        "name": method,
+        "meta": method,
+        "y": [value for value, _, _ in values],
+        "error_y": _spread([above for _, _, above in values], [below for _, below, _ in values]),
+        "customdata": [row.key for row in rows],
+        "text": [_hover(results, row) for row in rows],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[ranking], "size": 8},
+        "line": {"width": 1.5, "dash": "solid" if number < len(COLOURS) else "dash"},
+        **more,
+    }
+
+
+def _spread(above: Iterable[float], below: Iterable[float]) -> Spec:
+    up, down = list(above), list(below)
+    drawn = any(up) or any(down)
+    return {"symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 0, "visible": drawn}
+
+
+def _hover(results: TrialResults, row: TrialRow) -> str:
+    lines = [f"<b>{_text(row.title)}</b> ({row.ranking})"]
+    if row.beta is not None:
+        lines.append(f"β {row.beta:g}")
+    lines += [f"learning rate {row.learning_rate:g}", f"from {_text(row.init)}"]
+    if row.win_rate is not None:
+        lines.append(f"win rate {row.win_rate:.1f} % [{row.win_rate_low:.1f}, {row.win_rate_high:.1f}]")
+    if row.kl is not None:
+        lines.append(f"KL {row.kl:.2f} [{row.kl_low:.2f}, {row.kl_high:.2f}] nats")
+    if row.preference_loss is not None:
+        lines.append(f"held-out preference loss {row.preference_loss:.3f}")
+    return "<br>".join(lines)
+
+
+def _text(value: str) -> str:
+    """For Plotly, which reads a few tags in every text."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _quality_axis(results: TrialResults) -> Spec:
+    """Up is better: a loss stands on its head."""
+    title = {"title": {"text": _text(quality_name(results)).replace("\n", "<br>")}}
+    return title if results.judged else {**title, "type": "log", "autorange": "reversed"}
+
+
+def _pareto(results: TrialResults) -> Spec:
+    """Over asinh of the KL: near zero as it is, and trials gone wrong, ten times farther out, still in sight."""
+    data = []
+    for rows in _finished(results):
+        known = [row for row in rows if row.kl is not None]
+        if not known:
+            continue
+        low, middle, high = (
+            [math.asinh(getattr(row, name) or 0) for row in known] for name in ("kl_low", "kl", "kl_high")
+        )
+        above, below = ([a - b for a, b in zip(*pair, strict=True)] for pair in ((high, middle), (middle, low)))
+        data.append(_points(results, known, mode="markers", x=middle, error_x=_spread(above, below)))
+    front = results.pareto_front()
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "nobody beats in both",
+        "x": [math.asinh(row.kl or 0) for row in front],
+        "y": [quality(results, row)[0] for row in front],
+        "hoverinfo": "skip",
+        "line": {"color": "#888", "width": 1},
+    }
+    axis = {
+        "title": {"text": "KL from the start (nats per response)"},
+        "tickvals": list(map(math.asinh, TICKS)),
+        "ticktext": [f"{tick:g}" for tick in TICKS],
+    }
+    return {"data": [line, *data], "layout": {"xaxis": axis, "yaxis": _quality_axis(results)}}
+
+
+def _beta_curve(results: TrialResults) -> Spec:
+    data = []
+    for rows in _finished(results):
+        best: dict[float, TrialRow] = {}
+        for row in rows:
+            if row.beta is not None:
+                best[row.beta] = max(best.get(row.beta, row), row, key=results.quality)
+        if best:
+            betas, chosen = zip(*sorted(best.items()), strict=True)
+            data.append(_points(results, chosen, x=betas, mode="lines+markers"))
+    mark = {"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1}
+    axis = {"title": {"text": "β"}, "type": "log", "dtick": 1}
+    layout = {
+        "xaxis": axis,
+        "yaxis": _quality_axis(results),
+        "shapes": [{**mark, "line": {"color": "#888", "dash": "dot"}}],
+    }
+    return {"data": data, "layout": layout}
+
+
+def _outcomes(results: TrialResults) -> Spec:
+    rows = [row for row in results.best_of_each() if row.wins is not None][::-1]
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": [_text(row.title) for row in rows],
+            "x": [getattr(row, name) for row in rows],
+            "customdata": [row.key for row in rows],
+            "marker": {"color": colour},
+            "hovertemplate": f"%{{y}}: %{{x:.1f}} % {name}<extra></extra>",
+        }
+        for name, (colour, _) in OUTCOMES.items()
+    ]
+    axis = {"title": {"text": "share of prompts (%)"}, "range": [0, 100]}
+    height = 140 + 26 * len(rows)
+    return {
+        "data": data,
+        "layout": {"barmode": "stack", "xaxis": axis, "height": height, "yaxis": {"automargin": True}},
+    }
+
+
+def _sft_curve(results: TrialResults) -> Spec:
+    shares = sorted({share for row in results if (share := sft_share(row.init)) is not None})
+    data = []
+    for rows in _finished(results):
+        best: dict[float, TrialRow] = {}
+        for row in rows:
+            if (share := sft_share(row.init)) is not None:
+                best[share] = max(best.get(share, row), row, key=results.quality)
+        if best:
+            places, chosen = zip(*sorted(best.items()), strict=True)
+            names = [share_name(share) for share in places]
+            data.append(_points(results, chosen, x=names, mode="lines+markers"))
+    names = [share_name(share) for share in shares]
+    axis = {"title": {"text": "share of the SFT examples"}, "type": "category", "categoryarray": names}
+    return {"data": data, "layout": {"xaxis": {**axis, "categoryorder": "array"}, "yaxis": _quality_axis(results)}}
+
+
+def _learning_curves(results: TrialResults) -> Spec:
+    curves: dict[str, list[tuple[TrialRow, list[float], list[float]]]] = defaultdict(list)
+    for row in results:
+        metrics = [m for m in read_metrics(results.folder / "trials" / row.key) if PREFERENCE_LOSS in m]
+        if metrics:
+            steps, losses = [m["step"] / row.steps for m in metrics], [m[PREFERENCE_LOSS] for m in metrics]
+            curves[row.method].append((row, steps, losses))
+    data = []
+    for method, found in curves.items():
+        for place, (row, shares, losses) in enumerate(found):
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": method,
+                    "meta": method,
+                    "legendgroup": method,
+                    "showlegend": place == 0,
+                    "x": shares,
+                    "y": losses,
+                    "customdata": [row.key] * len(shares),
+                    "text": f"{_text(row.label)}, {row.state}",
+                    "hovertemplate": "%{text}<br>%{y:.3f} nats<extra></extra>",
+                    "opacity": 1 if row.state == "finished" else 0.35,
+                    "line": {"color": COLOURS[results.methods.index(method) % len(COLOURS)], "width": 1.2},
+                    "marker": {"size": 4},
+                }
+            )
+    y = {"title": {"text": "held-out preference loss (nats)"}, "type": "log"}
+    return {"data": data, "layout": {"xaxis": {"title": {"text": "share of the trial's steps"}}, "yaxis": y}}

@@ -1,0 +1,150 @@
+"use strict";
+// Everything of the study's is set as text, never as markup.
+(() => {
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const element = (tag, text, ...children) => {
+    const made = document.createElement(tag);
+    if (text !== null) made.textContent = text;
+    made.append(...children);
+    return made;
+  };
+
+  // Figures
+  const plots = [...document.querySelectorAll("[data-figure]")];
+  const hidden = new Set();
+  const colours = () => {
+    const ink = getComputedStyle(document.body).color;
+    const lines = { gridcolor: "rgba(128,128,128,.25)", zerolinecolor: "rgba(128,128,128,.4)" };
+    return { ink, lines };
+  };
+  const layout = (spec) => {
+    const { ink, lines } = colours();
+    const legend = { orientation: "h", yanchor: "bottom", y: 1.02, x: 0 };
+    return {
+      height: 420,
+      hovermode: "closest",
+      ...spec.layout,
+      font: { color: ink, family: "system-ui, sans-serif", size: 12 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { t: 30, r: 10, b: 50, l: 60 },
+      legend,
+      xaxis: { automargin: true, ...lines, ...spec.layout.xaxis },
+      yaxis: { automargin: true, ...lines, ...spec.layout.yaxis },
+    };
+  };
+  const traces = (spec) => spec.data.map((trace) => ({ ...trace, visible: !hidden.has(trace.meta) }));
+  const draw = (plot) => {
+    const spec = page.figures[plot.dataset.figure];
+    const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+    return Plotly.react(plot, traces(spec), layout(spec), options);
+  };
+  for (const plot of plots) {
+    draw(plot).then(() => {
+      plot.on("plotly_click", (event) => openTrial(event.points[0].customdata));
+      plot.dataset.drawn = "yes";
+    });
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(draw));
+
+  for (const method of page.methods) {
+    const box = element("input", null);
+    box.type = "checkbox";
+    box.checked = true;
+    box.value = method;
+    box.addEventListener("change", () => {
+      if (box.checked) hidden.delete(method);
+      else hidden.add(method);
+      plots.forEach(draw);
+    });
+    byId("methods").append(element("label", null, box, ` ${method}`));
+  }
+
+  // A trial
+  const openTrial = (key) => {
+    const trial = page.trials[key];
+    if (!trial) return;
+    byId("trial-label").textContent = trial.label;
+    const facts = trial.facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
+    byId("trial-facts").replaceChildren(...facts);
+    const answered = page.samples.some((sample) => sample.trial === key);
+    byId("trial-samples").hidden = !answered;
+    byId("trial-samples").onclick = () => {
+      byId("trial").close();
+      choose(page.samples.find((sample) => sample.trial === key).model);
+      byId("samples").scrollIntoView();
+    };
+    byId("trial").showModal();
+  };
+  byId("trial-close").addEventListener("click", () => byId("trial").close());
+
+  // Responses
+  if (!page.samples.length) return;
+  const outcomes = {
+    all: () => true,
+    wins: (value) => value !== null && value > 0.5,
+    ties: (value) => value === 0.5,
+    losses: (value) => value !== null && value < 0.5,
+    "not judged": (value) => value === null,
+  };
+  const verdict = (value) => {
+    if (value === null) return "not judged";
+    if (value === 0.5) return "a tie";
+    return `${value > 0.5 ? "wins" : "loses"} (${Number(value.toPrecision(3))} of 1)`;
+  };
+  const controls = { benchmark: byId("by-benchmark"), model: byId("by-model"), outcome: byId("by-outcome") };
+  const fill = (select, names) => select.replaceChildren(...names.map((name) => new Option(name, name)));
+  const unique = (values) => [...new Set(values)];
+  let place = 0;
+  const found = () => {
+    const words = byId("by-text").value.toLowerCase();
+    return page.samples.filter(
+      (sample) =>
+        sample.benchmark === controls.benchmark.value &&
+        sample.model === controls.model.value &&
+        outcomes[controls.outcome.value](sample.outcome) &&
+        [sample.question, sample.response, sample.baseline].some((text) => (text ?? "").toLowerCase().includes(words)),
+    );
+  };
+  const show = (next) => {
+    const samples = found();
+    place = Math.max(0, Math.min(next, samples.length - 1));
+    byId("place").textContent = samples.length ? `${place + 1} of ${samples.length}` : "none";
+    byId("before").disabled = place === 0;
+    byId("after").disabled = place >= samples.length - 1;
+    byId("sample").hidden = !samples.length;
+    if (!samples.length) return;
+    const sample = samples[place];
+    const benchmark = page.benchmarks.find((each) => each.name === sample.benchmark);
+    byId("question").textContent = sample.question;
+    byId("response-of").textContent = sample.model;
+    byId("response").textContent = sample.response;
+    byId("baseline-of").textContent = `baseline: ${benchmark.baseline}`;
+    byId("baseline").textContent = sample.baseline ?? "";
+    byId("baseline-side").hidden = sample.baseline === null;
+    byId("verdict").textContent = `${benchmark.label}: ${verdict(sample.outcome)}`;
+    const orders = [["first", sample.first, sample.first_comment], ["second", sample.second, sample.second_comment]];
+    const said = orders.filter(([, value, comment]) => value !== null || comment !== null);
+    const comments = said.map(([order, value, comment]) =>
+      element("div", null, element("h4", `Shown ${order}: ${verdict(value)}`), element("pre", comment ?? "no comment")),
+    );
+    byId("comments").replaceChildren(...comments);
+  };
+  const models = () => unique(page.samples.filter((s) => s.benchmark === controls.benchmark.value).map((s) => s.model));
+  const choose = (model) => {
+    controls.model.value = model;
+    controls.outcome.value = "all";
+    byId("by-text").value = "";
+    show(0);
+  };
+  fill(controls.benchmark, unique(page.samples.map((sample) => sample.benchmark)));
+  fill(controls.model, models());
+  fill(controls.outcome, Object.keys(outcomes));
+  controls.benchmark.addEventListener("change", () => fill(controls.model, models()));
+  for (const control of Object.values(controls)) control.addEventListener("change", () => show(0));
+  byId("by-text").addEventListener("input", () => show(0));
+  byId("before").addEventListener("click", () => show(place - 1));
+  byId("after").addEventListener("click", () => show(place + 1));
+  show(0);
+})();
