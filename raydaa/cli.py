@@ -30,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
     report.set_defaults(action=_report)
+    compare = commands.add_parser("compare", help="several studies in one report")
+    compare.add_argument("folders", nargs="+", metavar="folder", help="study folders")
+    compare.add_argument(
+        "--output", metavar="DIR", default="comparison", help="where to write it (default: %(default)s)"
+    )
+    compare.set_defaults(action=_compare)
     toy = commands.add_parser("toy", help="pairwise against pointwise ranking in small networks")
     toy.add_argument(
         "settings", nargs="?", default="search_spaces/toy.yaml", help="settings file (default: %(default)s)"
@@ -163,6 +169,18 @@ def _report(options: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     page = results.report(Path(options.folder) / "report")
     print(f"{page}: {results.summary()}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from raydaa.reporting.compare import write_comparison
+    from raydaa.settings_file import InputError
+
+    try:
+        page = write_comparison([Path(folder) for folder in options.folders], Path(options.output))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    print(page)
     return 0
 
 

@@ -14,68 +14,10 @@ from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_jso
 from raydaa.evaluation.comparison import Comparison, compare
 from raydaa.evaluation.pareto import pareto_front
 from raydaa.records import read
-from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
+from raydaa.trial_row import TIME_COLUMNS, TrialRow, trial_row
 
 HARNESS = "harness.json"  # in a study folder: what the LM Evaluation Harness says
 GROUPS = ("parameters", "training", "benchmarks")  # one JSON column each in the table
-# Columns that differ between two runs of the same study; every other is reproducible.
-TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """A trial's settings, state and figures; None where something was not measured."""
-
-    key: str
-    label: str
-    init: str
-    method: str
-    title: str  # the method, marked where it is normalised otherwise than its own form
-    ranking: str
-    parameters: dict[str, Any]
-    learning_rate: float
-    seed: int
-    sft_weight: float
-    align_weight: float
-    fraction: float
-    training: dict[str, Any]
-    state: str
-    reason: str | None
-    step: int
-    steps: int
-    validation_loss: float | None
-    preference_loss: float | None  # held-out
-    validation_accuracy: float | None
-    validation_margin: float | None
-    win_rate: float | None
-    win_rate_low: float | None
-    win_rate_high: float | None
-    wins: float | None
-    ties: float | None
-    losses: float | None
-    kl: float | None
-    kl_low: float | None
-    kl_high: float | None
-    kl_per_token: float | None
-    lc_win_rate: float | None  # length-controlled, with its bootstrap error over prompts
-    lc_error: float | None
-    mean_length: float | None  # tokens
-    mean_characters: float | None
-    distinct_1: float | None  # of the words and pairs of words in its responses, how many are different ones
-    distinct_2: float | None
-    cut_share: float | None
-    tokens_per_second: float | None
-    seconds: float | None
-    start_seconds: float | None
-    benchmarks: dict[str, dict[str, Any]]  # figures by benchmark; those above are the first one's
-    verdicts: str | None  # their folder below the study's
-    checkpoint: str | None
-
-    @property
-    def beta(self) -> float | None:
-        """The method's β, where it has one."""
-        value = self.parameters.get("beta")
-        return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -110,7 +52,7 @@ class TrialResults:
         measured = evaluation.get("trials", {})
         judged = tuple(Judged(**each) for each in evaluation.get("benchmarks", ()))
         first = judged[0].name if judged else ""
-        rows = [_row(folder, trial, measured.get(trial["key"], {}), first) for trial in trials]
+        rows = [trial_row(folder, trial, measured.get(trial["key"], {}), first) for trial in trials]
         models = {name: row.get("benchmarks", {}) for name, row in evaluation.get("models", {}).items()}
         notes = tuple(evaluation.get("notes", ()))
         return TrialResults(folder, rows, models, judged, notes, read_json(folder / HARNESS) or {})
@@ -180,15 +122,20 @@ class TrialResults:
         found = [self._best(method) for method in self.methods if method in have]
         return sorted(found, key=lambda row: -self.quality(row))
 
-    def comparisons(self) -> list[Comparison]:
-        """The best trials of all methods, best first, each against each on the prompts that both were judged on."""
+    def outcomes(self) -> tuple[list[str], np.ndarray]:
+        """Judged methods, best first, and the outcomes of their best trials, ``(methods, prompts)``: 1 win, ½ tie, 0
+        loss, NaN where one was not judged."""
         places = {row.method: self.folder / str(row.verdicts) / "verdicts.parquet" for row in self.best_of_each()}
         judged = {method: place for method, place in places.items() if place.exists()}
         tables = [read(place) for place in judged.values()]
         found = [dict(zip(t["prompt_id"].to_pylist(), t["outcome"].to_pylist(), strict=True)) for t in tables]
         prompts = list(dict.fromkeys(name for outcomes in found for name in outcomes))
-        outcomes = np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
-        return compare(list(judged), outcomes) if judged else []
+        return list(judged), np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
+
+    def comparisons(self) -> list[Comparison]:
+        """The best trials of all methods, best first, each against each on the prompts that both were judged on."""
+        methods, outcomes = self.outcomes()
+        return compare(methods, outcomes) if methods else []
 
     def pareto_front(self) -> list[TrialRow]:
         """Finished trials that no other beats in quality and KL at once, nearest to the start first."""
@@ -253,63 +200,3 @@ def _figures(row: TrialRow) -> dict[str, Any]:
     """What a model's card says: everything but what differs from run to run."""
     left_out = (*TIME_COLUMNS, "checkpoint", "verdicts", "benchmarks")
     return {name: value for name, value in vars(row).items() if name not in left_out}
-
-
-def _row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], benchmark: str) -> TrialRow:
-    place = folder / "trials" / trial["key"]
-    record = read_json(place / RECORD) or {}
-    start = read_json(place / "start.json") or {}
-    metrics = read_metrics(place)
-    validated: dict[str, Any] = next((m for m in reversed(metrics) if LOSS in m), {})
-    benchmarks = evaluation.get("benchmarks", {})
-    figures = benchmarks.get(benchmark, {})
-    rate, kl, point = figures.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
-    controlled = figures.get("length_controlled", {})
-    speeds = sorted(m["tokens_per_second"] for m in metrics)
-    finished = trial["state"] == "finished"
-    return TrialRow(
-        key=trial["key"],
-        label=trial["label"],
-        init=point["init"],
-        method=trial["method"],
-        title=trial["title"],
-        ranking=trial["ranking"],
-        parameters=point["parameters"],
-        learning_rate=point["learning_rate"],
-        seed=point["seed"],
-        sft_weight=point["sft_weight"],
-        align_weight=point["align_weight"],
-        fraction=point["fraction"],
-        training=point["training"],
-        state=trial["state"],
-        reason=record.get("reason") or None,
-        step=metrics[-1]["step"] if metrics else 0,
-        steps=trial["steps"],
-        validation_loss=validated.get(LOSS),
-        preference_loss=validated.get(PREFERENCE_LOSS),
-        validation_accuracy=validated.get(ACCURACY),
-        validation_margin=validated.get(MARGIN),
-        win_rate=rate.get("value"),
-        win_rate_low=rate.get("low"),
-        win_rate_high=rate.get("high"),
-        wins=rate.get("wins"),
-        ties=rate.get("ties"),
-        losses=rate.get("losses"),
-        kl=kl.get("per_response"),
-        kl_low=kl.get("low"),
-        kl_high=kl.get("high"),
-        kl_per_token=kl.get("per_token"),
-        lc_win_rate=controlled.get("value"),
-        lc_error=controlled.get("standard_error"),
-        mean_length=figures.get("mean_length"),
-        mean_characters=figures.get("mean_characters"),
-        distinct_1=figures.get("distinct_1"),
-        distinct_2=figures.get("distinct_2"),
-        cut_share=figures.get("cut_share"),
-        tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
-        seconds=metrics[-1]["seconds"] if metrics else None,
-        start_seconds=start.get("seconds"),
-        benchmarks=benchmarks,
-        verdicts=figures.get("verdicts"),
-        checkpoint=str(place / MODEL) if finished and REMOVED not in record else None,
-    )

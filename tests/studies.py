@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from raydaa.results import TIME_COLUMNS, TrialResults
+from raydaa.results import TrialResults
+from raydaa.trial_row import TIME_COLUMNS
 
 MICRO: dict[str, Any] = {
     "name": "micro",

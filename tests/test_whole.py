@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import TrialResults
+from raydaa.trial_row import TrialRow
 from tests.command import Command
 from tests.studies import done, table
 

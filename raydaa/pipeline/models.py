@@ -7,8 +7,9 @@ from raydaa.artifacts import model_hash, read_json, write_json
 from raydaa.mirror import STUDY, MirrorError
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.training import Trial
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import TrialResults
 from raydaa.trial_folder import MODEL, RECORD, REMOVED
+from raydaa.trial_row import TrialRow
 
 
 def remove_dominated(context: Context, results: TrialResults) -> TrialResults:

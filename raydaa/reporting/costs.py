@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydaa.artifacts import read_json
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import TrialResults
 from raydaa.trial_folder import COSTS, SPEC
+from raydaa.trial_row import TrialRow
 
 
 @dataclass(frozen=True)

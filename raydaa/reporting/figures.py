@@ -14,8 +14,9 @@ from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import TrialResults
 from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.trial_row import TrialRow
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.
 FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
@@ -44,7 +45,7 @@ def quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
     return -results.quality(row), 0.0, 0.0
 
 
-def _scaled(axes: Any, results: TrialResults) -> None:
+def scaled(axes: Any, results: TrialResults) -> None:
     """Up is better: a loss stands on its head."""
     if not results.judged:
         _logarithmic(axes)
@@ -83,7 +84,7 @@ def pareto(results: TrialResults) -> Figure:
             ha="right" if place % 2 else "left",
             fontsize=8,
         )
-    _scaled(axes, results)
+    scaled(axes, results)
     if results.judged:
         axes.axhline(50, color="0.7", lw=0.8, ls=":")
     # Trials gone wrong lie ten times farther out than the others: a linear axis would hide everybody else.
@@ -124,7 +125,7 @@ def beta_curve(results: TrialResults) -> Figure:
         axes.set_xticks(betas, [f"{beta:g}" for beta in betas], minor=False, rotation=45 if len(betas) > 4 else 0)
         axes.set_xticks([], minor=True)
         axes.margins(x=0.2)
-        _scaled(axes, results)
+        scaled(axes, results)
     for axes in list(grid.flat)[len(curves) :]:
         axes.set_axis_off()
     figure.supxlabel("β", fontsize=10)
@@ -188,7 +189,7 @@ def sft_curve(results: TrialResults) -> Figure:
     axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
     axes.set_xticks(ticks, list(map(share_name, ticks)), minor=False)
     axes.set_xticks([], minor=True)
-    _scaled(axes, results)
+    scaled(axes, results)
     axes.set(xlabel="share of the SFT examples", ylabel=quality_name(results))
     axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure

@@ -1,7 +1,7 @@
 """The page's interactive figures, as Plotly's JSON: data and layout, without anything from Plotly itself.
 
-A point's ``customdata`` is its trial's key, and a trace's ``meta`` its method: by these the page's script opens trials
-and leaves methods out.
+A point's ``customdata`` is its trial's key, and a trace's ``meta`` its group (its method): by these the page's script
+opens trials and leaves groups out.
 """
 
 import math
@@ -10,12 +10,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from raydaa.reporting.figures import COLOURS, OUTCOMES, quality, quality_name, sft_share, share_name
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import TrialResults
 from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.trial_row import TrialRow
 
 Spec = dict[str, Any]
 SYMBOLS = {"pairwise": "circle", "pointwise": "square"}
-TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of a KL
+TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+# asinh of the KL: near zero as it is, and trials gone wrong, ten times farther out, still in sight.
+KL_AXIS = {
+    "title": {"text": "KL from the start (nats per response)"},
+    "tickvals": list(map(math.asinh, TICKS)),
+    "ticktext": [f"{tick:g}" for tick in TICKS],
+}
 
 
 def plots(results: TrialResults) -> dict[str, Spec]:
@@ -49,9 +56,9 @@ def _points(results: TrialResults, rows: Sequence[TrialRow], **more: Any) -> Spe
         "name": method,
         "meta": method,
         "y": [value for value, _, _ in values],
-        "error_y": _spread([above for _, _, above in values], [below for _, below, _ in values]),
+        "error_y": spread([above for _, _, above in values], [below for _, below, _ in values]),
         "customdata": [row.key for row in rows],
-        "text": [_hover(results, row) for row in rows],
+        "text": [hover(results, row) for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[ranking], "size": 8},
         "line": {"width": 1.5, "dash": "solid" if number < len(COLOURS) else "dash"},
@@ -59,17 +66,19 @@ def _points(results: TrialResults, rows: Sequence[TrialRow], **more: Any) -> Spe
     }
 
 
-def _spread(above: Iterable[float], below: Iterable[float]) -> Spec:
+def spread(above: Iterable[float], below: Iterable[float]) -> Spec:
+    """Error bars, where there are any."""
     up, down = list(above), list(below)
     drawn = any(up) or any(down)
     return {"symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 0, "visible": drawn}
 
 
-def _hover(results: TrialResults, row: TrialRow) -> str:
-    lines = [f"<b>{_text(row.title)}</b> ({row.ranking})"]
+def hover(results: TrialResults, row: TrialRow) -> str:
+    """What stands beside the pointer on a trial."""
+    lines = [f"<b>{plain(row.title)}</b> ({row.ranking})"]
     if row.beta is not None:
         lines.append(f"β {row.beta:g}")
-    lines += [f"learning rate {row.learning_rate:g}", f"from {_text(row.init)}"]
+    lines += [f"learning rate {row.learning_rate:g}", f"from {plain(row.init)}"]
     if row.win_rate is not None:
         lines.append(f"win rate {row.win_rate:.1f} % [{row.win_rate_low:.1f}, {row.win_rate_high:.1f}]")
     if row.kl is not None:
@@ -79,29 +88,24 @@ def _hover(results: TrialResults, row: TrialRow) -> str:
     return "<br>".join(lines)
 
 
-def _text(value: str) -> str:
+def plain(value: str) -> str:
     """For Plotly, which reads a few tags in every text."""
     return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _quality_axis(results: TrialResults) -> Spec:
+def quality_axis(results: TrialResults) -> Spec:
     """Up is better: a loss stands on its head."""
-    title = {"title": {"text": _text(quality_name(results)).replace("\n", "<br>")}}
+    title = {"title": {"text": plain(quality_name(results)).replace("\n", "<br>")}}
     return title if results.judged else {**title, "type": "log", "autorange": "reversed"}
 
 
 def _pareto(results: TrialResults) -> Spec:
-    """Over asinh of the KL: near zero as it is, and trials gone wrong, ten times farther out, still in sight."""
     data = []
     for rows in _finished(results):
         known = [row for row in rows if row.kl is not None]
         if not known:
             continue
-        low, middle, high = (
-            [math.asinh(getattr(row, name) or 0) for row in known] for name in ("kl_low", "kl", "kl_high")
-        )
-        above, below = ([a - b for a, b in zip(*pair, strict=True)] for pair in ((high, middle), (middle, low)))
-        data.append(_points(results, known, mode="markers", x=middle, error_x=_spread(above, below)))
+        data.append(_points(results, known, mode="markers", **kl_places(known)))
     front = results.pareto_front()
     line = {
         "type": "scatter",
@@ -112,12 +116,15 @@ def _pareto(results: TrialResults) -> Spec:
         "hoverinfo": "skip",
         "line": {"color": "#888", "width": 1},
     }
-    axis = {
-        "title": {"text": "KL from the start (nats per response)"},
-        "tickvals": list(map(math.asinh, TICKS)),
-        "ticktext": [f"{tick:g}" for tick in TICKS],
-    }
-    return {"data": [line, *data], "layout": {"xaxis": axis, "yaxis": _quality_axis(results)}}
+    return {"data": [line, *data], "layout": {"xaxis": KL_AXIS, "yaxis": quality_axis(results)}}
+
+
+def kl_places(rows: Sequence[TrialRow]) -> Spec:
+    """Trials on the axis of KL, with intervals."""
+    names = ("kl_low", "kl", "kl_high")
+    low, middle, high = ([math.asinh(getattr(row, name) or 0) for row in rows] for name in names)
+    above, below = ([a - b for a, b in zip(*pair, strict=True)] for pair in ((high, middle), (middle, low)))
+    return {"x": middle, "error_x": spread(above, below)}
 
 
 def _beta_curve(results: TrialResults) -> Spec:
@@ -134,7 +141,7 @@ def _beta_curve(results: TrialResults) -> Spec:
     axis = {"title": {"text": "β"}, "type": "log", "dtick": 1}
     layout = {
         "xaxis": axis,
-        "yaxis": _quality_axis(results),
+        "yaxis": quality_axis(results),
         "shapes": [{**mark, "line": {"color": "#888", "dash": "dot"}}],
     }
     return {"data": data, "layout": layout}
@@ -147,7 +154,7 @@ def _outcomes(results: TrialResults) -> Spec:
             "type": "bar",
             "orientation": "h",
             "name": name,
-            "y": [_text(row.title) for row in rows],
+            "y": [plain(row.title) for row in rows],
             "x": [getattr(row, name) for row in rows],
             "customdata": [row.key for row in rows],
             "marker": {"color": colour},
@@ -177,7 +184,7 @@ def _sft_curve(results: TrialResults) -> Spec:
             data.append(_points(results, chosen, x=names, mode="lines+markers"))
     names = [share_name(share) for share in shares]
     axis = {"title": {"text": "share of the SFT examples"}, "type": "category", "categoryarray": names}
-    return {"data": data, "layout": {"xaxis": {**axis, "categoryorder": "array"}, "yaxis": _quality_axis(results)}}
+    return {"data": data, "layout": {"xaxis": {**axis, "categoryorder": "array"}, "yaxis": quality_axis(results)}}
 
 
 def _learning_curves(results: TrialResults) -> Spec:
@@ -201,7 +208,7 @@ def _learning_curves(results: TrialResults) -> Spec:
                     "x": shares,
                     "y": losses,
                     "customdata": [row.key] * len(shares),
-                    "text": f"{_text(row.label)}, {row.state}",
+                    "text": f"{plain(row.label)}, {row.state}",
                     "hovertemplate": "%{text}<br>%{y:.3f} nats<extra></extra>",
                     "opacity": 1 if row.state == "finished" else 0.35,
                     "line": {"color": COLOURS[results.methods.index(method) % len(COLOURS)], "width": 1.2},

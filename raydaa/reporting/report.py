@@ -62,7 +62,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         }
         page = {
             "figures": plots(results),
-            "methods": results.methods,
+            "groups": results.methods,
             "trials": {row.key: {"label": row.label, "facts": trial_facts(row)} for row in results},
             "benchmarks": judged,
             "samples": shown(answers),

@@ -6,7 +6,8 @@ from typing import Any
 
 from raydaa.evaluation.comparison import Comparison
 from raydaa.reporting.costs import Costs
-from raydaa.results import Judged, TrialResults, TrialRow
+from raydaa.results import Judged, TrialResults
+from raydaa.trial_row import TrialRow
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from scipy import stats
 
 from raydaa.records import read
 from raydaa.reporting.page import markdown_table
-from raydaa.results import TrialResults, TrialRow
+from raydaa.results import TrialResults
+from raydaa.trial_row import TrialRow
 
 SIZES = {"small": 32, "large": 96}
 Chosen = Callable[[TrialRow], bool]

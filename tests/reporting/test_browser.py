@@ -1,12 +1,15 @@
 """The report in a real browser: everything in it works, and it asks nobody for anything."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from raydaa.reporting.compare import write_comparison
 from raydaa.results import TrialResults
 from tests.reporting.folders import HOSTILE, PROMPTS, hostile_study
 
@@ -23,10 +26,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return TrialResults.load(folder).report(folder / "report").as_uri()
 
 
-@pytest.fixture(params=[("light", 1200), ("dark", 390)], ids=["light", "dark, on a phone"])
-def page(request: pytest.FixtureRequest, address: str) -> Iterator[Page]:
-    """The report, opened; at the end nothing has complained, and nothing but the page was asked for."""
-    scheme, width = request.param
+@contextlib.contextmanager
+def opened(address: str, scheme: Literal["light", "dark"], width: int) -> Iterator[Page]:
+    """A page in a browser; at the end nothing has complained, and nothing but the page was asked for."""
     complaints, requests = list[str](), list[str]()
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
         view = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}).new_page()
@@ -43,6 +45,13 @@ def page(request: pytest.FixtureRequest, address: str) -> Iterator[Page]:
         assert requests == [address]
         assert "owned" not in view.title()
         assert view.locator("img[src=x]").count() == 0
+
+
+@pytest.fixture(params=[("light", 1200), ("dark", 390)], ids=["light", "dark, on a phone"])
+def page(request: pytest.FixtureRequest, address: str) -> Iterator[Page]:
+    """The report, opened."""
+    with opened(address, *request.param) as view:
+        yield view
 
 
 def test_it_fits_and_shows_its_figures(page: Page, tmp_path: Path) -> None:
@@ -92,3 +101,18 @@ def test_responses_can_be_leafed_through_and_found(page: Page) -> None:
     page.locator("#by-text").fill("nothing like it")
     assert page.locator("#place").text_content() == "none"
     assert not page.locator("#sample").is_visible()
+
+
+def test_studies_beside_each_other(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        hostile_study(tmp_path / name)
+    address = write_comparison([tmp_path / "one", tmp_path / "two"], tmp_path / "out").as_uri()
+    with opened(address, "light", 1200) as page:
+        points = page.locator("[data-figure=methods] .points path.point")
+        assert points.count() == 4
+        points.first.click(force=True)
+        assert page.locator("#trial-label").text_content() == f"one: nca b {HOSTILE}"
+        assert not page.locator("#trial-samples").is_visible()
+        page.locator("#trial-close").click()
+        page.get_by_label("two", exact=True).uncheck()
+        page.wait_for_function("document.querySelectorAll('[data-figure=methods] .points path.point').length == 2")

@@ -48,17 +48,17 @@
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(draw));
 
-  for (const method of page.methods) {
+  for (const group of page.groups) {
     const box = element("input", null);
     box.type = "checkbox";
     box.checked = true;
-    box.value = method;
+    box.value = group;
     box.addEventListener("change", () => {
-      if (box.checked) hidden.delete(method);
-      else hidden.add(method);
+      if (box.checked) hidden.delete(group);
+      else hidden.add(group);
       plots.forEach(draw);
     });
-    byId("methods").append(element("label", null, box, ` ${method}`));
+    byId("groups").append(element("label", null, box, ` ${group}`));
   }
 
   // A trial

@@ -1,0 +1,221 @@
+"""Several studies in one report: another model, other data, another seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
+
+from raydaa.artifacts import renew_files
+from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.reporting.figures import COLOURS, FAMILIES, quality, quality_name, save, scaled
+from raydaa.reporting.page import data_url, latex_table, markdown_table, render, script
+from raydaa.reporting.plots import KL_AXIS, SYMBOLS, Spec, hover, kl_places, quality_axis, spread
+from raydaa.reporting.tables import Table, settings_of, trial_facts
+from raydaa.results import TrialResults
+from raydaa.trial_row import TrialRow
+
+CAPTIONS = {
+    "methods": "The best trial of each method in each study.",
+    "pareto": "What nobody beats in quality and distance from the start, study by study.",
+}
+Studies = dict[str, TrialResults]
+
+
+def write_comparison(folders: Sequence[Path], target: Path) -> Path:
+    """Page, figures and tables on all studies into ``target``; returns the page's path.
+
+    ValueError where one of them holds no finished sweep, or only some were judged.
+    """
+    studies = {name: TrialResults.load(folder) for name, folder in _names(folders).items()}
+    if len({results.judged for results in studies.values()}) > 1:
+        judged = ", ".join(name for name, results in studies.items() if results.judged)
+        raise ValueError(f"only {judged} was judged: win rates and held-out losses can't be compared")
+
+    def fill(temporary: Path) -> None:
+        drawn = save({"methods": lambda: _methods(studies), "pareto": lambda: _fronts(studies)}, temporary)
+        found = {"methods": _methods_table(studies), "rankings": _rankings_table(studies)}
+        found = {name: table for name, table in found.items() if table.rows}
+        pq.write_table(_parquet(studies), temporary / "trials.parquet")
+        parts = [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in found.values()]
+        (temporary / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        latex = [latex_table(t.header, t.rows, f"{t.title}.") for t in found.values()]
+        (temporary / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
+        scores = {name: results.judged_by or "held-out preference loss" for name, results in studies.items()}
+        values = {
+            "name": ", ".join(studies),
+            "studies": [(name, results.summary(), scores[name]) for name, results in studies.items()],
+            "alike": len({(score, _against(studies[name])) for name, score in scores.items()}) == 1,
+            "tables": found,
+            "figures": [(name, CAPTIONS[name], data_url(path)) for name, path in drawn.items()],
+        }
+        trials = {
+            f"{name}/{row.key}": {"label": f"{name}: {row.label}", "facts": trial_facts(row)}
+            for name, results in studies.items()
+            for row in results
+        }
+        figures = {"methods": _methods_plot(studies), "pareto": _fronts_plot(studies)}
+        page = {"figures": figures, "groups": list(studies), "trials": trials, "benchmarks": [], "samples": []}
+        html = render("compare.html", values, page, [get_plotlyjs(), script("report.js")])
+        (temporary / "index.html").write_text(html, encoding="utf-8")
+
+    renew_files(target, fill)
+    return target / "index.html"
+
+
+def _names(folders: Sequence[Path]) -> dict[str, Path]:
+    """A name for each study: its folder's, with as many parents as tell it from the others."""
+    paths = [folder.resolve() for folder in folders]
+    for parts in range(1, max(len(path.parts) for path in paths)):
+        names = {"/".join(path.parts[-parts:]): path for path in paths}
+        if len(names) == len(set(paths)):
+            return names
+    return {str(path): path for path in paths}
+
+
+def _against(results: TrialResults) -> str:
+    return results.benchmarks[0].baseline if results.judged else ""
+
+
+def _all_methods(studies: Studies) -> list[str]:
+    return list(dict.fromkeys(method for results in studies.values() for method in results.methods))
+
+
+def _best(results: TrialResults) -> dict[str, TrialRow]:
+    return {row.method: row for row in results.best_of_each()}
+
+
+def _score(results: TrialResults, row: TrialRow) -> str:
+    value, below, above = quality(results, row)
+    return f"{value:.1f} [{value - below:.1f}, {value + above:.1f}]" if results.judged else f"{value:.3f}"
+
+
+def _methods_table(studies: Studies) -> Table:
+    """A line for each method, three cells for each study."""
+    what = "win rate (%)" if next(iter(studies.values())).judged else "held-out preference loss"
+    header = ["method", "ranking"]
+    for name in studies:
+        header += [f"{name}: {what}", "KL (nats)", "settings"]
+    rows = []
+    for method in _all_methods(studies):
+        found = [(results, _best(results).get(method)) for results in studies.values()]
+        cells = [method, next((row.ranking for _, row in found if row is not None), "–")]
+        for results, row in found:
+            cells += ["–", "–", "–"] if row is None else [_score(results, row), _kl(row), _settings(row)]
+        rows.append(cells)
+    return Table("Best trial of each method", header, rows)
+
+
+def _kl(row: TrialRow) -> str:
+    return "–" if row.kl is None else f"{row.kl:.2f}"
+
+
+def _settings(row: TrialRow) -> str:
+    beta = [] if row.beta is None else [f"β {row.beta:g}"]
+    more = [] if settings_of(row) == "–" else [settings_of(row)]
+    return ", ".join([*beta, f"lr {row.learning_rate:g}", *more])
+
+
+def _rankings_table(studies: Studies) -> Table:
+    """Pairwise methods against pointwise ones, where both were judged."""
+    rows = []
+    for name, results in studies.items():
+        methods, outcomes = results.outcomes()
+        pairwise = np.array([_best(results)[method].ranking == "pairwise" for method in methods], bool)
+        if not pairwise.any() or pairwise.all():
+            continue
+        known = outcomes[:, ~np.isnan(outcomes).any(axis=0)]
+        one, other = 100 * known[pairwise].mean(axis=0), 100 * known[~pairwise].mean(axis=0)
+        drawn = bootstrap_indices(known.shape[1], 1000, 0)
+        means = [(one.mean(), one[drawn].mean(axis=1)), (other.mean(), other[drawn].mean(axis=1))]
+        means.append(((one - other).mean(), (one - other)[drawn].mean(axis=1)))
+        cells = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in ((v, interval(d)) for v, d in means)]
+        rows.append([name, str(int(pairwise.sum())), str(int((~pairwise).sum())), *cells])
+    header = ("study", "pairwise methods", "pointwise methods", "pairwise (%)", "pointwise (%)", "difference (points)")
+    return Table("Pairwise and pointwise methods", header, rows)
+
+
+def _parquet(studies: Studies) -> pa.Table:
+    """All trials, with the study of each."""
+    named = [
+        results.table.add_column(0, "study", pa.array([name] * len(results), pa.string()))
+        for name, results in studies.items()
+    ]
+    return pa.concat_tables(named, promote_options="permissive")
+
+
+def _methods_plot(studies: Studies) -> Spec:
+    data = [
+        {**_trace(number, name, results, results.best_of_each()), "x": [row.method for row in results.best_of_each()]}
+        for number, (name, results) in enumerate(studies.items())
+    ]
+    axis = {"type": "category", "categoryorder": "array", "categoryarray": _all_methods(studies)}
+    first = next(iter(studies.values()))
+    return {"data": data, "layout": {"scattermode": "group", "xaxis": axis, "yaxis": quality_axis(first)}}
+
+
+def _fronts_plot(studies: Studies) -> Spec:
+    data = []
+    for number, (name, results) in enumerate(studies.items()):
+        front = results.pareto_front()
+        data.append({**_trace(number, name, results, front), **kl_places(front), "mode": "lines+markers"})
+    return {"data": data, "layout": {"xaxis": KL_AXIS, "yaxis": quality_axis(next(iter(studies.values())))}}
+
+
+def _trace(number: int, name: str, results: TrialResults, rows: Sequence[TrialRow]) -> dict[str, Any]:
+    """A study's trials at their quality; the symbol says how a method ranks."""
+    values = [quality(results, row) for row in rows]
+    symbols = [SYMBOLS[row.ranking] for row in rows]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "meta": name,
+        "y": [value for value, _, _ in values],
+        "error_y": spread([above for _, _, above in values], [below for _, below, _ in values]),
+        "customdata": [f"{name}/{row.key}" for row in rows],
+        "text": [hover(results, row) for row in rows],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"color": COLOURS[number % len(COLOURS)], "symbol": symbols, "size": 8},
+    }
+
+
+def _methods(studies: Studies) -> Figure:
+    methods, first = _all_methods(studies), next(iter(studies.values()))
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, (name, results) in enumerate(studies.items()):
+        offset = 0.6 * ((number + 0.5) / len(studies) - 0.5)
+        for method, row in _best(results).items():
+            value, below, above = quality(results, row)
+            marker, place = FAMILIES[row.ranking][1], methods.index(method) + offset
+            axes.errorbar(place, value, yerr=[[below], [above]], color=f"C{number}", marker=marker, ms=5, lw=1)
+        axes.plot([], [], color=f"C{number}", marker="o", ls="", label=name)
+    axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+    scaled(axes, first)
+    axes.set_ylabel(quality_name(first))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _fronts(studies: Studies) -> Figure:
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, (name, results) in enumerate(studies.items()):
+        front = results.pareto_front()
+        values = [quality(results, row) for row in front]
+        bars = [[below for _, below, _ in values], [above for _, _, above in values]]
+        places = [row.kl for row in front]
+        axes.errorbar(places, [value for value, _, _ in values], yerr=bars, color=f"C{number}", ms=4, lw=1, label=name)
+        for place, row, (value, _, _) in zip(places, front, values, strict=True):
+            axes.plot(place, value, color=f"C{number}", marker=FAMILIES[row.ranking][1], ms=5)
+    first = next(iter(studies.values()))
+    scaled(axes, first)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="KL from the start (nats per response)", ylabel=quality_name(first))
+    axes.legend(frameon=False)
+    return figure
