@@ -17,20 +17,22 @@ GENERATION = {"temperature": 1.0, "top_k": 0, "max_new_tokens": 32, "batch_size"
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a method's β makes a difference in the pocket world, and which value suits it there."""
+    """Where a method's β makes a difference in the pocket world, and which β suits it there at which rate."""
 
     low: float
     best: float
     high: float
+    rate: float = 1e-3
 
 
+# The best of each method's grid there, or the one nearest to its start of those that are as good.
 BETAS = {
-    "dpo": Scale(0.02, 0.1, 1.0),
-    "ipo": Scale(0.02, 0.1, 1.0),
-    "simpo": Scale(0.25, 2.0, 4.0),
-    "orpo": Scale(0.25, 2.0, 4.0),
-    "asft": Scale(0.25, 2.0, 4.0),
-    "apo_zero": Scale(0.02, 0.1, 1.0),
+    "dpo": Scale(0.02, 0.3, 1.0),
+    "ipo": Scale(0.02, 0.05, 1.0),
+    "simpo": Scale(0.25, 3.0, 4.0, 3e-4),
+    "orpo": Scale(0.25, 1.0, 4.0, 3e-4),
+    "asft": Scale(0.25, 0.25, 4.0),
+    "apo_zero": Scale(0.02, 1.0, 1.0, 3e-4),
     "nca": Scale(0.005, 0.05, 1.0),
     "cal_dpo": Scale(0.005, 0.05, 0.5),
     "kto": Scale(0.02, 0.1, 1.0),
@@ -88,6 +90,7 @@ def _starts(names: tuple[str, ...]) -> list[str]:
 def _entry(method: MethodSettings, starts: tuple[str, ...], rates: Any, full: bool) -> dict[str, Any]:
     """A method's entry: everything as it stands, but β, learning rates and starts of the pocket world's own."""
     scale = BETAS.get(method.name)
+    rate = RATE if scale is None else scale.rate
     parameters = {name: _plain(value) for name, value in method.parameters.items()}
     if scale is not None and "beta" in parameters:
         betas = method.parameters["beta"]
@@ -96,7 +99,7 @@ def _entry(method: MethodSettings, starts: tuple[str, ...], rates: Any, full: bo
     entry = {
         "name": method.name,
         "parameters": parameters,
-        "learning_rate": _mapped(method.learning_rate or rates, RATE, ends, None if full else len(ends)),
+        "learning_rate": _mapped(method.learning_rate or rates, rate, ends, None if full else len(ends)),
         "sft_weight": _plain(method.sft_weight),
         "align_weight": _plain(method.align_weight),
         "training": {name: _plain(value) for name, value in method.training.items() if name == "epochs"},

@@ -23,6 +23,11 @@ from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow
 
+# What of the twins the statements need: one-stage trials of two epochs, and four of eight shares of the SFT data.
+FEWER = {
+    "base_vs_sft_8b": [f"search.methods[{number}].training.epochs=[2]" for number in (0, 1)],
+    "sft_fraction_8b": [f"{name}=[base, 'sft:0.01', 'sft:0.1', sft]" for name in ("search.init", "evaluation.models")],
+}
 SIZES = {"small": 32, "large": 96}
 Chosen = Callable[[TrialRow], bool]
 
@@ -110,6 +115,7 @@ def run(study: str, size: str, world: int, folder: Path) -> Judged:
         f"pocket.seed={world}",
         "pocket.num_prompts=600",
         "generation.engine=transformers",
+        *FEWER.get(study, ()),
     ]
     command = [sys.executable, "-m", "raydaa", "run", f"search_spaces/{study}.yaml", "--pocket", "--output", str(place)]
     subprocess.run(command + [part for value in values for part in ("--set", value)], check=True, stdout=sys.stderr)
