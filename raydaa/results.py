@@ -114,13 +114,17 @@ class TrialResults:
         if not finished:
             choices = ", ".join(self.methods)
             raise ValueError(f"no trial of {method!r} finished; the study has {choices}")
-        return max(finished, key=lambda row: (self.quality(row), -(row.kl if row.kl is not None else float("inf"))))
+        return max(finished, key=self._rank)
+
+    def _rank(self, row: TrialRow) -> tuple[float, float]:
+        """Quality, and of equals the nearer one to its start."""
+        return self.quality(row), -(row.kl if row.kl is not None else float("inf"))
 
     def best_of_each(self) -> list[TrialRow]:
         """The best trial of every method that finished one, best first."""
         have = {row.method for row in self.rows if row.state == "finished"}
         found = [self._best(method) for method in self.methods if method in have]
-        return sorted(found, key=lambda row: -self.quality(row))
+        return sorted(found, key=self._rank, reverse=True)
 
     def outcomes(self) -> tuple[list[str], np.ndarray]:
         """Judged methods, best first, and the outcomes of their best trials, ``(methods, prompts)``: 1 win, ½ tie, 0

@@ -8,6 +8,7 @@ SPEC, RECORD, METRICS, MODEL = "settings.json", "record.json", "metrics.jsonl", 
 REMOVED = "removed"  # in the record of a trial whose model is no longer kept: the hash of its weights
 OPTUNA = "optuna.db"  # of a study: its searches, as Optuna keeps them
 COSTS = "costs.json"  # of a study: its worker groups, and what its reference log-probabilities took to make
+VERSIONS = "versions.json"  # of a study: the packages of each run that had others than those before
 SWEEP = "sweep.json"  # of a study: its trials and their states while it runs
 OVER = ("finished", "stopped", "failed")  # states of a trial with which nothing is left to do
 LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"  # of metrics

@@ -27,6 +27,8 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. InputError on input
     that can't be used: then nothing was started, and a study folder that was not there before is not left behind.
     """
+    from raydaa.pipeline.versions import note_versions
+
     folder = study.folder
     existed = folder.exists()
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
@@ -43,6 +45,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
                 raise
             settings = json.loads(study.settings.model_dump_json())
             write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            note_versions(folder)
             return _run(study, prepared, progress, address)
 
 

@@ -13,10 +13,11 @@ from plotly.offline import get_plotlyjs
 
 from raydaa.artifacts import renew_files
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.reporting.cells import Table
 from raydaa.reporting.figures import COLOURS, FAMILIES, quality, quality_name, save, scaled
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render, script
 from raydaa.reporting.plots import KL_AXIS, SYMBOLS, Spec, hover, kl_places, quality_axis, spread
-from raydaa.reporting.tables import Table, settings_of, trial_facts
+from raydaa.reporting.tables import settings_of, trial_facts
 from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow
 

@@ -11,13 +11,16 @@ from plotly.offline import get_plotlyjs
 from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.comparison import Comparison, tied, verdict
 from raydaa.reporting import search_figures
+from raydaa.reporting.cells import Table
 from raydaa.reporting.costs import Costs, costs
 from raydaa.reporting.figures import draw, save
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render, script
 from raydaa.reporting.plots import plots
 from raydaa.reporting.samples import samples, shown
-from raydaa.reporting.tables import Table, settings_of, tables, trial_facts, variants
+from raydaa.reporting.scores import benchmark_scores, variants
+from raydaa.reporting.tables import settings_of, tables, trial_facts
 from raydaa.results import TrialResults
+from raydaa.trial_folder import VERSIONS
 
 CAPTIONS = {
     "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
@@ -55,6 +58,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "searches": [data_url(path) for path in searches.values()],
             "costs": spent,
             "data": read_json(results.folder / "data.json") or {},
+            "versions": read_json(results.folder / VERSIONS) or [],
             "settings": _text(results.folder / "study.yaml"),
             "judged": results.judged,
             "notes": results.notes,
@@ -107,6 +111,8 @@ def _parquet(
     best = {row.key for row in results.best_of_each()}
     found = {"trials": results.table, "best": results.table.filter([row.key in best for row in results])}
     found |= {"costs": pa.Table.from_pylist(list(map(asdict, spent.methods))), "samples": answers}
+    if results.benchmarks:
+        found["benchmarks"] = benchmark_scores(results)
     if comparisons:
         found["pairs"] = pa.Table.from_pylist(list(map(asdict, comparisons)))
     for name, table in found.items():

@@ -1,22 +1,14 @@
 """The tables of a report: every figure as a person reads it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from raydaa.evaluation.comparison import Comparison
+from raydaa.reporting.cells import Table, controlled, number, rate, with_error, with_interval
 from raydaa.reporting.costs import Costs
-from raydaa.results import Judged, TrialResults
+from raydaa.reporting.scores import BENCHMARKS_HEADER, benchmark_table, harness_table
+from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells with what stands above them, for every format."""
-
-    title: str
-    header: Sequence[str]
-    rows: list[list[str]]
 
 
 def tables(results: TrialResults, comparisons: Sequence[Comparison], spent: Costs) -> dict[str, Table]:
@@ -33,16 +25,6 @@ def tables(results: TrialResults, comparisons: Sequence[Comparison], spent: Cost
     found["costs"] = costs_table(spent)
     found["trials"] = Table("All trials", TRIALS_HEADER, trials_table(results))
     return found
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _with_interval(value: float | None, low: float | None, high: float | None, digits: int = 1) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
 
 
 def settings_of(row: TrialRow) -> str:
@@ -87,18 +69,6 @@ STAGES_HEADER = (
     "KL (nats)",
 )
 PAIRS_HEADER = ("method", "against", "difference (points)", "p", "different", "prompts", "prompts to tell them apart")
-BENCHMARKS_HEADER = (
-    "benchmark",
-    "model",
-    "against",
-    "win rate (%)",
-    "length-controlled (%)",
-    "ArenaHard score (%)",
-    "characters",
-    "distinct-1",
-    "distinct-2",
-    "cut (%)",
-)
 TRIALS_HEADER = ("trial", "state", "steps", "loss", *BEST_HEADER[5:], "seconds", "start (s)")
 
 
@@ -111,47 +81,9 @@ def best_table(results: TrialResults) -> list[list[str]]:
     first = results.benchmarks[0].name if results.benchmarks else ""
     for name, model in results.models.items():
         figures = model.get(first, {})
-        rest = ["0", "–", "–", "–", _number(figures.get("mean_length"), 1), "–"]
-        table.append([f"({name})", "–", "–", "–", "judged beside the trials", _rate(figures.get("win_rate")), *rest])
+        rest = ["0", "–", "–", "–", number(figures.get("mean_length"), 1), "–"]
+        table.append([f"({name})", "–", "–", "–", "judged beside the trials", rate(figures.get("win_rate")), *rest])
     return table
-
-
-def benchmark_table(results: TrialResults) -> list[list[str]]:
-    """What each benchmark says of the best trial of each method and of the models beside them."""
-    found = [(row.title, row.init, row.benchmarks) for row in results.best_of_each()]
-    found += [(f"({name})", name, figures) for name, figures in results.models.items()]
-    return [
-        _on_benchmark(judged, title, figures[judged.name], results.models.get(init, {}).get(judged.name, {}))
-        for judged in results.benchmarks
-        for title, init, figures in found
-        if judged.name in figures
-    ]
-
-
-def _on_benchmark(judged: Judged, title: str, figures: dict[str, Any], start: dict[str, Any]) -> list[str]:
-    against = judged.baseline.rpartition("/")[2]
-    varied = [_changed(figures.get(name), start.get(name), 3) for name in ("distinct_1", "distinct_2")]
-    return [
-        judged.label,
-        title,
-        against,
-        _rate(figures.get("win_rate")),
-        _controlled(figures),
-        _rate(figures.get("arena")),
-        _changed(figures.get("mean_characters"), start.get("mean_characters"), 0),
-        *varied,
-        _number(100 * figures["cut_share"], 1),
-    ]
-
-
-def _controlled(figures: dict[str, Any]) -> str:
-    """A length-controlled win rate."""
-    found = figures.get("length_controlled") or {}
-    return _with_error(found.get("value"), found.get("standard_error"))
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} ± {error or 0:.1f}"
 
 
 def _stages(row: TrialRow) -> tuple[str, bool]:
@@ -173,7 +105,7 @@ def stages_table(results: TrialResults) -> list[list[str]]:
     for row in sorted(best.values(), key=lambda row: (results.methods.index(row.method), _stages(row))):
         settings = [_beta(row), ", ".join(_rest(row)) or "–", f"{row.learning_rate:g}"]
         settings = [row.init, "yes" if row.sft_weight else "no", *settings]
-        distance = _with_interval(row.kl, row.kl_low, row.kl_high, 2)
+        distance = with_interval(row.kl, row.kl_low, row.kl_high, 2)
         table.append([row.title, *settings, *_scores(results, row.benchmarks), distance])
     return table
 
@@ -182,7 +114,7 @@ def _scores(results: TrialResults, benchmarks: dict[str, Any]) -> list[str]:
     """Win rate and length-controlled win rate on the first benchmark, and ArenaHard's score where it is asked for."""
     figures = benchmarks.get(results.benchmarks[0].name, {}) if results.benchmarks else {}
     arena = next((found["arena"] for found in benchmarks.values() if "arena" in found), None)
-    return [_rate(figures.get("win_rate")), _controlled(figures), _rate(arena)]
+    return [rate(figures.get("win_rate")), controlled(figures), rate(arena)]
 
 
 def _beta(row: TrialRow) -> str:
@@ -197,7 +129,7 @@ def costs_table(found: Costs) -> Table:
             str(each.trials),
             str(each.stopped),
             f"{each.hours:.3g}",
-            _number(each.tokens_per_second, 0),
+            number(each.tokens_per_second, 0),
             f"{each.saved_by_stopping:.3g}",
             f"{each.saved_by_reference:.3g}",
         ]
@@ -215,49 +147,13 @@ def costs_table(found: Costs) -> Table:
     return Table("What it took", header, rows)
 
 
-def harness_table(results: TrialResults) -> list[list[str]]:
-    """Tasks and metrics of the LM Evaluation Harness, a column for each model."""
-    models = list(results.harness.values())
-    names = dict.fromkeys((task, metric) for scores in models for task, found in scores.items() for metric in found)
-    return [[task, metric, *(_scored(scores.get(task, {}).get(metric)) for scores in models)] for task, metric in names]
-
-
-def _scored(score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "–"
-    error = score["standard_error"]
-    return f"{score['value']:.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
-def _rate(score: dict[str, Any] | None) -> str:
-    return "–" if score is None else _with_interval(score["value"], score["low"], score["high"])
-
-
-def _changed(value: float | None, start: float | None, digits: int) -> str:
-    """A figure, and by how much it differs from the start's."""
-    text = _number(value, digits)
-    return text if value is None or start is None or value == start else f"{text} ({value - start:+.{digits}f})"
-
-
-def variants(results: TrialResults) -> list[str]:
-    """How win rates were length-controlled: what the fits knew of the prompts."""
-    rows = [*(row.benchmarks for row in results), *results.models.values()]
-    found = [
-        f"{judged.label}: {row[judged.name]['length_controlled']['variant']}"
-        for judged in results.benchmarks
-        for row in rows
-        if "length_controlled" in row.get(judged.name, {})
-    ]
-    return list(dict.fromkeys(found))
-
-
 def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
     """The methods' best trials against each other."""
     return [
         [
             each.one,
             each.other,
-            _with_interval(each.difference, each.low, each.high),
+            with_interval(each.difference, each.low, each.high),
             f"{each.p:.2g}",
             "yes" if each.different else "no",
             str(each.prompts),
@@ -274,10 +170,10 @@ def trials_table(results: TrialResults) -> list[list[str]]:
             row.label,
             row.state,
             f"{row.step}/{row.steps}",
-            _number(row.validation_loss, 4),
+            number(row.validation_loss, 4),
             *_figures(row),
-            _number(row.seconds, 1),
-            _number(row.start_seconds),
+            number(row.seconds, 1),
+            number(row.start_seconds),
         ]
         for row in results
     ]
@@ -293,17 +189,17 @@ def trial_facts(row: TrialRow) -> list[tuple[str, str]]:
     ]
     state = [("state", row.state), ("reason", row.reason or "–"), ("steps", f"{row.step}/{row.steps}")]
     figures = list(zip(BEST_HEADER[5:], _figures(row), strict=True))
-    more = [("seconds", _number(row.seconds, 1)), ("length-controlled (%)", _with_error(row.lc_win_rate, row.lc_error))]
+    more = [("seconds", number(row.seconds, 1)), ("length-controlled (%)", with_error(row.lc_win_rate, row.lc_error))]
     return [(name, value) for name, value in [*settings, *state, *figures, *more] if value != "–"]
 
 
 def _figures(row: TrialRow) -> list[str]:
     return [
-        _with_interval(row.win_rate, row.win_rate_low, row.win_rate_high),
-        _with_interval(row.kl, row.kl_low, row.kl_high, 2),
-        _number(row.preference_loss, 3),
-        _number(row.validation_accuracy, 3),
-        _number(row.validation_margin, 3),
-        _number(row.mean_length, 1),
-        _number(row.tokens_per_second, 0),
+        with_interval(row.win_rate, row.win_rate_low, row.win_rate_high),
+        with_interval(row.kl, row.kl_low, row.kl_high, 2),
+        number(row.preference_loss, 3),
+        number(row.validation_accuracy, 3),
+        number(row.validation_margin, 3),
+        number(row.mean_length, 1),
+        number(row.tokens_per_second, 0),
     ]

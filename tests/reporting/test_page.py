@@ -6,6 +6,7 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from plotly.offline import get_plotlyjs
 
+from raydaa.artifacts import write_json
+from raydaa.pipeline.versions import note_versions
 from raydaa.reporting import search_figures
 from raydaa.reporting.page import latex_table, script
 from raydaa.reporting.samples import SCHEMA, samples, shown
@@ -92,6 +95,24 @@ def test_costs_are_counted(folder: Path) -> None:
     assert orpo["saved_by_reference"] == 0
 
 
+def test_scores_are_there_unrounded(folder: Path) -> None:
+    rows = pq.read_table(folder / "report" / "benchmarks.parquet").to_pylist()
+    assert {row["benchmark"] for row in rows} == {LABEL}
+    found = {(row["trial"], row["figure"]): row["value"] for row in rows}
+    assert found["b", "win_rate.value"] == 75.0
+    assert found["a", "length_controlled.standard_error"] == 2.5
+
+
+def test_every_run_says_what_it_ran_with(tmp_path: Path) -> None:
+    for _ in range(2):
+        note_versions(tmp_path)
+    (once,) = json.loads((tmp_path / "versions.json").read_text())
+    assert once["torch"] == version("torch")
+    write_json(tmp_path / "versions.json", [{**once, "torch": "1.0"}])
+    note_versions(tmp_path)
+    assert [each["torch"] for each in json.loads((tmp_path / "versions.json").read_text())] == ["1.0", once["torch"]]
+
+
 def test_the_samples_are_whole(folder: Path) -> None:
     found = samples(TrialResults.load(folder))
     assert found.num_rows == 2 * PROMPTS
@@ -160,3 +181,17 @@ def test_same_results_same_files(folder: Path, tmp_path: Path) -> None:
     assert names == {path.name for path in (folder / "report").iterdir()}
     for name in names:
         assert (tmp_path / name).read_bytes() == (folder / "report" / name).read_bytes(), name
+
+
+def test_of_equals_the_nearer_one_to_its_start_is_best(tmp_path: Path) -> None:
+    hostile_study(tmp_path)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    for key, distance in (("a", 1.5), ("b", 2.5)):
+        evaluation["trials"][key]["kl"]["per_response"] = distance
+        evaluation["trials"][key]["benchmarks"]["validation"]["win_rate"]["value"] = 70.0
+    write_json(tmp_path / "evaluation.json", evaluation)
+    assert [row.method for row in TrialResults.load(tmp_path).best_of_each()] == ["dpo", "nca"]
+    for key in ("a", "b"):
+        evaluation["trials"][key]["kl"]["per_response"] = {"a": 2.5, "b": 1.5}[key]
+    write_json(tmp_path / "evaluation.json", evaluation)
+    assert [row.method for row in TrialResults.load(tmp_path).best_of_each()] == ["nca", "dpo"]
