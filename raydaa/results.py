@@ -1,6 +1,7 @@
 """What came out of a study: one row per trial, read from the study folder."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ class Judged:
     name: str
     label: str
     baseline: str
-    questions: str  # a file below the study's folder: prompts, and the baseline's responses
+    questions: str = ""  # a file below the study's folder: prompts, and the baseline's responses
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TrialResults:
         """Read a study folder; ValueError where it holds no trials yet."""
         folder = Path(folder).absolute()
         trials = read_json(folder / "trials.json")
-        if trials is None:
+        if not trials:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
         evaluation = read_json(folder / "evaluation.json") or {}
         measured = evaluation.get("trials", {})
@@ -91,7 +92,7 @@ class TrialResults:
         """What trials are ranked by: the win rate, else minus the held-out preference loss; −∞ for one that did not
         finish."""
         value = row.win_rate if self.judged else row.preference_loss
-        if value is None or row.state != "finished":
+        if value is None or not math.isfinite(value) or row.state != "finished":
             return float("-inf")
         return value if self.judged else -value
 

@@ -31,5 +31,5 @@ def note_versions(folder: Path) -> None:
         except PackageNotFoundError:
             continue
     known = read_json(folder / VERSIONS) or []
-    if found not in known:
+    if found not in known[-1:]:
         write_json(folder / VERSIONS, [*known, found])

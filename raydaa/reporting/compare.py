@@ -1,5 +1,6 @@
 """Several studies in one report: another model, other data, another seed."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
-from raydaa.artifacts import renew_files
+from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.records import read
 from raydaa.reporting.cells import Table
-from raydaa.reporting.figures import COLOURS, FAMILIES, quality, quality_name, save, scaled
+from raydaa.reporting.figures import COLOURS, FAMILIES, literal, quality, quality_name, save, scaled
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render, script
-from raydaa.reporting.plots import KL_AXIS, SYMBOLS, Spec, hover, kl_places, quality_axis, spread
+from raydaa.reporting.plots import KL_AXIS, SYMBOLS, Spec, hover, kl_places, plain, quality_axis, spread
 from raydaa.reporting.tables import settings_of, trial_facts
 from raydaa.results import TrialResults
+from raydaa.trial_folder import SPEC
 from raydaa.trial_row import TrialRow
 
 CAPTIONS = {
@@ -51,7 +54,7 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
         values = {
             "name": ", ".join(studies),
             "studies": [(name, results.summary(), scores[name]) for name, results in studies.items()],
-            "alike": len({(score, _against(studies[name])) for name, score in scores.items()}) == 1,
+            "alike": len(set(map(_measured_on, studies.values()))) == 1,
             "tables": found,
             "figures": [(name, CAPTIONS[name], data_url(path)) for name, path in drawn.items()],
         }
@@ -61,7 +64,14 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
             for row in results
         }
         figures = {"methods": _methods_plot(studies), "pareto": _fronts_plot(studies)}
-        page = {"figures": figures, "groups": list(studies), "trials": trials, "benchmarks": [], "samples": []}
+        page = {
+            "figures": figures,
+            "groups": list(studies),
+            "trials": trials,
+            "benchmarks": [],
+            "questions": [],
+            "answers": [],
+        }
         html = render("compare.html", values, page, [get_plotlyjs(), script("report.js")])
         (temporary / "index.html").write_text(html, encoding="utf-8")
 
@@ -79,8 +89,17 @@ def _names(folders: Sequence[Path]) -> dict[str, Path]:
     return {str(path): path for path in paths}
 
 
-def _against(results: TrialResults) -> str:
-    return results.benchmarks[0].baseline if results.judged else ""
+def _measured_on(results: TrialResults) -> tuple[str, ...]:
+    """What scores must have in common to stand beside each other, as far as a study can tell."""
+    if results.judged:
+        first = results.benchmarks[0]
+        return first.label, first.baseline, *_prompts(results.folder / first.questions)
+    settings = [read_json(results.folder / "trials" / row.key / SPEC) or {} for row in results]
+    return tuple({Path(str(each.get("validation"))).parent.name for each in settings})
+
+
+def _prompts(questions: Path) -> list[str]:
+    return read(questions)["prompt_id"].to_pylist() if questions.is_file() else []
 
 
 def _all_methods(studies: Studies) -> list[str]:
@@ -93,6 +112,8 @@ def _best(results: TrialResults) -> dict[str, TrialRow]:
 
 def _score(results: TrialResults, row: TrialRow) -> str:
     value, below, above = quality(results, row)
+    if not math.isfinite(value):
+        return "–"
     return f"{value:.1f} [{value - below:.1f}, {value + above:.1f}]" if results.judged else f"{value:.3f}"
 
 
@@ -152,10 +173,13 @@ def _parquet(studies: Studies) -> pa.Table:
 
 def _methods_plot(studies: Studies) -> Spec:
     data = [
-        {**_trace(number, name, results, results.best_of_each()), "x": [row.method for row in results.best_of_each()]}
+        {
+            **_trace(number, name, results, results.best_of_each()),
+            "x": [plain(row.method) for row in results.best_of_each()],
+        }
         for number, (name, results) in enumerate(studies.items())
     ]
-    axis = {"type": "category", "categoryorder": "array", "categoryarray": _all_methods(studies)}
+    axis = {"type": "category", "categoryorder": "array", "categoryarray": list(map(plain, _all_methods(studies)))}
     first = next(iter(studies.values()))
     return {"data": data, "layout": {"scattermode": "group", "xaxis": axis, "yaxis": quality_axis(first)}}
 
@@ -175,7 +199,7 @@ def _trace(number: int, name: str, results: TrialResults, rows: Sequence[TrialRo
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": name,
+        "name": plain(name),
         "meta": name,
         "y": [value for value, _, _ in values],
         "error_y": spread([above for _, _, above in values], [below for _, below, _ in values]),
@@ -195,10 +219,10 @@ def _methods(studies: Studies) -> Figure:
             value, below, above = quality(results, row)
             marker, place = FAMILIES[row.ranking][1], methods.index(method) + offset
             axes.errorbar(place, value, yerr=[[below], [above]], color=f"C{number}", marker=marker, ms=5, lw=1)
-        axes.plot([], [], color=f"C{number}", marker="o", ls="", label=name)
-    axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+        axes.plot([], [], color=f"C{number}", marker="o", ls="", label=literal(name))
+    axes.set_xticks(range(len(methods)), list(map(literal, methods)), rotation=30, ha="right")
     scaled(axes, first)
-    axes.set_ylabel(quality_name(first))
+    axes.set_ylabel(literal(quality_name(first)))
     axes.legend(frameon=False)
     return figure
 
@@ -210,13 +234,15 @@ def _fronts(studies: Studies) -> Figure:
         values = [quality(results, row) for row in front]
         bars = [[below for _, below, _ in values], [above for _, _, above in values]]
         places = [row.kl for row in front]
-        axes.errorbar(places, [value for value, _, _ in values], yerr=bars, color=f"C{number}", ms=4, lw=1, label=name)
+        axes.errorbar(
+            places, [value for value, _, _ in values], yerr=bars, color=f"C{number}", ms=4, lw=1, label=literal(name)
+        )
         for place, row, (value, _, _) in zip(places, front, values, strict=True):
             axes.plot(place, value, color=f"C{number}", marker=FAMILIES[row.ranking][1], ms=5)
     first = next(iter(studies.values()))
     scaled(axes, first)
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="KL from the start (nats per response)", ylabel=quality_name(first))
+    axes.set(xlabel="KL from the start (nats per response)", ylabel=literal(quality_name(first)))
     axes.legend(frameon=False)
     return figure

@@ -19,16 +19,19 @@ class Cost:
     hours: float
     tokens_per_second: float | None  # the median trial's
     saved_by_stopping: float
-    saved_by_reference: float  # what passes of their own over the reference model would have taken
+    saved_by_reference: float | None  # what passes of their own over the reference model would have taken
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of all methods, in the study's order. ``reference`` is what making the store took, in the same hours."""
+    """Of all methods, in the study's order. ``reference`` is what making the store took, in the same hours.
+
+    None: what was found in the store does not say what it took to make.
+    """
 
     unit: str
     methods: list[Cost]
-    reference: float
+    reference: float | None
 
 
 def costs(results: TrialResults) -> Costs:
@@ -37,7 +40,8 @@ def costs(results: TrialResults) -> Costs:
     gpus, references = found.get("gpus", 0), found.get("references", [])
     size = found.get("workers", 1) * (gpus or 1) / 3600  # hours of a trial's second
     each = [_cost(results, method, size, references, gpus or 1) for method in results.methods]
-    made = sum(reference.get("worker_seconds", 0) for reference in references) * (gpus or 1) / 3600
+    known = all("pairs" in reference for reference in references)
+    made = sum(each["worker_seconds"] for each in references) * (gpus or 1) / 3600 if known else None
     return Costs("GPU-hours" if gpus else "worker-hours", each, made)
 
 
@@ -45,6 +49,7 @@ def _cost(results: TrialResults, method: str, size: float, references: list[dict
     rows = [row for row in results if row.method == method]
     speeds = sorted(row.tokens_per_second for row in rows if row.tokens_per_second is not None)
     stopped = [row for row in rows if row.state == "stopped"]
+    known = all("pairs" in reference for reference in references)
     left = [(row.seconds or 0) * (row.steps / row.step - 1) for row in stopped if row.step]
     return Cost(
         method=method,
@@ -53,7 +58,7 @@ def _cost(results: TrialResults, method: str, size: float, references: list[dict
         hours=size * sum(row.seconds or 0 for row in rows),
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
         saved_by_stopping=size * sum(left),
-        saved_by_reference=sum(_found(results, row, references) for row in rows) * gpus / 3600,
+        saved_by_reference=sum(_found(results, row, references) for row in rows) * gpus / 3600 if known else None,
     )
 
 
@@ -64,5 +69,5 @@ def _found(results: TrialResults, row: TrialRow, references: list[dict[str, Any]
     return sum(
         pairs * each["worker_seconds"] / each["pairs"]
         for each in references
-        if each["start"] == row.init and row.method in each["methods"] and "pairs" in each
+        if each["start"] == row.init and row.method in each["methods"]
     )

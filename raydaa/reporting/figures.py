@@ -38,6 +38,11 @@ def quality_name(results: TrialResults) -> str:
     return f"win rate (%)\n{results.judged_by}" if results.judged else "held-out preference loss (nats)"
 
 
+def literal(text: str) -> str:
+    """For matplotlib, which reads mathematics between dollars."""
+    return text.replace("$", r"\$")
+
+
 def quality(results: TrialResults, row: TrialRow) -> tuple[float, float, float]:
     """What the vertical axes show of a trial: quality with its error bars (0 where there is no interval)."""
     if row.win_rate is not None and row.win_rate_low is not None and row.win_rate_high is not None:
@@ -76,7 +81,7 @@ def pareto(results: TrialResults) -> Figure:
     axes.plot([row.kl for row in front], [quality(results, row)[0] for row in front], color="0.4", lw=1, zorder=0)
     for place, row in enumerate(front):
         axes.annotate(
-            f"{row.method} β={row.beta:g}" if row.beta is not None else row.method,
+            literal(row.method if row.beta is None else f"{row.method} β={row.beta:g}"),
             (row.kl or 0.0, quality(results, row)[0]),
             textcoords="offset points",
             # Neighbours on a front lie close: their names take turns above left and below right.
@@ -91,7 +96,7 @@ def pareto(results: TrialResults) -> Figure:
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=min([0.0, *(row.kl_low or 0.0 for row in results)]))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="KL from the start (nats per response)", ylabel=quality_name(results))
+    axes.set(xlabel="KL from the start (nats per response)", ylabel=literal(quality_name(results)))
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -121,7 +126,7 @@ def beta_curve(results: TrialResults) -> Figure:
         axes.errorbar(betas, middle, yerr=[below, above], color=colour, marker=marker, ms=4, lw=1)
         if 1.0 in curve:  # what a method that was published without a β comes to
             axes.axhline(quality(results, curve[1.0])[0], color="0.6", lw=0.8, ls=":")
-        axes.set(xscale="log", title=method)
+        axes.set(xscale="log", title=literal(method))
         axes.set_xticks(betas, [f"{beta:g}" for beta in betas], minor=False, rotation=45 if len(betas) > 4 else 0)
         axes.set_xticks([], minor=True)
         axes.margins(x=0.2)
@@ -129,7 +134,7 @@ def beta_curve(results: TrialResults) -> Figure:
     for axes in list(grid.flat)[len(curves) :]:
         axes.set_axis_off()
     figure.supxlabel("β", fontsize=10)
-    figure.supylabel(quality_name(results), fontsize=10)
+    figure.supylabel(literal(quality_name(results)), fontsize=10)
     return figure
 
 
@@ -161,10 +166,10 @@ def outcomes(results: TrialResults) -> Figure:
     left = [0.0] * len(rows)
     for name, (colour, ink) in OUTCOMES.items():
         shares = [float(getattr(row, name)) for row in rows]
-        bars = axes.barh([row.title for row in rows], shares, left=left, color=colour, label=name)
+        bars = axes.barh([literal(row.title) for row in rows], shares, left=left, color=colour, label=name)
         axes.bar_label(bars, [f"{s:.0f}" if s >= 4 else "" for s in shares], label_type="center", color=ink, fontsize=8)
         left = [a + b for a, b in zip(left, shares, strict=True)]
-    axes.set(xlim=(0, 100), xlabel=f"share of prompts (%), {results.judged_by}")
+    axes.set(xlim=(0, 100), xlabel=literal(f"share of prompts (%), {results.judged_by}"))
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
@@ -184,13 +189,13 @@ def sft_curve(results: TrialResults) -> Figure:
         shares, middle, below, above = zip(*values, strict=True)
         family = FAMILIES[next(iter(best.values())).ranking][1]
         style = {"color": f"C{number}", "marker": family, "ls": LINES[number // 10 % len(LINES)]}
-        axes.errorbar(shares, middle, yerr=[below, above], ms=4, lw=1, elinewidth=0.6, label=method, **style)
+        axes.errorbar(shares, middle, yerr=[below, above], ms=4, lw=1, elinewidth=0.6, label=literal(method), **style)
     ticks = sorted({share for row in results if (share := sft_share(row.init)) is not None})
     axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
     axes.set_xticks(ticks, list(map(share_name, ticks)), minor=False)
     axes.set_xticks([], minor=True)
     scaled(axes, results)
-    axes.set(xlabel="share of the SFT examples", ylabel=quality_name(results))
+    axes.set(xlabel="share of the SFT examples", ylabel=literal(quality_name(results)))
     axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 

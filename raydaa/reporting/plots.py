@@ -1,7 +1,7 @@
 """The page's interactive figures, as Plotly's JSON: data and layout, without anything from Plotly itself.
 
 A point's ``customdata`` is its trial's key, and a trace's ``meta`` its group (its method): by these the page's script
-opens trials and leaves groups out.
+opens trials and leaves groups out. Bars have a group each.
 """
 
 import math
@@ -53,7 +53,7 @@ def _points(results: TrialResults, rows: Sequence[TrialRow], **more: Any) -> Spe
     number = results.methods.index(method)
     return {
         "type": "scatter",
-        "name": method,
+        "name": plain(method),
         "meta": method,
         "y": [value for value, _, _ in values],
         "error_y": spread([above for _, _, above in values], [below for _, below, _ in values]),
@@ -89,8 +89,8 @@ def hover(results: TrialResults, row: TrialRow) -> str:
 
 
 def plain(value: str) -> str:
-    """For Plotly, which reads a few tags in every text."""
-    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """For Plotly, which reads a few tags in every text, and mathematics between dollars."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 
 def quality_axis(results: TrialResults) -> Spec:
@@ -130,13 +130,14 @@ def kl_places(rows: Sequence[TrialRow]) -> Spec:
 def _beta_curve(results: TrialResults) -> Spec:
     data = []
     for rows in _finished(results):
-        best: dict[float, TrialRow] = {}
-        for row in rows:
-            if row.beta is not None:
-                best[row.beta] = max(best.get(row.beta, row), row, key=results.quality)
-        if best:
-            betas, chosen = zip(*sorted(best.items()), strict=True)
-            data.append(_points(results, chosen, x=betas, mode="lines+markers"))
+        for title in dict.fromkeys(row.title for row in rows):
+            best: dict[float, TrialRow] = {}
+            for row in rows:
+                if row.title == title and row.beta is not None:
+                    best[row.beta] = max(best.get(row.beta, row), row, key=results.quality)
+            if best:
+                betas, chosen = zip(*sorted(best.items()), strict=True)
+                data.append(_points(results, chosen, x=betas, name=plain(title), mode="lines+markers"))
     mark = {"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1}
     axis = {"title": {"text": "β"}, "type": "log", "dtick": 1}
     layout = {
@@ -156,6 +157,7 @@ def _outcomes(results: TrialResults) -> Spec:
             "name": name,
             "y": [plain(row.title) for row in rows],
             "x": [getattr(row, name) for row in rows],
+            "meta": [row.method for row in rows],
             "customdata": [row.key for row in rows],
             "marker": {"color": colour},
             "hovertemplate": f"%{{y}}: %{{x:.1f}} % {name}<extra></extra>",
@@ -201,14 +203,14 @@ def _learning_curves(results: TrialResults) -> Spec:
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
-                    "name": method,
+                    "name": plain(method),
                     "meta": method,
                     "legendgroup": method,
                     "showlegend": place == 0,
                     "x": shares,
                     "y": losses,
                     "customdata": [row.key] * len(shares),
-                    "text": f"{plain(row.label)}, {row.state}",
+                    "text": [f"{plain(row.label)}, {row.state}"] * len(shares),
                     "hovertemplate": "%{text}<br>%{y:.3f} nats<extra></extra>",
                     "opacity": 1 if row.state == "finished" else 0.35,
                     "line": {"color": COLOURS[results.methods.index(method) % len(COLOURS)], "width": 1.2},

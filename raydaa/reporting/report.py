@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from plotly.offline import get_plotlyjs
 
 from raydaa.artifacts import read_json, renew_files
-from raydaa.evaluation.comparison import Comparison, tied, verdict
+from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
 from raydaa.reporting.cells import Table
 from raydaa.reporting.costs import Costs, costs
@@ -40,15 +40,15 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         searches = save(search_figures.drawers(results.folder), temporary)
         _parquet(results, comparisons, spent, answers, temporary)
         found = tables(results, comparisons, spent)
-        order = _compared(results, comparisons)
-        compared = verdict(order, comparisons) if comparisons else ""
+        compared = verdict(_compared(results, comparisons), comparisons) if comparisons else ""
+        fits = shown(answers)
         (temporary / "tables.md").write_text(_markdown(results, found, compared), encoding="utf-8")
         (temporary / "tables.tex").write_text(_latex(results, found), encoding="utf-8")
         judged = [asdict(each) for each in results.benchmarks]
         values = {
             "name": results.folder.name,
             "summary": results.summary(),
-            "answer": _answer(results, comparisons),
+            "answer": answer_of(results, comparisons),
             "tables": found,
             "comparison": compared,
             "judged_by": results.judged_by,
@@ -62,6 +62,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "settings": _text(results.folder / "study.yaml"),
             "judged": results.judged,
             "notes": results.notes,
+            "shown_prompts": len(fits["questions"]),
             "samples": answers.num_rows,
         }
         page = {
@@ -69,7 +70,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "groups": results.methods,
             "trials": {row.key: {"label": row.label, "facts": trial_facts(row)} for row in results},
             "benchmarks": judged,
-            "samples": shown(answers),
+            **fits,
         }
         html = render("report.html", values, page, [get_plotlyjs(), script("report.js")])
         (temporary / "index.html").write_text(html, encoding="utf-8")
@@ -84,7 +85,7 @@ def _compared(results: TrialResults, comparisons: Sequence[Comparison]) -> list[
     return [row.method for row in results.best_of_each() if row.method in compared]
 
 
-def _answer(results: TrialResults, comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
+def answer_of(results: TrialResults, comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     """The question's answer: what to take, how good it is, and what is as good for all that is known."""
     found = results.best_of_each()
     if not found:
@@ -94,9 +95,9 @@ def _answer(results: TrialResults, comparisons: Sequence[Comparison]) -> list[tu
     what = f"{best.title}, {beta}learning rate {best.learning_rate:g}{'' if more == '–' else f', {more}'}"
     names = {"win rate (%)", "KL (nats)", "held-out preference loss"}
     answer = [("recommended", what), *(fact for fact in trial_facts(best) if fact[0] in names)]
-    order = _compared(results, comparisons)
-    if len(order) > 1 and order[0] == best.method:
-        equals = set(tied(order, comparisons)[0]) - {best.method}
+    mine = [each for each in comparisons if best.method in (each.one, each.other)]
+    if mine:
+        equals = {name for each in mine if not each.different for name in (each.one, each.other)} - {best.method}
         names_of = [
             row.title + ("" if row.kl is None else f" (KL {row.kl:.2f})") for row in found if row.method in equals
         ]

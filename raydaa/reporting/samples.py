@@ -9,7 +9,9 @@ from raydaa.records import read
 from raydaa.results import Judged, TrialResults
 
 ROOM = 4_000_000  # characters of responses in a page
+QUESTION = ("benchmark", "prompt_id", "question", "baseline")
 VERDICT = ("outcome", "first", "second", "first_comment", "second_comment")
+ANSWER = ("model", "trial", "response", *VERDICT)
 SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -34,19 +36,31 @@ def samples(results: TrialResults) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def shown(table: pa.Table) -> list[dict[str, Any]]:
-    """The responses to as many prompts of each benchmark, from its first on, as a page has room for."""
+def shown(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """What a page has room for, in two lists: ``questions`` with the baseline's responses, from the first of each
+    benchmark on, and the ``answers`` to them."""
     rows = table.to_pylist()
-    share = ROOM / max(1, len({row["benchmark"] for row in rows}))
-    kept, sizes, order = set[tuple[str, str]](), dict[str, int](), dict[tuple[str, str], int]()
+    questions, sizes = dict[tuple[str, str], dict[str, Any]](), dict[tuple[str, str], int]()
     for row in rows:
         prompt = (row["benchmark"], row["prompt_id"])
-        order[prompt] = order.get(prompt, 0) + sum(len(value) for value in row.values() if isinstance(value, str))
-    for prompt, size in order.items():
-        sizes[prompt[0]] = sizes.get(prompt[0], 0) + size
-        if sizes[prompt[0]] <= share:
+        if prompt not in questions:
+            questions[prompt] = {name: row[name] for name in QUESTION}
+        sizes[prompt] = sizes.get(prompt, _size(questions[prompt])) + _size({name: row[name] for name in ANSWER})
+    room = dict.fromkeys((name for name, _ in questions), ROOM / max(1, len({name for name, _ in questions})))
+    kept = set[tuple[str, str]]()
+    for prompt, size in sizes.items():
+        room[prompt[0]] -= size
+        if room[prompt[0]] >= 0:
             kept.add(prompt)
-    return [row for row in rows if (row["benchmark"], row["prompt_id"]) in kept]
+    answers = [row for row in rows if (row["benchmark"], row["prompt_id"]) in kept]
+    return {
+        "questions": [question for prompt, question in questions.items() if prompt in kept],
+        "answers": [{name: row[name] for name in ("benchmark", "prompt_id", *ANSWER)} for row in answers],
+    }
+
+
+def _size(row: dict[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 def _on(results: TrialResults, judged: Judged) -> Iterator[dict[str, Any]]:

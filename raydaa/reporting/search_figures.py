@@ -12,6 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
 
+from raydaa.reporting.figures import literal
 from raydaa.trial_folder import OPTUNA
 
 QUALITY = "held-out preference loss"  # what the samplers were told
@@ -64,6 +65,6 @@ def _plotted(plot: Callable[..., Any], study: optuna.Study, varied: list[str]) -
 def _sized(figure: Figure, title: str, height: float) -> Figure:
     figure.set_size_inches(7, height)
     figure.axes[0].set_title("")
-    figure.axes[0].set_title(title, loc="left")
+    figure.axes[0].set_title(literal(title), loc="left")
     figure.set_layout_engine("tight")
     return figure

@@ -131,7 +131,7 @@ def costs_table(found: Costs) -> Table:
             f"{each.hours:.3g}",
             number(each.tokens_per_second, 0),
             f"{each.saved_by_stopping:.3g}",
-            f"{each.saved_by_reference:.3g}",
+            "–" if each.saved_by_reference is None else f"{each.saved_by_reference:.3g}",
         ]
         for each in found.methods
     ]
@@ -144,7 +144,7 @@ def costs_table(found: Costs) -> Table:
         "tokens/s",
         *(f"{name} ({found.unit})" for name in saved),
     )
-    return Table("What it took", header, rows)
+    return Table("What the trials took", header, rows)
 
 
 def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:

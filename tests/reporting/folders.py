@@ -10,10 +10,11 @@ from optuna.distributions import CategoricalDistribution
 from raydaa.artifacts import write_json
 from raydaa.records import GENERATIONS, QUESTIONS, VERDICTS, write
 
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
+LINK = "<a href='https://evil.example/'>a$b^$c</a>"  # of the few tags that Plotly reads; and no mathematics
+HOSTILE = f"</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{LINK}"
 PROMPTS = 9
 REFERENCES = [{"start": "sft", "methods": ["dpo", "nca"], "worker_seconds": 6.0, "pairs": 12}]
-LABEL = "validation (judge gpt-4o, prompt tldr v1)"
+LABEL = f"validation (judge {LINK}, prompt tldr v1)"
 FIGURES = {
     "length_controlled": {"value": 61.5, "standard_error": 2.5, "variant": HOSTILE},
     "mean_length": 8.0,
@@ -51,7 +52,7 @@ def trial(key: str, method: str, state: str, steps: int = 4, **changes: Any) -> 
 def hostile_study(study: Path) -> None:
     """Write a study with finished, stopped and failed trials into ``study``."""
     trials = [trial("a", "dpo", "finished"), trial("b", "nca", "finished"), trial("c", "dpo", "stopped", steps=8)]
-    trials.append(trial("d", "orpo", "failed", init=HOSTILE))
+    trials.append(trial("d", LINK, "failed", init=HOSTILE))
     write_json(study / "trials.json", trials)
     for number, entry in enumerate(trials):
         place = study / "trials" / entry["key"]

@@ -45,6 +45,8 @@ def opened(address: str, scheme: Literal["light", "dark"], width: int) -> Iterat
         assert requests == [address]
         assert "owned" not in view.title()
         assert view.locator("img[src=x]").count() == 0
+        assert view.locator("svg a").count() == 0  # Plotly would make one of a name
+        assert view.locator("svg.main-svg").count() > 1
 
 
 @pytest.fixture(params=[("light", 1200), ("dark", 390)], ids=["light", "dark, on a phone"])
@@ -66,10 +68,14 @@ def test_it_fits_and_shows_its_figures(page: Page, tmp_path: Path) -> None:
 
 
 def test_a_method_left_out_leaves_every_figure(page: Page) -> None:
-    points = page.locator("[data-figure=pareto] .points path.point")
-    assert points.count() == 2
+    points, bars = (
+        page.locator("[data-figure=pareto] .points path.point"),
+        page.locator("[data-figure=outcomes] .point"),
+    )
+    assert (points.count(), bars.count()) == (2, 6)
     page.get_by_label("nca", exact=True).uncheck()
     page.wait_for_function("document.querySelectorAll('[data-figure=pareto] .points path.point').length == 1")
+    page.wait_for_function("document.querySelectorAll('[data-figure=outcomes] .point').length == 3")
     page.get_by_label("nca", exact=True).check()
     page.wait_for_function("document.querySelectorAll('[data-figure=pareto] .points path.point').length == 2")
 
@@ -83,6 +89,17 @@ def test_a_click_on_a_point_shows_its_trial_and_its_responses(page: Page) -> Non
     page.locator("#trial-samples").click()
     assert not page.locator("#trial").is_visible()
     assert page.locator("#response").text_content() == f"a says 0 {HOSTILE}"
+
+
+def test_the_pointer_on_a_curve_says_which_trial_it_is(page: Page) -> None:
+    plot = page.locator("[data-figure=learning_curves]")
+    plot.scroll_into_view_if_needed()
+    box = plot.locator(".points path.point").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    label = plot.locator(".hoverlayer .hovertext")
+    label.wait_for()
+    assert "dpo a" in str(label.text_content())
 
 
 def test_responses_can_be_leafed_through_and_found(page: Page) -> None:

@@ -9,7 +9,7 @@ import pytest
 from raydaa.artifacts import read_json, write_json
 from raydaa.cli import main
 from raydaa.reporting.compare import write_comparison
-from tests.reporting.folders import HOSTILE, LABEL, hostile_study
+from tests.reporting.folders import HOSTILE, hostile_study
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,17 @@ def test_other_judges_are_told(folders: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     hostile_study(other)
     text = (other / "evaluation.json").read_text()
-    (other / "evaluation.json").write_text(text.replace(LABEL, "validation (rule pocket)"))
+    evaluation = json.loads(text)
+    evaluation["benchmarks"][0]["label"] = "validation (rule pocket)"
+    write_json(other / "evaluation.json", evaluation)
     page = write_comparison([folders[0], other], tmp_path / "out").read_text()
     assert "don't stand beside each other" in page
     assert "other: validation (rule pocket)" in page
+    questions = other / "questions" / "questions.parquet"
+    (other / "evaluation.json").write_text(text)
+    pq.write_table(pq.read_table(questions).slice(1), questions)
+    page = write_comparison([folders[0], other], tmp_path / "out").read_text()
+    assert "don't stand beside each other" in page
 
 
 def test_what_cannot_be_compared(folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

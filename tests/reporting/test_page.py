@@ -4,7 +4,9 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
@@ -13,15 +15,19 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import escape
 from plotly.offline import get_plotlyjs
 
 from raydaa.artifacts import write_json
+from raydaa.evaluation.comparison import Comparison
 from raydaa.pipeline.versions import note_versions
 from raydaa.reporting import search_figures
+from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
+from raydaa.reporting.report import answer_of
 from raydaa.reporting.samples import SCHEMA, samples, shown
 from raydaa.results import TrialResults
-from tests.reporting.folders import HOSTILE, LABEL, PROMPTS, hostile_study
+from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     data, *code = tags.scripts
     assert code == [get_plotlyjs(), script("report.js")]
     assert "<" not in data
-    assert json.loads(data)["samples"][0]["question"] == f"question 0 {HOSTILE}"
+    assert json.loads(data)["questions"][0]["question"] == f"question 0 {HOSTILE}"
     drawn = [address for address in tags.addresses if not address.startswith("#")]
     assert all(address.startswith("data:image/svg+xml;base64,") for address in drawn)
     assert len(drawn) == 4 + 2 + 1  # the study's own, and those of two searches
@@ -85,14 +91,14 @@ def test_only_the_pages_own_scripts_may_run(folder: Path) -> None:
 
 def test_costs_are_counted(folder: Path) -> None:
     found = {row["method"]: row for row in pq.read_table(folder / "report" / "costs.parquet").to_pylist()}
-    dpo, nca, orpo = (found[name] for name in ("dpo", "nca", "orpo"))
+    dpo, nca, other = (found[name] for name in ("dpo", "nca", LINK))
     assert (dpo["trials"], dpo["stopped"], nca["trials"], nca["stopped"]) == (2, 1, 1, 0)
     second = 1 / 3600
     assert dpo["hours"] == pytest.approx(2 * 2 * 2 * second)  # two trials of two seconds on two workers
     assert dpo["saved_by_stopping"] == pytest.approx(2 * 2 * second)  # the other half of one of them
     assert dpo["saved_by_reference"] == pytest.approx(2 * 4 * 2 * 6 / 12 * second)  # 8 pairs each, half a second a pair
     assert nca["saved_by_reference"] == pytest.approx(4 * 2 * 6 / 12 * second)
-    assert orpo["saved_by_reference"] == 0
+    assert other["saved_by_reference"] == 0
 
 
 def test_scores_are_there_unrounded(folder: Path) -> None:
@@ -116,7 +122,9 @@ def test_every_run_says_what_it_ran_with(tmp_path: Path) -> None:
 def test_the_samples_are_whole(folder: Path) -> None:
     found = samples(TrialResults.load(folder))
     assert found.num_rows == 2 * PROMPTS
-    assert shown(found) == found.to_pylist()
+    fits = shown(found)
+    assert [each["prompt_id"] for each in fits["questions"]] == [f"p{i}" for i in range(PROMPTS)]
+    assert [each["response"] for each in fits["answers"]] == found["response"].to_pylist()
     row = found.to_pylist()[0]
     assert (row["benchmark"], row["trial"], row["response"]) == ("validation", "b", f"b says 0 {HOSTILE}")
     assert (row["baseline"], row["outcome"], row["first"], row["second"]) == (HOSTILE, 0.0, 1.0, 0.0)
@@ -128,12 +136,12 @@ def test_a_page_holds_the_first_prompts_of_each_benchmark(monkeypatch: pytest.Mo
     prompts = [(name, place) for name in ("one", "two") for _ in range(2) for place in range(30)]
     rows = [{"benchmark": name, "prompt_id": f"{name} {place}", "response": 20 * "a"} for name, place in prompts]
     kept = shown(pa.Table.from_pylist(rows, schema=SCHEMA))
-    ids = [row["prompt_id"] for row in kept]
+    questions, answers = ([row["prompt_id"] for row in kept[name]] for name in ("questions", "answers"))
     for name in ("one", "two"):
-        mine = [each for each in ids if each.startswith(name)]
-        fit = len(mine) // 2
-        assert 5 < fit < 30
-        assert mine == [f"{name} {place}" for place in range(fit)] * 2  # of both models
+        mine = [each for each in questions if each.startswith(name)]
+        assert 5 < len(mine) < 30
+        assert mine == [f"{name} {place}" for place in range(len(mine))]
+        assert [each for each in answers if each.startswith(name)] == mine * 2  # of both models
 
 
 def test_page_says_what_was_found(folder: Path) -> None:
@@ -143,8 +151,8 @@ def test_page_says_what_was_found(folder: Path) -> None:
     assert results.summary() == summary
     assert "<dt>recommended</dt><dd><strong>nca, β 0.1, learning rate 0.001</strong></dd>" in page
     assert "<dt>not told apart from it</dt><dd>dpo (KL 1.00)</dd>" in page
-    assert f"Win rates are of {LABEL}" in page
-    assert page.count(LABEL) >= 4  # no score of it stands without
+    assert f"Win rates are of {escape(LABEL)}" in page
+    assert page.count(str(escape(LABEL))) >= 4  # no score of it stands without
     text = re.sub(r"<[^>]+>", " ", page)
     assert "worker said" in text
     assert [row.method for row in results.best_of_each()] == ["nca", "dpo"]
@@ -195,3 +203,33 @@ def test_of_equals_the_nearer_one_to_its_start_is_best(tmp_path: Path) -> None:
         evaluation["trials"][key]["kl"]["per_response"] = {"a": 2.5, "b": 1.5}[key]
     write_json(tmp_path / "evaluation.json", evaluation)
     assert [row.method for row in TrialResults.load(tmp_path).best_of_each()] == ["nca", "dpo"]
+
+
+def test_whoever_is_not_told_apart_from_the_best_is_named(folder: Path) -> None:
+    results = TrialResults.load(folder)
+    other = Comparison("nca", "dpo", 5.0, -1.0, 11.0, 0.1, False, 100, 1000)
+    assert dict(answer_of(results, [other]))["not told apart from it"] == "dpo (KL 1.00)"
+    assert dict(answer_of(results, [replace(other, different=True)]))["not told apart from it"] == "no other method"
+
+
+def test_a_loss_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    hostile_study(tmp_path)
+    (tmp_path / "evaluation.json").unlink()
+    log = tmp_path / "trials" / "a" / "metrics.jsonl"
+    metrics = json.loads(log.read_text())
+    log.write_text(json.dumps({**metrics, "validation/preference_loss": math.nan}) + "\n")
+    results = TrialResults.load(tmp_path)
+    assert [row.method for row in results.best_of_each()] == ["nca", "dpo"]
+    page = results.report(tmp_path / "report").read_text()
+    assert "There are no verdicts" in page
+    assert 'id="samples"' not in page
+
+
+def test_a_store_that_does_not_say_what_it_took(tmp_path: Path) -> None:
+    hostile_study(tmp_path)
+    write_json(tmp_path / "costs.json", {"gpus": 2, "workers": 3, "references": [{"start": "sft", "methods": ["dpo"]}]})
+    found = costs(TrialResults.load(tmp_path))
+    assert found.reference is None
+    assert found.unit == "GPU-hours"
+    assert found.methods[0].saved_by_reference is None
+    assert found.methods[0].hours == pytest.approx(2 * 2 * 2 * 3 / 3600)

@@ -34,7 +34,13 @@
       yaxis: { automargin: true, ...lines, ...spec.layout.yaxis },
     };
   };
-  const traces = (spec) => spec.data.map((trace) => ({ ...trace, visible: !hidden.has(trace.meta) }));
+  // A trace is of one group, or each of its bars is.
+  const traces = (spec) =>
+    spec.data.map((trace) => {
+      if (!Array.isArray(trace.meta)) return { ...trace, visible: !hidden.has(trace.meta) };
+      const kept = (values) => values.filter((_, place) => !hidden.has(trace.meta[place]));
+      return { ...trace, x: kept(trace.x), y: kept(trace.y), customdata: kept(trace.customdata) };
+    });
   const draw = (plot) => {
     const spec = page.figures[plot.dataset.figure];
     const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
@@ -68,11 +74,11 @@
     byId("trial-label").textContent = trial.label;
     const facts = trial.facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
     byId("trial-facts").replaceChildren(...facts);
-    const answered = page.samples.some((sample) => sample.trial === key);
-    byId("trial-samples").hidden = !answered;
+    const answer = page.answers.find((each) => each.trial === key);
+    byId("trial-samples").hidden = !answer;
     byId("trial-samples").onclick = () => {
       byId("trial").close();
-      choose(page.samples.find((sample) => sample.trial === key).model);
+      choose(answer);
       byId("samples").scrollIntoView();
     };
     byId("trial").showModal();
@@ -80,7 +86,10 @@
   byId("trial-close").addEventListener("click", () => byId("trial").close());
 
   // Responses
-  if (!page.samples.length) return;
+  if (!page.answers.length) return;
+  const keyOf = (row) => JSON.stringify([row.benchmark, row.prompt_id]);
+  const questions = new Map(page.questions.map((question) => [keyOf(question), question]));
+  const samples = page.answers.map((answer) => ({ ...questions.get(keyOf(answer)), ...answer }));
   const outcomes = {
     all: () => true,
     wins: (value) => value !== null && value > 0.5,
@@ -99,7 +108,7 @@
   let place = 0;
   const found = () => {
     const words = byId("by-text").value.toLowerCase();
-    return page.samples.filter(
+    return samples.filter(
       (sample) =>
         sample.benchmark === controls.benchmark.value &&
         sample.model === controls.model.value &&
@@ -108,14 +117,14 @@
     );
   };
   const show = (next) => {
-    const samples = found();
-    place = Math.max(0, Math.min(next, samples.length - 1));
-    byId("place").textContent = samples.length ? `${place + 1} of ${samples.length}` : "none";
+    const chosen = found();
+    place = Math.max(0, Math.min(next, chosen.length - 1));
+    byId("place").textContent = chosen.length ? `${place + 1} of ${chosen.length}` : "none";
     byId("before").disabled = place === 0;
-    byId("after").disabled = place >= samples.length - 1;
-    byId("sample").hidden = !samples.length;
-    if (!samples.length) return;
-    const sample = samples[place];
+    byId("after").disabled = place >= chosen.length - 1;
+    byId("sample").hidden = !chosen.length;
+    if (!chosen.length) return;
+    const sample = chosen[place];
     const benchmark = page.benchmarks.find((each) => each.name === sample.benchmark);
     byId("question").textContent = sample.question;
     byId("response-of").textContent = sample.model;
@@ -131,14 +140,16 @@
     );
     byId("comments").replaceChildren(...comments);
   };
-  const models = () => unique(page.samples.filter((s) => s.benchmark === controls.benchmark.value).map((s) => s.model));
-  const choose = (model) => {
-    controls.model.value = model;
+  const models = () => unique(samples.filter((s) => s.benchmark === controls.benchmark.value).map((s) => s.model));
+  const choose = (answer) => {
+    controls.benchmark.value = answer.benchmark;
+    fill(controls.model, models());
+    controls.model.value = answer.model;
     controls.outcome.value = "all";
     byId("by-text").value = "";
     show(0);
   };
-  fill(controls.benchmark, unique(page.samples.map((sample) => sample.benchmark)));
+  fill(controls.benchmark, unique(samples.map((sample) => sample.benchmark)));
   fill(controls.model, models());
   fill(controls.outcome, Object.keys(outcomes));
   controls.benchmark.addEventListener("change", () => fill(controls.model, models()));
