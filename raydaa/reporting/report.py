@@ -54,7 +54,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "judged_by": results.judged_by,
             "variants": variants(results),
             "lost": [row for row in results if row.state != "finished"],
-            "figures": [(name, CAPTIONS[name], data_url(path)) for name, path in drawn.items()],
+            "figures": [(name, text, data_url(drawn[name])) for name, text in CAPTIONS.items() if name in drawn],
             "searches": [data_url(path) for path in searches.values()],
             "costs": spent,
             "data": read_json(results.folder / "data.json") or {},

@@ -20,7 +20,7 @@
   };
   const layout = (spec) => {
     const { ink, lines } = colours();
-    const legend = { orientation: "h", yanchor: "bottom", y: 1.02, x: 0 };
+    const legend = { orientation: "h", traceorder: "normal", yanchor: "bottom", y: 1.02, x: 0 };
     return {
       height: 420,
       hovermode: "closest",
