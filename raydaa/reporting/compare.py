@@ -10,15 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from plotly.offline import get_plotlyjs
 
 from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
 from raydaa.records import read
-from raydaa.reporting.cells import Table
-from raydaa.reporting.figures import COLOURS, FAMILIES, literal, quality, quality_name, save, scaled
-from raydaa.reporting.page import data_url, latex_table, markdown_table, render, script
-from raydaa.reporting.plots import KL_AXIS, SYMBOLS, Spec, hover, kl_places, plain, quality_axis, spread
+from raydaa.reporting.cells import Table, number, with_interval
+from raydaa.reporting.figures import FAMILIES, literal, over_kl, quality, quality_name, save, scaled
+from raydaa.reporting.page import data_url, latex_table, markdown_table, render
+from raydaa.reporting.plots import KL_AXIS, Spec, kl_places, plain, points, quality_axis
 from raydaa.reporting.tables import settings_of, trial_facts
 from raydaa.results import TrialResults
 from raydaa.trial_folder import SPEC
@@ -72,7 +71,7 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
             "questions": [],
             "answers": [],
         }
-        html = render("compare.html", values, page, [get_plotlyjs(), script("report.js")])
+        html = render("compare.html", values, page)
         (temporary / "index.html").write_text(html, encoding="utf-8")
 
     renew_files(target, fill)
@@ -111,10 +110,10 @@ def _best(results: TrialResults) -> dict[str, TrialRow]:
 
 
 def _score(results: TrialResults, row: TrialRow) -> str:
-    value, below, above = quality(results, row)
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:.1f} [{value - below:.1f}, {value + above:.1f}]" if results.judged else f"{value:.3f}"
+    if results.judged:
+        return with_interval(row.win_rate, row.win_rate_low, row.win_rate_high)
+    value = -results.quality(row)
+    return number(value if math.isfinite(value) else None, 3)
 
 
 def _methods_table(studies: Studies) -> Table:
@@ -128,19 +127,14 @@ def _methods_table(studies: Studies) -> Table:
         found = [(results, _best(results).get(method)) for results in studies.values()]
         cells = [method, next((row.ranking for _, row in found if row is not None), "–")]
         for results, row in found:
-            cells += ["–", "–", "–"] if row is None else [_score(results, row), _kl(row), _settings(row)]
+            cells += ["–", "–", "–"] if row is None else [_score(results, row), number(row.kl), _settings(row)]
         rows.append(cells)
     return Table("Best trial of each method", header, rows)
 
 
-def _kl(row: TrialRow) -> str:
-    return "–" if row.kl is None else f"{row.kl:.2f}"
-
-
 def _settings(row: TrialRow) -> str:
     beta = [] if row.beta is None else [f"β {row.beta:g}"]
-    more = [] if settings_of(row) == "–" else [settings_of(row)]
-    return ", ".join([*beta, f"lr {row.learning_rate:g}", *more])
+    return ", ".join([*beta, f"lr {row.learning_rate:g}", *settings_of(row)])
 
 
 def _rankings_table(studies: Studies) -> Table:
@@ -172,54 +166,36 @@ def _parquet(studies: Studies) -> pa.Table:
 
 
 def _methods_plot(studies: Studies) -> Spec:
-    data = [
-        {
-            **_trace(number, name, results, results.best_of_each()),
-            "x": [plain(row.method) for row in results.best_of_each()],
-        }
-        for number, (name, results) in enumerate(studies.items())
-    ]
+    data = []
+    for name, results in studies.items():
+        rows = results.best_of_each()
+        data.append(_of_study(studies, name, rows, mode="markers", x=[plain(row.method) for row in rows]))
     axis = {"type": "category", "categoryorder": "array", "categoryarray": list(map(plain, _all_methods(studies)))}
     first = next(iter(studies.values()))
     return {"data": data, "layout": {"scattermode": "group", "xaxis": axis, "yaxis": quality_axis(first)}}
 
 
 def _fronts_plot(studies: Studies) -> Spec:
-    data = []
-    for number, (name, results) in enumerate(studies.items()):
-        front = results.pareto_front()
-        data.append({**_trace(number, name, results, front), **kl_places(front), "mode": "lines+markers"})
+    fronts = {name: results.pareto_front() for name, results in studies.items()}
+    data = [_of_study(studies, name, front, **kl_places(front)) for name, front in fronts.items()]
     return {"data": data, "layout": {"xaxis": KL_AXIS, "yaxis": quality_axis(next(iter(studies.values())))}}
 
 
-def _trace(number: int, name: str, results: TrialResults, rows: Sequence[TrialRow]) -> dict[str, Any]:
-    """A study's trials at their quality; the symbol says how a method ranks."""
-    values = [quality(results, row) for row in rows]
-    symbols = [SYMBOLS[row.ranking] for row in rows]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plain(name),
-        "meta": name,
-        "y": [value for value, _, _ in values],
-        "error_y": spread([above for _, _, above in values], [below for _, below, _ in values]),
-        "customdata": [f"{name}/{row.key}" for row in rows],
-        "text": [hover(results, row) for row in rows],
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"color": COLOURS[number % len(COLOURS)], "symbol": symbols, "size": 8},
-    }
+def _of_study(studies: Studies, name: str, rows: Sequence[TrialRow], **more: Any) -> Spec:
+    keys = [f"{name}/{row.key}" for row in rows]
+    return points(studies[name], rows, name, list(studies).index(name), customdata=keys, **more)
 
 
 def _methods(studies: Studies) -> Figure:
     methods, first = _all_methods(studies), next(iter(studies.values()))
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, (name, results) in enumerate(studies.items()):
-        offset = 0.6 * ((number + 0.5) / len(studies) - 0.5)
+    for index, (name, results) in enumerate(studies.items()):
+        offset = 0.6 * ((index + 0.5) / len(studies) - 0.5)
         for method, row in _best(results).items():
             value, below, above = quality(results, row)
             marker, place = FAMILIES[row.ranking][1], methods.index(method) + offset
-            axes.errorbar(place, value, yerr=[[below], [above]], color=f"C{number}", marker=marker, ms=5, lw=1)
-        axes.plot([], [], color=f"C{number}", marker="o", ls="", label=literal(name))
+            axes.errorbar(place, value, yerr=[[below], [above]], color=f"C{index}", marker=marker, ms=5, lw=1)
+        axes.plot([], [], color=f"C{index}", marker="o", ls="", label=literal(name))
     axes.set_xticks(range(len(methods)), list(map(literal, methods)), rotation=30, ha="right")
     scaled(axes, first)
     axes.set_ylabel(literal(quality_name(first)))
@@ -229,20 +205,18 @@ def _methods(studies: Studies) -> Figure:
 
 def _fronts(studies: Studies) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, (name, results) in enumerate(studies.items()):
+    for index, (name, results) in enumerate(studies.items()):
         front = results.pareto_front()
         values = [quality(results, row) for row in front]
         bars = [[below for _, below, _ in values], [above for _, _, above in values]]
         places = [row.kl for row in front]
         axes.errorbar(
-            places, [value for value, _, _ in values], yerr=bars, color=f"C{number}", ms=4, lw=1, label=literal(name)
+            places, [value for value, _, _ in values], yerr=bars, color=f"C{index}", ms=4, lw=1, label=literal(name)
         )
         for place, row, (value, _, _) in zip(places, front, values, strict=True):
-            axes.plot(place, value, color=f"C{number}", marker=FAMILIES[row.ranking][1], ms=5)
+            axes.plot(place, value, color=f"C{index}", marker=FAMILIES[row.ranking][1], ms=5)
     first = next(iter(studies.values()))
     scaled(axes, first)
-    axes.set_xscale("symlog", linthresh=1)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="KL from the start (nats per response)", ylabel=literal(quality_name(first)))
+    over_kl(axes, first)
     axes.legend(frameon=False)
     return figure

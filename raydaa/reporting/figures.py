@@ -22,6 +22,7 @@ from raydaa.trial_row import TrialRow
 FAMILIES = {"pairwise": ("#0072B2", "o"), "pointwise": ("#D55E00", "s")}
 OUTCOMES = {"wins": ("#009E73", "white"), "ties": ("#D9D9D9", "black"), "losses": ("#CC79A7", "white")}
 LINES = ("-", "--")
+KL_NAME = "KL from the start (nats per response)"
 # Okabe and Ito's again, for methods.
 COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #7F7F7F #999933 #882255 #44AA99".split()
 STYLE = {
@@ -65,6 +66,13 @@ def _logarithmic(axes: Any) -> None:
     axes.yaxis.set_minor_formatter("{x:.3g}" if high < 5 * low else "")  # a short axis may have no power of ten
 
 
+def over_kl(axes: Any, results: TrialResults) -> None:
+    """Trials gone wrong lie ten times farther out than the others: a linear axis would hide everybody else."""
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=KL_NAME, ylabel=literal(quality_name(results)))
+
+
 def pareto(results: TrialResults) -> Figure:
     """Quality against KL for every finished trial, with intervals; the front as a line."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -92,23 +100,15 @@ def pareto(results: TrialResults) -> Figure:
     scaled(axes, results)
     if results.judged:
         axes.axhline(50, color="0.7", lw=0.8, ls=":")
-    # Trials gone wrong lie ten times farther out than the others: a linear axis would hide everybody else.
-    axes.set_xscale("symlog", linthresh=1)
+    over_kl(axes, results)
     axes.set_xlim(left=min([0.0, *(row.kl_low or 0.0 for row in results)]))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="KL from the start (nats per response)", ylabel=literal(quality_name(results)))
     axes.legend(frameon=False, loc="lower left")
     return figure
 
 
 def beta_curve(results: TrialResults) -> Figure:
     """For each method the quality of the best finished trial at each β; dotted, that at β = 1."""
-    curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
-    for row in results:
-        if row.state == "finished" and row.beta is not None:
-            known = curves[row.title].get(row.beta)
-            if known is None or results.quality(row) > results.quality(known):
-                curves[row.title][row.beta] = row
+    curves = over_betas(results)
     columns = min(4, max(1, len(curves)))
     lines = max(1, -(-len(curves) // columns))
     figure, grid = plt.subplots(
@@ -121,7 +121,7 @@ def beta_curve(results: TrialResults) -> Figure:
     )
     for axes, (method, curve) in zip(grid.flat, curves.items(), strict=False):
         colour, marker = FAMILIES[next(iter(curve.values())).ranking]
-        values = [(beta, *quality(results, row)) for beta, row in sorted(curve.items())]
+        values = [(beta, *quality(results, row)) for beta, row in curve.items()]
         betas, middle, below, above = zip(*values, strict=True)
         axes.errorbar(betas, middle, yerr=[below, above], color=colour, marker=marker, ms=4, lw=1)
         if 1.0 in curve:  # what a method that was published without a β comes to
@@ -177,17 +177,11 @@ def outcomes(results: TrialResults) -> Figure:
 def sft_curve(results: TrialResults) -> Figure:
     """The best finished trial of each method from each share of the SFT data, the base model at 0."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, method in enumerate(results.methods):
-        best: dict[float, TrialRow] = {}
-        for row in results:
-            share = sft_share(row.init)
-            if row.method == method and row.state == "finished" and share is not None:
-                best[share] = max(best.get(share, row), row, key=results.quality)
-        if not best:
-            continue
-        values = [(share, *quality(results, row)) for share, row in sorted(best.items())]
+    for method, curve in over_shares(results).items():
+        number = results.methods.index(method)
+        values = [(share, *quality(results, row)) for share, row in curve.items()]
         shares, middle, below, above = zip(*values, strict=True)
-        family = FAMILIES[next(iter(best.values())).ranking][1]
+        family = FAMILIES[next(iter(curve.values())).ranking][1]
         style = {"color": f"C{number}", "marker": family, "ls": LINES[number // 10 % len(LINES)]}
         axes.errorbar(shares, middle, yerr=[below, above], ms=4, lw=1, elinewidth=0.6, label=literal(method), **style)
     ticks = sorted({share for row in results if (share := sft_share(row.init)) is not None})
@@ -198,6 +192,28 @@ def sft_curve(results: TrialResults) -> Figure:
     axes.set(xlabel="share of the SFT examples", ylabel=literal(quality_name(results)))
     axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def over_betas(results: TrialResults) -> dict[str, dict[float, TrialRow]]:
+    """The best finished trial of each title at each β, which rises."""
+    return _curves(results, lambda row: (row.title, row.beta))
+
+
+def over_shares(results: TrialResults) -> dict[str, dict[float, TrialRow]]:
+    """The best finished trial of each method from each share of the SFT data, which rises."""
+    return _curves(results, lambda row: (row.method, sft_share(row.init)))
+
+
+def _curves(
+    results: TrialResults, of: Callable[[TrialRow], tuple[str, float | None]]
+) -> dict[str, dict[float, TrialRow]]:
+    """Where ``of`` tells a trial's curve and its place on it, None for one that has none."""
+    curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
+    for row in results:
+        name, place = of(row)
+        if row.state == "finished" and place is not None:
+            curves[name][place] = max(curves[name].get(place, row), row, key=results.quality)
+    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 
 def sft_share(init: str) -> float | None:

@@ -11,16 +11,18 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from raydaa import __version__
 
 
-def render(template: str, values: dict[str, Any], data: Any = None, scripts: Sequence[str] = ()) -> str:
+def render(template: str, values: dict[str, Any], data: dict[str, Any] | None = None) -> str:
     """A self-contained HTML page, in which all values are escaped.
 
-    ``data`` lies in it as JSON that no text can end, and ``scripts`` are the only code that a browser runs there: the
-    page's policy names them by their hashes, and no other origin.
+    With ``data``, which lies in it as JSON that no text can end, Plotly and the reports' own script bring it to life.
+    They are the only code that a browser runs there: the page's policy names them by their hashes, and no other origin.
     """
+    scripts = [] if data is None else [get_plotlyjs(), script("report.js")]
     environment = Environment(loader=PackageLoader("raydaa.reporting"), autoescape=True, trim_blocks=True)
     hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
     allowed = "".join(["script-src", *(f" 'sha256-{each}'" for each in hashes), "; "]) if scripts else ""

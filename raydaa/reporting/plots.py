@@ -6,10 +6,20 @@ opens trials and leaves groups out. Bars have a group each.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from raydaa.reporting.figures import COLOURS, OUTCOMES, quality, quality_name, sft_share, share_name
+from raydaa.reporting.figures import (
+    COLOURS,
+    KL_NAME,
+    OUTCOMES,
+    over_betas,
+    over_shares,
+    quality,
+    quality_name,
+    sft_share,
+    share_name,
+)
 from raydaa.results import TrialResults
 from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
 from raydaa.trial_row import TrialRow
@@ -19,51 +29,43 @@ SYMBOLS = {"pairwise": "circle", "pointwise": "square"}
 TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 # asinh of the KL: near zero as it is, and trials gone wrong, ten times farther out, still in sight.
 KL_AXIS = {
-    "title": {"text": "KL from the start (nats per response)"},
+    "title": {"text": KL_NAME},
     "tickvals": list(map(math.asinh, TICKS)),
     "ticktext": [f"{tick:g}" for tick in TICKS],
 }
 
 
-def plots(results: TrialResults) -> dict[str, Spec]:
-    """Every figure that the results allow, by the name of its drawing in `raydaa.reporting.figures`."""
-    found = {}
-    if any(row.kl is not None for row in results):
-        found["pareto"] = _pareto(results)
-    found["beta_curve"] = _beta_curve(results)
-    if any(row.wins is not None for row in results):
-        found["outcomes"] = _outcomes(results)
-    if len({sft_share(row.init) for row in results} - {None}) > 1:
-        found["sft_curve"] = _sft_curve(results)
-    found["learning_curves"] = _learning_curves(results)
-    return found
+def plots(results: TrialResults, drawn: Iterable[str]) -> dict[str, Spec]:
+    """The figures that `raydaa.reporting.figures.draw` has drawn, by its names."""
+    return {name: PLOTTERS[name](results) for name in drawn}
 
 
-def _finished(results: TrialResults) -> list[list[TrialRow]]:
-    """Each method's finished trials."""
-    finished = [row for row in results if row.state == "finished"]
-    found = [[row for row in finished if row.method == method] for method in results.methods]
-    return [rows for rows in found if rows]
-
-
-def _points(results: TrialResults, rows: Sequence[TrialRow], **more: Any) -> Spec:
-    """A method's trials at their quality, with intervals."""
+def points(results: TrialResults, rows: Sequence[TrialRow], group: str, number: int, **more: Any) -> Spec:
+    """Trials of a group at their quality, with intervals; its number chooses the colour, a symbol tells the ranking."""
     values = [quality(results, row) for row in rows]
-    method, ranking = rows[0].method, rows[0].ranking
-    number = results.methods.index(method)
     return {
         "type": "scatter",
-        "name": plain(method),
-        "meta": method,
+        "mode": "lines+markers",
+        "name": plain(group),
+        "meta": group,
         "y": [value for value, _, _ in values],
         "error_y": spread([above for _, _, above in values], [below for _, below, _ in values]),
         "customdata": [row.key for row in rows],
         "text": [hover(results, row) for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[ranking], "size": 8},
+        "marker": {
+            "color": COLOURS[number % len(COLOURS)],
+            "symbol": [SYMBOLS[row.ranking] for row in rows],
+            "size": 8,
+        },
         "line": {"width": 1.5, "dash": "solid" if number < len(COLOURS) else "dash"},
         **more,
     }
+
+
+def _of_method(results: TrialResults, rows: Sequence[TrialRow], **more: Any) -> Spec:
+    method = rows[0].method
+    return points(results, rows, method, results.methods.index(method), **more)
 
 
 def spread(above: Iterable[float], below: Iterable[float]) -> Spec:
@@ -101,11 +103,10 @@ def quality_axis(results: TrialResults) -> Spec:
 
 def _pareto(results: TrialResults) -> Spec:
     data = []
-    for rows in _finished(results):
-        known = [row for row in rows if row.kl is not None]
-        if not known:
-            continue
-        data.append(_points(results, known, mode="markers", **kl_places(known)))
+    for method in results.methods:
+        known = [row for row in results if row.method == method and row.state == "finished" and row.kl is not None]
+        if known:
+            data.append(_of_method(results, known, mode="markers", **kl_places(known)))
     front = results.pareto_front()
     line = {
         "type": "scatter",
@@ -128,16 +129,8 @@ def kl_places(rows: Sequence[TrialRow]) -> Spec:
 
 
 def _beta_curve(results: TrialResults) -> Spec:
-    data = []
-    for rows in _finished(results):
-        for title in dict.fromkeys(row.title for row in rows):
-            best: dict[float, TrialRow] = {}
-            for row in rows:
-                if row.title == title and row.beta is not None:
-                    best[row.beta] = max(best.get(row.beta, row), row, key=results.quality)
-            if best:
-                betas, chosen = zip(*sorted(best.items()), strict=True)
-                data.append(_points(results, chosen, x=betas, name=plain(title), mode="lines+markers"))
+    curves = over_betas(results).items()
+    data = [_of_method(results, list(best.values()), x=list(best), name=plain(title)) for title, best in curves]
     mark = {"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1}
     axis = {"title": {"text": "β"}, "type": "log", "dtick": 1}
     layout = {
@@ -173,18 +166,10 @@ def _outcomes(results: TrialResults) -> Spec:
 
 
 def _sft_curve(results: TrialResults) -> Spec:
+    curves = over_shares(results).values()
+    data = [_of_method(results, list(best.values()), x=list(map(share_name, best))) for best in curves]
     shares = sorted({share for row in results if (share := sft_share(row.init)) is not None})
-    data = []
-    for rows in _finished(results):
-        best: dict[float, TrialRow] = {}
-        for row in rows:
-            if (share := sft_share(row.init)) is not None:
-                best[share] = max(best.get(share, row), row, key=results.quality)
-        if best:
-            places, chosen = zip(*sorted(best.items()), strict=True)
-            names = [share_name(share) for share in places]
-            data.append(_points(results, chosen, x=names, mode="lines+markers"))
-    names = [share_name(share) for share in shares]
+    names = list(map(share_name, shares))
     axis = {"title": {"text": "share of the SFT examples"}, "type": "category", "categoryarray": names}
     return {"data": data, "layout": {"xaxis": {**axis, "categoryorder": "array"}, "yaxis": quality_axis(results)}}
 
@@ -219,3 +204,12 @@ def _learning_curves(results: TrialResults) -> Spec:
             )
     y = {"title": {"text": "held-out preference loss (nats)"}, "type": "log"}
     return {"data": data, "layout": {"xaxis": {"title": {"text": "share of the trial's steps"}}, "yaxis": y}}
+
+
+PLOTTERS: dict[str, Callable[[TrialResults], Spec]] = {
+    "pareto": _pareto,
+    "beta_curve": _beta_curve,
+    "outcomes": _outcomes,
+    "sft_curve": _sft_curve,
+    "learning_curves": _learning_curves,
+}

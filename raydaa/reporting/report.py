@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from plotly.offline import get_plotlyjs
 
 from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.comparison import Comparison, verdict
@@ -14,7 +13,7 @@ from raydaa.reporting import search_figures
 from raydaa.reporting.cells import Table
 from raydaa.reporting.costs import Costs, costs
 from raydaa.reporting.figures import draw, save
-from raydaa.reporting.page import data_url, latex_table, markdown_table, render, script
+from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.plots import plots
 from raydaa.reporting.samples import samples, shown
 from raydaa.reporting.scores import benchmark_scores, variants
@@ -44,7 +43,6 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         fits = shown(answers)
         (temporary / "tables.md").write_text(_markdown(results, found, compared), encoding="utf-8")
         (temporary / "tables.tex").write_text(_latex(results, found), encoding="utf-8")
-        judged = [asdict(each) for each in results.benchmarks]
         values = {
             "name": results.folder.name,
             "summary": results.summary(),
@@ -66,13 +64,13 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "samples": answers.num_rows,
         }
         page = {
-            "figures": plots(results),
+            "figures": plots(results, drawn),
             "groups": results.methods,
             "trials": {row.key: {"label": row.label, "facts": trial_facts(row)} for row in results},
-            "benchmarks": judged,
+            "benchmarks": [asdict(each) for each in results.benchmarks],
             **fits,
         }
-        html = render("report.html", values, page, [get_plotlyjs(), script("report.js")])
+        html = render("report.html", values, page)
         (temporary / "index.html").write_text(html, encoding="utf-8")
 
     renew_files(folder, fill)
@@ -90,9 +88,9 @@ def answer_of(results: TrialResults, comparisons: Sequence[Comparison]) -> list[
     found = results.best_of_each()
     if not found:
         return []
-    best, more = found[0], settings_of(found[0])
-    beta = "" if best.beta is None else f"β {best.beta:g}, "
-    what = f"{best.title}, {beta}learning rate {best.learning_rate:g}{'' if more == '–' else f', {more}'}"
+    best = found[0]
+    beta = [] if best.beta is None else [f"β {best.beta:g}"]
+    what = ", ".join([best.title, *beta, f"learning rate {best.learning_rate:g}", *settings_of(best)])
     names = {"win rate (%)", "KL (nats)", "held-out preference loss"}
     answer = [("recommended", what), *(fact for fact in trial_facts(best) if fact[0] in names)]
     mine = [each for each in comparisons if best.method in (each.one, each.other)]

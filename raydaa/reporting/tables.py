@@ -27,11 +27,11 @@ def tables(results: TrialResults, comparisons: Sequence[Comparison], spent: Cost
     return found
 
 
-def settings_of(row: TrialRow) -> str:
+def settings_of(row: TrialRow) -> list[str]:
     """What a trial has beside method, β and learning rate, where it is not as usual."""
     values = ["from " + row.init] if row.init != "sft" else []
     values += [f"SFT weight {row.sft_weight:g}"] if row.sft_weight else []
-    return ", ".join([*values, *_rest(row)]) or "–"
+    return [*values, *_rest(row)]
 
 
 def _rest(row: TrialRow) -> list[str]:
@@ -40,6 +40,10 @@ def _rest(row: TrialRow) -> list[str]:
     values += [f"alignment weight {row.align_weight:g}"] if row.align_weight != 1 else []
     values += [f"{row.fraction:.3g} of the pairs"] if row.fraction != 1 else []
     return values + [f"{name.replace('_', ' ')} {value}" for name, value in row.training.items()]
+
+
+def _joined(values: list[str]) -> str:
+    return ", ".join(values) or "–"
 
 
 BEST_HEADER = (
@@ -76,7 +80,7 @@ def best_table(results: TrialResults) -> list[list[str]]:
     """The best trial of each method, best first, then the models judged beside them."""
     table = []
     for row in results.best_of_each():
-        settings = [_beta(row), f"{row.learning_rate:g}", settings_of(row)]
+        settings = [_beta(row), f"{row.learning_rate:g}", _joined(settings_of(row))]
         table.append([row.title, row.ranking, *settings, *_figures(row)])
     first = results.benchmarks[0].name if results.benchmarks else ""
     for name, model in results.models.items():
@@ -103,7 +107,7 @@ def stages_table(results: TrialResults) -> list[list[str]]:
         for name, figures in results.models.items()
     ]
     for row in sorted(best.values(), key=lambda row: (results.methods.index(row.method), _stages(row))):
-        settings = [_beta(row), ", ".join(_rest(row)) or "–", f"{row.learning_rate:g}"]
+        settings = [_beta(row), _joined(_rest(row)), f"{row.learning_rate:g}"]
         settings = [row.init, "yes" if row.sft_weight else "no", *settings]
         distance = with_interval(row.kl, row.kl_low, row.kl_high, 2)
         table.append([row.title, *settings, *_scores(results, row.benchmarks), distance])
@@ -185,7 +189,7 @@ def trial_facts(row: TrialRow) -> list[tuple[str, str]]:
     settings += [
         ("learning rate", f"{row.learning_rate:g}"),
         ("seed", str(row.seed)),
-        ("other settings", settings_of(row)),
+        ("other settings", _joined(settings_of(row))),
     ]
     state = [("state", row.state), ("reason", row.reason or "–"), ("steps", f"{row.step}/{row.steps}")]
     figures = list(zip(BEST_HEADER[5:], _figures(row), strict=True))
