@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from raydaa.artifacts import write_json, write_text
+from raydaa.pipeline.versions import note_versions
 from raydaa.progress import LATEST, Progress, captured, warned
 from raydaa.settings_file import InputError
 from raydaa.study import Study
@@ -27,8 +28,6 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. InputError on input
     that can't be used: then nothing was started, and a study folder that was not there before is not left behind.
     """
-    from raydaa.pipeline.versions import note_versions
-
     folder = study.folder
     existed = folder.exists()
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:

@@ -64,9 +64,8 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
             rows[name]["benchmarks"][benchmark.name] = figures
         titles = {c.name: c.model.name for c in contestants}
         write_outputs(context.folder / "outputs", benchmark, judged[benchmark.name], titles)
-        questions = write_questions(context.folder, benchmark, judged[benchmark.name])
         about = {"name": benchmark.name, "label": benchmark.label, "baseline": benchmark.baseline}
-        found.append({**about, "questions": questions})
+        found.append({**about, "questions": write_questions(context.folder, benchmark, judged[benchmark.name])})
     if settings.second_judge is not None:
         notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], rows)
     parts = {

@@ -40,8 +40,10 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
 
     def whole(name: str, methods: list[MethodSettings], mismatched: bool = False) -> Path:
         folder = _reference(context, starts[name], ALL, mismatched)
+        names = sorted({method_class(method.name).name for method in methods})
+        pairs = sum(context.prepared.rows[part] for part in ALL)
         made = read_json(folder / launch.COST) or {}
-        costs.append({"start": name, "methods": sorted({method_class(method.name).name for method in methods}), **made})
+        costs.append({"start": name, "methods": names, "pairs": pairs, **made})
         return folder
 
     found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")

@@ -38,27 +38,29 @@ def costs(results: TrialResults) -> Costs:
     """From the study folder's records; without them a trial has one worker."""
     found = read_json(results.folder / COSTS) or {}
     gpus, references = found.get("gpus", 0), found.get("references", [])
-    size = found.get("workers", 1) * (gpus or 1) / 3600  # hours of a trial's second
-    each = [_cost(results, method, size, references, gpus or 1) for method in results.methods]
-    known = all("pairs" in reference for reference in references)
-    made = sum(each["worker_seconds"] for each in references) * (gpus or 1) / 3600 if known else None
-    return Costs("GPU-hours" if gpus else "worker-hours", each, made)
+    hours = (gpus or 1) / 3600  # of a worker's second
+    known = references if all("worker_seconds" in each for each in references) else None
+    methods = [_cost(results, method, hours, found.get("workers", 1), known) for method in results.methods]
+    made = None if known is None else hours * sum(each["worker_seconds"] for each in known)
+    return Costs("GPU-hours" if gpus else "worker-hours", methods, made)
 
 
-def _cost(results: TrialResults, method: str, size: float, references: list[dict[str, Any]], gpus: float) -> Cost:
+def _cost(
+    results: TrialResults, method: str, hours: float, workers: int, references: list[dict[str, Any]] | None
+) -> Cost:
     rows = [row for row in results if row.method == method]
     speeds = sorted(row.tokens_per_second for row in rows if row.tokens_per_second is not None)
     stopped = [row for row in rows if row.state == "stopped"]
-    known = all("pairs" in reference for reference in references)
     left = [(row.seconds or 0) * (row.steps / row.step - 1) for row in stopped if row.step]
+    found = None if references is None else sum(_found(results, row, references) for row in rows)
     return Cost(
         method=method,
         trials=len(rows),
         stopped=len(stopped),
-        hours=size * sum(row.seconds or 0 for row in rows),
+        hours=hours * workers * sum(row.seconds or 0 for row in rows),
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
-        saved_by_stopping=size * sum(left),
-        saved_by_reference=sum(_found(results, row, references) for row in rows) * gpus / 3600 if known else None,
+        saved_by_stopping=hours * workers * sum(left),
+        saved_by_reference=None if found is None else hours * found,
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.method import Method
 from raydaa.artifacts import key_of, write_json
-from raydaa.records import read
 from raydaa.training.spec import RunSpec
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -239,5 +238,4 @@ def reference(source: str, tables: dict[str, str], folder: Path, options: dict[s
     config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
     seconds = on_workers(_reference, config, workers)
     join_shares(folder, tables, workers.count)
-    pairs = sum(read(Path(table)).num_rows for table in tables.values())
-    write_json(folder / COST, {"worker_seconds": seconds * workers.count, "pairs": pairs})
+    write_json(folder / COST, {"worker_seconds": seconds * workers.count})

@@ -32,7 +32,7 @@ SIZES = {"small": 32, "large": 96}
 Chosen = Callable[[TrialRow], bool]
 
 
-class Judged:
+class Outcomes:
     """A twin's finished trials with their outcomes, prompt by prompt."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class Judged:
         return {row.method for row in self.results if row.ranking == ranking}
 
 
-def stages(one: Judged) -> dict[str, float]:
+def stages(one: Outcomes) -> dict[str, float]:
     """One stage against two."""
     found = {}
     for method in ("orpo", "asft"):
@@ -71,21 +71,21 @@ def stages(one: Judged) -> dict[str, float]:
     return found
 
 
-def fractions(one: Judged) -> dict[str, float]:
+def fractions(one: Outcomes) -> dict[str, float]:
     """How much SFT a method needs: means over methods."""
     names = ("base", "sft:0.01", "sft:0.1", "sft")
     rates = {name: np.mean([_from(one, method, name) for method in one.results.methods]) for name in names}
     return {f"{name} − all of the SFT data": float(rates[name] - rates["sft"]) for name in names[:-1]}
 
 
-def _from(one: Judged, method: str, init: str) -> float:
+def _from(one: Outcomes, method: str, init: str) -> float:
     return one.rate(lambda row: (row.method, row.init) == (method, init))
 
 
-def rankings(size: str) -> Callable[[Judged], dict[str, float]]:
+def rankings(size: str) -> Callable[[Outcomes], dict[str, float]]:
     """Pairwise against pointwise, and what choosing β brings to the methods that were published without one."""
 
-    def of(one: Judged) -> dict[str, float]:
+    def of(one: Outcomes) -> dict[str, float]:
         found = {
             f"pairwise − pointwise, {size} model": one.rates(one.methods("pairwise"))
             - one.rates(one.methods("pointwise"))
@@ -107,7 +107,7 @@ STUDIES = {
 }
 
 
-def run(study: str, size: str, world: int, folder: Path) -> Judged:
+def run(study: str, size: str, world: int, folder: Path) -> Outcomes:
     """A twin in one world, made or gone on with."""
     place = folder / f"{study}-{world}"
     values = [
@@ -119,7 +119,7 @@ def run(study: str, size: str, world: int, folder: Path) -> Judged:
     ]
     command = [sys.executable, "-m", "raydaa", "run", f"search_spaces/{study}.yaml", "--pocket", "--output", str(place)]
     subprocess.run(command + [part for value in values for part in ("--set", value)], check=True, stdout=sys.stderr)
-    return Judged(place)
+    return Outcomes(place)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
