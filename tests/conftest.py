@@ -12,6 +12,7 @@ import pytest
 
 from raydaa.data import pocket
 from raydaa.settings import PocketSettings
+from raydaa.training.model import write_model
 from tests.command import Command
 from tests.studies import micro, written
 
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pocket_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pocket world's freshly initialised model and tokenizer."""
     folder = tmp_path_factory.mktemp("pocket-model")
-    pocket.write_model(folder, PocketSettings())
+    write_model(*pocket.make_model(PocketSettings()), folder)
     return folder
 
 

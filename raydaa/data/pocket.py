@@ -9,7 +9,6 @@ and response, and preference pairs are drawn by it (Bradley–Terry). Everything
 import math
 import random
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from raydaa.artifacts import key_of
@@ -131,12 +130,12 @@ def architecture(settings: PocketSettings) -> dict[str, Any]:
 
 
 def model_key(settings: PocketSettings) -> str:
-    """Identity of what `write_model` writes."""
+    """Identity of what `make_model` makes."""
     return key_of(seed=settings.seed, words=vocabulary(), template=TEMPLATE, architecture=architecture(settings))
 
 
-def write_model(folder: Path, settings: PocketSettings) -> None:
-    """A Hugging Face folder with the world's tokenizer and a freshly initialised Llama: 0.35M parameters by default."""
+def make_model(settings: PocketSettings) -> tuple[Any, Any]:
+    """A freshly initialised Llama, of 0.35M parameters by default, and the world's tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -152,6 +151,4 @@ def write_model(folder: Path, settings: PocketSettings) -> None:
     config = LlamaConfig(vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        return LlamaForCausalLM(config), tokenizer

@@ -22,7 +22,7 @@ from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
-from raydaa.training.model import load_tokenizer
+from raydaa.training.model import load_tokenizer, write_model
 
 RECOUNT_SECONDS = 2.0
 BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
@@ -225,7 +225,7 @@ def base_model(study: Study) -> Path:
         return local_model(study.settings.model.source)
     sizes = study.settings.pocket
     folder = cache_folder(study) / "models" / f"pocket-{pocket.model_key(sizes)}"
-    make_folder(folder, lambda temporary: pocket.write_model(temporary, sizes))
+    make_folder(folder, lambda temporary: write_model(*pocket.make_model(sizes), temporary))
     return folder
 
 

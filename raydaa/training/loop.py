@@ -30,7 +30,15 @@ from raydaa.records import read
 from raydaa.training import checkpoint
 from raydaa.training.engine import Engine, make_engine, rank, sum_over_workers, world_size
 from raydaa.training.lora import add_adapters, merged
-from raydaa.training.model import Policy, StartWeights, device_of_worker, load_model, load_tokenizer, without_dropout
+from raydaa.training.model import (
+    Policy,
+    StartWeights,
+    device_of_worker,
+    load_model,
+    load_tokenizer,
+    without_dropout,
+    write_model,
+)
 from raydaa.training.spec import RunSpec
 
 Metrics = dict[str, float]
@@ -256,8 +264,8 @@ class Run:
         plain = plain if self.spec.lora is None else merged(plain, self.spec.lora)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in plain.items()})
         model.config.use_cache = True
-        model.save_pretrained(folder)
-        with_template(load_tokenizer(self.spec.start, self.spec.trust_remote_code)).save_pretrained(folder)
+        tokenizer = load_tokenizer(self.spec.start, self.spec.trust_remote_code)
+        write_model(model, with_template(tokenizer), folder)
 
     def close(self) -> None:
         """Give the engine's memory back."""

@@ -66,14 +66,21 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
 
 def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
     """A causal language model from a folder or hub id, on CPU."""
+    quiet_transformers()  # before the import that would bring what it hides
     from transformers import AutoModelForCausalLM
 
-    quiet_transformers()
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
     )
     model.config.use_cache = False
     return model
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A Hugging Face folder (safetensors, tokenizer) of a plain model."""
+    with _hidden("deepspeed"):  # asked whether it wraps the model, which takes two seconds to import; it does not
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def without_dropout(model: Any) -> None:

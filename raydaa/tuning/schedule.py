@@ -50,11 +50,13 @@ class _Points(Searcher):
 
 
 class _Brackets(TrialScheduler):
-    """Pauses trials at rungs until their bracket has decided."""
+    """Pauses trials at rungs until their bracket has decided, and has those handed out again that failed."""
 
-    def __init__(self, sweep: Sweep, limit: Limit, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
+    def __init__(
+        self, sweep: Sweep, limit: Limit, max_failures: int, notify: Callable[[SweptTrial, dict[str, Any]], None]
+    ) -> None:
         super().__init__()
-        self.sweep, self.limit, self.notify = sweep, limit, notify
+        self.sweep, self.limit, self.max_failures, self.notify = sweep, limit, max_failures, notify
 
     def _of(self, trial: Any) -> SweptTrial:
         return self.sweep.trials[trial.config["key"]]
@@ -90,7 +92,19 @@ class _Brackets(TrialScheduler):
         self.notify(swept, {})
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """`_Failures` sees to it."""
+        """The trial is handed out again, as a new one of Tune's, or closed.
+
+        Tune's own new try would start without asking the scheduler, also beyond a rung that is not decided, and is
+        given up where two calls were on their way to a worker that died.
+        """
+        swept = self._of(trial)
+        swept.failures += 1
+        self.sweep.hand_back(swept)
+        if swept.failures > self.max_failures and not swept.over:
+            # Tune's own `get_error` looks where the file is copied to later.
+            lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
+            self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
+        self.notify(swept, {})
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Comes after this scheduler's own decision to stop a paused trial."""
@@ -118,27 +132,6 @@ class _Brackets(TrialScheduler):
 
     def debug_string(self) -> str:
         return "raydaa brackets"
-
-
-class _Failures(tune.Callback):
-    """Has a trial that failed handed out again, as a new one of Tune's, or closes it.
-
-    Tune's own new try would start without asking the scheduler, also beyond a rung that is not decided, and is given
-    up where two calls were on their way to a worker that died.
-    """
-
-    def __init__(self, sweep: Sweep, most: int, notify: Callable[[SweptTrial, dict[str, Any]], None]) -> None:
-        self.sweep, self.most, self.notify = sweep, most, notify
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        swept = self.sweep.trials[trial.config["key"]]
-        swept.failures += 1
-        self.sweep.hand_back(swept)
-        if swept.failures > self.most and not swept.over:
-            # Tune's own `get_error` looks where the file is copied to later.
-            lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
-            self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
-        self.notify(swept, {})
 
 
 def run(
@@ -182,7 +175,7 @@ def run(
             metric="step",
             mode="max",
             search_alg=_Points(sweep, configure, limit),
-            scheduler=_Brackets(sweep, limit, notify),
+            scheduler=_Brackets(sweep, limit, workers.max_failures, notify),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: sweep.trials[trial.config["key"]].point.label(trial.config["key"]),
@@ -195,7 +188,7 @@ def run(
             # A trial that is over needs no checkpoint: what it leaves is its model or nothing. A number to keep would
             # have Tune draw its picture at every one of them.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[_Failures(sweep, workers.max_failures, notify), *trackers],
+            callbacks=[*trackers],  # with none of its own Tune does not look for mlflow and wandb: 3 s where they lie
             verbose=0,
         ),
     )
