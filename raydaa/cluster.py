@@ -28,8 +28,11 @@ LOOK_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[Resources]:
-    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given."""
+def connected(address: str | None, preload: Sequence[str] = ()) -> Iterator[Resources]:
+    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given.
+
+    The processes of our own import the modules ``preload`` while they wait for work.
+    """
     # Tune would otherwise print tables and write a second copy of every result.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -42,7 +45,13 @@ def connected(address: str | None) -> Iterator[Resources]:
         # A process that has done its imports waits for the next stage; after a second without work it would be ended.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         cores = len(os.sched_getaffinity(0))
-        ray.init(address="local", num_cpus=cores + SPARE_CPUS, include_dashboard=False, log_to_driver=True)
+        ray.init(
+            address="local",
+            num_cpus=cores + SPARE_CPUS,
+            include_dashboard=False,
+            log_to_driver=True,
+            _system_config={"preload_python_modules": list(preload)},
+        )
         ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
     else:
         ray.init(address=address, log_to_driver=True)

@@ -14,6 +14,7 @@ import yaml
 from raydaa.artifacts import write_json, write_text
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import LATEST, Progress, captured, warned
+from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError
 from raydaa.study import Study
 
@@ -94,6 +95,20 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
     return prepared
 
 
+def _preload(settings: StudySettings) -> list[str]:
+    """What waiting processes of a Ray of our own import, so that trials start at once.
+
+    Nothing where there is a GPU: its library would count devices before Ray has said which are the process's. Nor
+    where vLLM generates: Ray Serve's processes would import it too.
+    """
+    import torch
+
+    from raydaa.generation.serving import available
+
+    by_vllm = settings.generation.engine != "transformers" and available()
+    return [] if torch.cuda.device_count() or by_vllm else ["raydaa.tuning.ready"]
+
+
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
     from raydaa.cluster import connected
     from raydaa.pipeline.checks import check_folders, check_room, check_tracking
@@ -105,7 +120,7 @@ def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | 
     from raydaa.pipeline.training import align, budget, sft
     from raydaa.results import TrialResults
 
-    with connected(address) as resources:
+    with connected(address, _preload(study.settings)) as resources:
         context = Context(study, progress, resources, prepared)
         try:
             check_room(context)

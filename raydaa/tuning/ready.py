@@ -1,0 +1,13 @@
+"""Imported by Ray's waiting processes on a machine without a GPU: a trial then starts at once (`pipeline._preload`)."""
+
+from importlib import import_module
+
+from raydaa.training.model import quiet_transformers
+
+quiet_transformers()
+for name in (
+    "raydaa.tuning.trial",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+):
+    import_module(name)
