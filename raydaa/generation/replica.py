@@ -21,6 +21,8 @@ class Replica(LLMServer):
     """A vLLM engine and the checkpoint it holds."""
 
     async def __init__(self, llm_config: LLMConfig) -> None:  # type: ignore[misc]
+        # The checkpoint is a folder: downloading nothing would still take a process that imports vLLM.
+        llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().__init__(llm_config)
         self.checkpoint = str(llm_config.get_engine_config().actual_hf_model_id)
         self.version = model_hash(Path(self.checkpoint))

@@ -82,8 +82,7 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
     if not gpus:
         # On CPU a request with a seed kills the engine when its prompt is prefilled in two pieces.
         engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, serving.max_model_len or 0)}
-        # The engine core in the replica's own process: loads faster.
-        environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        environment["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
     deployment: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": 0},  # the bundles have them
         "health_check_timeout_s": 600,

@@ -99,14 +99,15 @@ def _preload(settings: StudySettings) -> list[str]:
     """What waiting processes of a Ray of our own import, so that trials start at once.
 
     Nothing where there is a GPU: its library would count devices before Ray has said which are the process's. Nor
-    where vLLM generates: Ray Serve's processes would import it too.
+    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too.
     """
     import torch
 
     from raydaa.generation.serving import available
 
     by_vllm = settings.generation.engine != "transformers" and available()
-    return [] if torch.cuda.device_count() or by_vllm else ["raydaa.tuning.ready"]
+    plain = settings.scaling.workers == 1 and not by_vllm and not torch.cuda.device_count()
+    return ["raydaa.tuning.ready"] if plain else []
 
 
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
