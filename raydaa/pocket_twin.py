@@ -25,8 +25,7 @@ class Scale:
     rate: float = RATE
 
 
-# The best of each method's grid there, or the one nearest to its start of those that are as good; kto, cpo and rso have
-# not been searched and follow dpo.
+# The best of each method's grid there, or the one nearest to its start of those that are as good.
 BETAS = {
     "dpo": Scale(0.02, 0.3, 1.0),
     "ipo": Scale(0.02, 0.05, 1.0),

@@ -44,7 +44,10 @@ class Study:
     @staticmethod
     def load(path: str | Path, values: Mapping[str, Any] | None = None, allow_code: bool = False) -> "Study":
         """Read a study file. ``values`` override it (``{"search.seeds": [0, 1]}``). InputError on anything wrong."""
-        return Study.from_tree(read_yaml(path), values, str(path), allow_code)
+        tree = read_yaml(path)
+        if isinstance(tree, dict) and "rankings" in tree:
+            raise InputError(f"{path}: is a toy study; run it with raydaa toy {path}")
+        return Study.from_tree(tree, values, str(path), allow_code)
 
     @staticmethod
     def from_tree(

@@ -78,6 +78,13 @@ def test_missing_and_broken_study_files(tmp_path: Path, capfd: pytest.CaptureFix
     assert "broken.yaml: line 2" in refused(capfd, "run", "broken.yaml")
 
 
+def test_the_toy_study_has_a_command_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path(__file__).parent.parent / "search_spaces" / "toy.yaml"
+    for command in ("run", "plan"):
+        assert main([command, str(file)]) == 2
+        assert capfd.readouterr().err == f"raydaa: {file}: is a toy study; run it with raydaa toy {file}\n"
+
+
 def test_missing_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study = str(written(tmp_path, micro(model={"source": "./no-model"})))
     assert "./no-model: there is no such model folder" in refused(capfd, "run", study, "--output", "out")
