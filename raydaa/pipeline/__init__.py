@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,8 @@ from raydaa.study import Study
 if TYPE_CHECKING:
     from raydaa.pipeline.context import Prepared
     from raydaa.results import TrialResults
+
+FEW_CORES = 8
 
 
 def run_study(study: Study, address: str | None = None) -> "TrialResults":
@@ -99,7 +102,8 @@ def _preload(settings: StudySettings) -> list[str]:
     """What waiting processes of a Ray of our own import, so that trials start at once.
 
     Nothing where there is a GPU: its library would count devices before Ray has said which are the process's. Nor
-    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too.
+    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too. Nor
+    where cores are many: each has a process that waits, of half a GB with these imports.
     """
     import torch
 
@@ -107,7 +111,7 @@ def _preload(settings: StudySettings) -> list[str]:
 
     by_vllm = settings.generation.engine != "transformers" and available()
     plain = settings.scaling.workers == 1 and not by_vllm and not torch.cuda.device_count()
-    return ["raydaa.tuning.ready"] if plain else []
+    return ["raydaa.tuning.ready"] if plain and len(os.sched_getaffinity(0)) <= FEW_CORES else []
 
 
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
