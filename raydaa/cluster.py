@@ -44,7 +44,6 @@ def connected(address: str | None, preload: Sequence[str] = ()) -> Iterator[Reso
     if address is None:
         # A process that has done its imports waits for the next stage; after a second without work it would be ended.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each group that looks for it
         cores = len(os.sched_getaffinity(0))
         ray.init(
             address="local",
