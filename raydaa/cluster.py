@@ -24,6 +24,7 @@ class Resources:
 # cores all belong to workers could never start the last worker.
 SPARE_CPUS = 1
 KEPT_CPUS = 0.5  # of the spare one, which Ray wants whole: what is left is too small for a worker
+FEW_CORES = 8  # each has a process that waits, and with what trials import it takes half a GB
 LOOK_SECONDS = 2.0
 
 
@@ -31,7 +32,7 @@ LOOK_SECONDS = 2.0
 def connected(address: str | None, preload: Sequence[str] = ()) -> Iterator[Resources]:
     """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given.
 
-    The processes of our own import the modules ``preload`` while they wait for work.
+    The processes of our own import the modules ``preload`` while they wait for work, where cores are few.
     """
     # Tune would otherwise print tables and write a second copy of every result.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -50,7 +51,7 @@ def connected(address: str | None, preload: Sequence[str] = ()) -> Iterator[Reso
             num_cpus=cores + SPARE_CPUS,
             include_dashboard=False,
             log_to_driver=True,
-            _system_config={"preload_python_modules": list(preload)},
+            _system_config={"preload_python_modules": list(preload) if cores <= FEW_CORES else []},
         )
         ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
     else:

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,8 +21,6 @@ from raydaa.study import Study
 if TYPE_CHECKING:
     from raydaa.pipeline.context import Prepared
     from raydaa.results import TrialResults
-
-FEW_CORES = 8
 
 
 def run_study(study: Study, address: str | None = None) -> "TrialResults":
@@ -102,16 +99,14 @@ def _preload(settings: StudySettings) -> list[str]:
     """What waiting processes of a Ray of our own import, so that trials start at once.
 
     Nothing where there is a GPU: its library would count devices before Ray has said which are the process's. Nor
-    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too. Nor
-    where cores are many: each has a process that waits, of half a GB with these imports.
+    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too.
     """
     import torch
 
-    from raydaa.generation.serving import available
+    from raydaa.pipeline.generation import engine_of
 
-    by_vllm = settings.generation.engine != "transformers" and available()
-    plain = settings.scaling.workers == 1 and not by_vllm and not torch.cuda.device_count()
-    return ["raydaa.tuning.ready"] if plain and len(os.sched_getaffinity(0)) <= FEW_CORES else []
+    plain = settings.scaling.workers == 1 and engine_of(settings) == "transformers"
+    return ["raydaa.tuning.ready"] if plain and not torch.cuda.device_count() else []
 
 
 def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":

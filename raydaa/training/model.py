@@ -56,6 +56,7 @@ def _hidden(package: str) -> Iterator[None]:
 
 def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub id."""
+    quiet_transformers()  # before the import that would bring what it hides
     from transformers import AutoTokenizer
 
     try:
