@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def study(command: Command) -> Path:
-    """One trial from the base model, without a reference: every stage before it would have a group of its own."""
+    """One trial from the base model: every stage before it would have a group of its own."""
     tree = micro(name="two-workers", scaling={"workers": 2, "engine": "deepspeed", "zero_stage": 2})
     tree["search"] = {
         "init": "base",
         "learning_rate": 1.0e-3,
-        "methods": [{"name": "orpo", "beta": 0.5}],
+        "methods": [{"name": "dpo", "beta": 0.1}],
         "early_stopping": None,
     }
     tree["evaluation"] = {"judge": "none", "models": [], "baseline": "base"}
