@@ -1,6 +1,6 @@
 """``python -m raydaa`` is ``raydaa``."""
 
-from raydaa.cli import main
+from raydaa.cli import process
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    process()

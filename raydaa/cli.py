@@ -1,13 +1,17 @@
 """The command line: one command to one stage or study. The only place that prints or exits."""
 
 import argparse
+import atexit
 import contextlib
+import gc
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from raydaa.study import Study
@@ -85,6 +89,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = "starts anew" if options.command == "toy" else "goes on from here"
         print(f"raydaa: interrupted; the same command {again}", file=sys.stderr)
         return 130
+
+
+def process() -> NoReturn:
+    """`main` as a process: imports make a million objects that stay, and Python would look through them again and
+    again, and take them apart at the end. SIGTERM is Ctrl-C, as where a machine is about to be taken away."""
+    gc.set_threshold(100_000)
+    sys.unraisablehook = _again
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = main()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _again(lost: Any) -> None:
+    """An interrupt that arrived while garbage was collected, where Python drops whatever is raised, comes again."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident or 0
+        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

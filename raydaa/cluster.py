@@ -6,8 +6,10 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 
@@ -29,38 +31,99 @@ LOOK_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def connected(address: str | None, preload: Sequence[str] = ()) -> Iterator[Resources]:
-    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given.
+def connected(address: str | None) -> Iterator[Resources]:
+    """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given."""
+    with connecting(address) as ready:
+        yield ready()
+
+
+@contextlib.contextmanager
+def connecting(address: str | None, preload: Sequence[str] = ()) -> Iterator[Callable[[], Resources]]:
+    """`connected` as soon as what it yields is called; a Ray of our own starts beside what is done before.
 
     The processes of our own import the modules ``preload`` while they wait for work, where cores are few.
     """
+    _set_options()
+    import ray
+
+    # The thread must live as long as the Ray that it starts: Linux ends those processes with it.
+    with ThreadPoolExecutor(1) as side, contextlib.ExitStack() as own:
+        own.callback(ray.shutdown)
+        started = None
+        if address is None:
+            started = side.submit(_start, preload)
+            own.callback(wait, [started])
+            own.enter_context(_heard_after(started))
+
+        def ready() -> Resources:
+            if started is None:
+                ray.init(address=address, log_to_driver=True)
+            else:
+                started.result()
+                own.enter_context(_watched())
+            return counted(address is None)
+
+        yield ready
+
+
+def _set_options() -> None:
+    """What Ray reads from the environment."""
     # Tune would otherwise print tables and write a second copy of every result.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker without a GPU must see none
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
+    # A process that has done its imports waits for the next stage; after a second without work it would be ended.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+
+
+def _start(preload: Sequence[str]) -> None:
+    """A Ray of our own."""
     import ray
 
-    if address is None:
-        # A process that has done its imports waits for the next stage; after a second without work it would be ended.
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-        cores = len(os.sched_getaffinity(0))
-        ray.init(
-            address="local",
-            num_cpus=cores + SPARE_CPUS,
-            include_dashboard=False,
-            log_to_driver=True,
-            _system_config={"preload_python_modules": list(preload) if cores <= FEW_CORES else []},
-        )
-        ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
-    else:
-        ray.init(address=address, log_to_driver=True)
+    cores = len(os.sched_getaffinity(0))
+    ray.init(
+        address="local",
+        num_cpus=cores + SPARE_CPUS,
+        include_dashboard=False,
+        log_to_driver=True,
+        _system_config={"preload_python_modules": list(preload) if cores <= FEW_CORES else []},
+    )
+    ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
+
+
+@contextlib.contextmanager
+def _heard_after(started: Future[None]) -> Iterator[None]:
+    """Interrupts wait until ``started`` is over.
+
+    One that meets an import while another thread imports as well can leave Python's import lock taken for good.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is not main:
+        yield
+        return
+    asked = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in asked.items() if callable(handler)}
+    early: set[int] = set()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        early.add(number)
+        if started.done():
+            handlers[signal.Signals(number)](number, frame)
+
+    def over(_: Future[None]) -> None:
+        for number in early:
+            signal.pthread_kill(main.ident or 0, number)
+
+    for number in handlers:
+        signal.signal(number, hear)
+    started.add_done_callback(over)
     try:
-        with _watched() if address is None else contextlib.nullcontext():
-            yield counted(address is None)
+        yield
     finally:
-        ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

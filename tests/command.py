@@ -52,7 +52,7 @@ class Command:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command on its way, its output in a pipe."""
-        return self.start_code("from raydaa.cli import main; raise SystemExit(main())", *arguments)
+        return self.start_code("from raydaa.cli import process; process()", *arguments)
 
     def start_code(self, code: str, *arguments: str) -> subprocess.Popen[str]:
         """Python of somebody else's, on its way like `start`."""

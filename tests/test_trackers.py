@@ -16,6 +16,7 @@ def test_mlflow_and_wandb_have_a_run_for_each_trial(command: Command, undisturbe
     folder = begun(undisturbed[0], command.folder / "tracked")
     tree = micro(name="tracked", evaluation={"judge": "none", "judge_trials": "best_per_method", "models": []})
     tree["search"]["methods"] = [{"name": "dpo", "beta": [0.1]}]
+    tree["scaling"] = {"concurrent_trials": 1}
     tree["tracking"] = {"mlflow": {}, "wandb": {"project": "trials", "mode": "offline"}}
     done(command.run("run", str(written(command.folder, tree)), "--output", str(folder)))
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")

@@ -14,12 +14,11 @@ import yaml
 from raydaa.artifacts import write_json, write_text
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import LATEST, Progress, captured, warned
-from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError
 from raydaa.study import Study
 
 if TYPE_CHECKING:
-    from raydaa.pipeline.context import Prepared
+    from raydaa.pipeline.context import Context, Prepared
     from raydaa.results import TrialResults
 
 
@@ -27,26 +26,32 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     """Run every stage that is not done yet, and return the results.
 
     ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. InputError on input
-    that can't be used: then nothing was started, and a study folder that was not there before is not left behind.
+    that can't be used: then a study folder that was not there before is not left behind.
     """
+    from raydaa.cluster import connecting
+    from raydaa.pipeline.context import Context
+
     folder = study.folder
     existed = folder.exists()
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
         progress = Progress(terminal, folder=folder)
         with warned(progress):
-            try:
-                _restore(study, progress)
-                prepared = _prepare(study, progress)
-            except InputError:
-                if not existed:  # nothing was begun: only the list of rejects is worth keeping
-                    (folder / LATEST).unlink(missing_ok=True)
-                    if not (folder / "rejects.jsonl").exists():
-                        shutil.rmtree(folder)
-                raise
-            settings = json.loads(study.settings.model_dump_json())
-            write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            note_versions(folder)
-            return _run(study, prepared, progress, address)
+            with connecting(address, _preload(study)) as ready:
+                try:
+                    _restore(study, progress)
+                    prepared = _prepare(study, progress)
+                except InputError:
+                    if not existed:  # nothing was begun: only the list of rejects is worth keeping
+                        (folder / LATEST).unlink(missing_ok=True)
+                        if not (folder / "rejects.jsonl").exists():
+                            shutil.rmtree(folder)
+                    raise
+                settings = json.loads(study.settings.model_dump_json())
+                write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+                note_versions(folder)
+                context = Context(study, progress, ready(), prepared)
+                failure = _run(context)
+            return _report(context, failure)
 
 
 def _restore(study: Study, progress: Progress) -> None:
@@ -95,64 +100,70 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
     return prepared
 
 
-def _preload(settings: StudySettings) -> list[str]:
+def _preload(study: Study) -> list[str]:
     """What waiting processes of a Ray of our own import, so that trials start at once.
 
     Nothing where there is a GPU: its library would count devices before Ray has said which are the process's. Nor
-    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too.
+    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too. Nor
+    where a sweep was over before: there is little to train.
     """
     import torch
 
     from raydaa.pipeline.generation import engine_of
 
-    plain = settings.scaling.workers == 1 and engine_of(settings) == "transformers"
-    return ["raydaa.tuning.ready"] if plain and not torch.cuda.device_count() else []
+    plain = study.settings.scaling.workers == 1 and engine_of(study.settings) == "transformers"
+    wanted = plain and not torch.cuda.device_count() and not (study.folder / "trials.json").exists()
+    return ["raydaa.tuning.ready"] if wanted else []
 
 
-def _run(study: Study, prepared: "Prepared", progress: Progress, address: str | None) -> "TrialResults":
-    from raydaa.cluster import connected
+def _run(context: "Context") -> str | None:
+    """Every stage that needs the cluster; what the harness could not do."""
     from raydaa.pipeline.checks import check_folders, check_room, check_tracking
-    from raydaa.pipeline.context import Context
     from raydaa.pipeline.evaluation import evaluate, unanswered
     from raydaa.pipeline.harness import harness
-    from raydaa.pipeline.models import remove_dominated, reopened
+    from raydaa.pipeline.models import reopened
     from raydaa.pipeline.reference import reference
     from raydaa.pipeline.training import align, budget, sft
     from raydaa.results import TrialResults
 
-    with connected(address, _preload(study.settings)) as resources:
-        context = Context(study, progress, resources, prepared)
-        try:
-            check_room(context)
-            check_folders(context)
-            check_tracking(context)
-        except InputError as error:
-            raise InputError(f"{study.where}: {error}") from None
-        budget(context)
-        starts = sft(context)
+    try:
+        check_room(context)
+        check_folders(context)
+        check_tracking(context)
+    except InputError as error:
+        raise InputError(f"{context.study.where}: {error}") from None
+    budget(context)
+    starts = sft(context)
+    context.send()
+    references = reference(context, starts)
+    while True:
+        trials = align(context, starts, references)
         context.send()
-        references = reference(context, starts)
-        while True:
-            trials = align(context, starts, references)
-            context.send()
-            if reopened(context, unanswered(context, starts, trials)):
-                continue
-            evaluate(context, starts, trials)
-            context.send()
-            results = TrialResults.load(study.folder)
-            if not reopened(context, results.worth_keeping()):
-                break
-        failure = harness(context, starts, results)
-        results = TrialResults.load(study.folder)
-    shutil.rmtree(study.folder / "ray", ignore_errors=True)
-    progress.start("report", str(study.folder / "report" / "index.html"))
+        if reopened(context, unanswered(context, starts, trials)):
+            continue
+        evaluate(context, starts, trials)
+        context.send()
+        results = TrialResults.load(context.folder)
+        if not reopened(context, results.worth_keeping()):
+            return harness(context, starts, results)
+
+
+def _report(context: "Context", failure: str | None) -> "TrialResults":
+    """The last stage; then InputError about the ``failure`` of one before it."""
+    from raydaa.pipeline.models import remove_dominated
+    from raydaa.results import TrialResults
+
+    folder = context.folder
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    context.progress.start("report", str(folder / "report" / "index.html"))
+    results = TrialResults.load(folder)
     results.hand_over()
     results = remove_dominated(context, results)
-    results.report(study.folder / "report")
+    results.report(folder / "report")
     context.send()
-    progress.end("written")
+    context.progress.end("written")
     if failure is not None:  # what was found without it is there all the same
-        raise InputError(f"{study.where}: {failure}; the same command goes on")
+        raise InputError(f"{context.study.where}: {failure}; the same command goes on")
     return results
 
 
