@@ -38,10 +38,13 @@ def connected(address: str | None) -> Iterator[Resources]:
 
 
 @contextlib.contextmanager
-def connecting(address: str | None, preload: Sequence[str] = ()) -> Iterator[Callable[[], Resources]]:
-    """`connected` as soon as what it yields is called; a Ray of our own starts beside what is done before.
+def connecting(
+    address: str | None, early: bool = False, preload: Sequence[str] = ()
+) -> Iterator[Callable[[], Resources]]:
+    """`connected` as soon as what it yields is called.
 
-    The processes of our own import the modules ``preload`` while they wait for work, where cores are few.
+    A Ray of our own that is started ``early`` starts beside what is done before. Its processes import the modules
+    ``preload`` while they wait for work, where cores are few.
     """
     _set_options()
     import ray
@@ -49,17 +52,20 @@ def connecting(address: str | None, preload: Sequence[str] = ()) -> Iterator[Cal
     # The thread must live as long as the Ray that it starts: Linux ends those processes with it.
     with ThreadPoolExecutor(1) as side, contextlib.ExitStack() as own:
         own.callback(ray.shutdown)
-        started = None
-        if address is None:
-            started = side.submit(_start, preload)
-            own.callback(wait, [started])
-            own.enter_context(_heard_after(started))
+
+        def start() -> Future[None]:
+            made = side.submit(_start, preload)
+            own.callback(wait, [made])
+            own.enter_context(_heard_after(made))
+            return made
+
+        started = start() if early and address is None else None
 
         def ready() -> Resources:
-            if started is None:
+            if address is not None:
                 ray.init(address=address, log_to_driver=True)
             else:
-                started.result()
+                (started or start()).result()
                 own.enter_context(_watched())
             return counted(address is None)
 

@@ -36,7 +36,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
         progress = Progress(terminal, folder=folder)
         with warned(progress):
-            with connecting(address, _preload(study)) as ready:
+            with connecting(address, _surely_prepared(study), _preload(study)) as ready:
                 try:
                     _restore(study, progress)
                     prepared = _prepare(study, progress)
@@ -98,6 +98,14 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
     rejected = sum(tables.report["rejected"].values())
     progress.end(f"{counts}; {rejected} rejected{'' if tables.made else '; kept from before'}")
     return prepared
+
+
+def _surely_prepared(study: Study) -> bool:
+    """Whether there will be work for Ray: nobody's data but the pocket world's, or what was prepared before."""
+    from raydaa.data.prepare import POCKET
+
+    world = (study.settings.model.source, study.settings.data.preferences.source)
+    return set(world) == {POCKET} or (study.folder / "data.json").exists()
 
 
 def _preload(study: Study) -> list[str]:
