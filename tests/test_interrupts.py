@@ -41,7 +41,7 @@ def test_an_interrupt_while_garbage_is_collected_comes_again() -> None:
 
 def test_an_interrupt_waits_for_rays_start() -> None:
     started: Future[None] = Future()
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
     with _heard_after(started):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -49,4 +49,4 @@ def test_an_interrupt_waits_for_rays_start() -> None:
             started.set_result(None)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler

@@ -17,13 +17,27 @@ from raydaa.generation.checkpoints import architecture_of
 from raydaa.generation.sample import Response, Sampling
 
 
+def _engine() -> Any:
+    """Ray's engine; on CPUs the model runs in vLLM's own process: a worker beside it would import all of it again."""
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    class Engine(VLLMEngine):
+        def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+            args, frontend, config = super()._prepare_engine_config(callback_ctx)
+            if config.parallel_config.distributed_executor_backend == "mp":
+                config.parallel_config.distributed_executor_backend = "uni"
+            return args, frontend, config
+
+    return Engine
+
+
 class Replica(LLMServer):
     """A vLLM engine and the checkpoint it holds."""
 
     async def __init__(self, llm_config: LLMConfig) -> None:  # type: ignore[misc]
         # The checkpoint is a folder: downloading nothing would still take a process that imports vLLM.
         llm_config.get_or_create_callback().ctx.run_init_node = False
-        await super().__init__(llm_config)
+        await super().__init__(llm_config, engine_cls=_engine())
         self.checkpoint = str(llm_config.get_engine_config().actual_hf_model_id)
         self.version = model_hash(Path(self.checkpoint))
         self.architecture = architecture_of(Path(self.checkpoint))

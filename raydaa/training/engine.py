@@ -135,7 +135,10 @@ class DeepSpeedEngine:
     """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
 
     def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
-        import deepspeed
+        from raydaa.training.model import hiding
+
+        with hiding("mlflow"):  # what DeepSpeed could report to takes most of its import
+            import deepspeed
 
         if not dist.is_initialized():
             _alone()

@@ -33,7 +33,7 @@ class TokenizerError(ValueError):
 
 def quiet_transformers() -> None:
     """No progress bars of single loads: a sweep makes hundreds of them. Nor what nobody here uses of it."""
-    with _hidden("sklearn"):  # assisted generation imports it where it lies: a second of every process's start
+    with hiding("sklearn"):  # assisted generation imports it where it lies: a second of every process's start
         import transformers.generation.candidate_generator  # noqa: F401
     from transformers.utils import logging as hf_logging
 
@@ -42,7 +42,7 @@ def quiet_transformers() -> None:
 
 
 @contextlib.contextmanager
-def _hidden(package: str) -> Iterator[None]:
+def hiding(package: str) -> Iterator[None]:
     """``package`` is not found, unless it was imported before."""
     if package in sys.modules:
         yield
@@ -79,7 +79,7 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32, trust_rem
 
 def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder (safetensors, tokenizer) of a plain model."""
-    with _hidden("deepspeed"):  # asked whether it wraps the model, which takes two seconds to import; it does not
+    with hiding("deepspeed"):  # asked whether it wraps the model, which takes two seconds to import; it does not
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
