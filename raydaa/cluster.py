@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ def connecting(
     _set_options()
     import ray
 
+    listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
     # The thread must live as long as the Ray that it starts: Linux ends those processes with it.
     with ThreadPoolExecutor(1) as side, contextlib.ExitStack() as own:
         own.callback(ray.shutdown)
@@ -56,7 +57,8 @@ def connecting(
         def start() -> Future[None]:
             made = side.submit(_start, preload)
             own.callback(wait, [made])
-            own.enter_context(_heard_after(made))
+            if listening:
+                own.enter_context(_heard_after(made))
             return made
 
         started = start() if early and address is None else None
@@ -66,7 +68,8 @@ def connecting(
                 ray.init(address=address, log_to_driver=True)
             else:
                 (started or start()).result()
-                own.enter_context(_watched())
+                if listening:
+                    own.enter_context(_watched())
             return counted(address is None)
 
         yield ready
@@ -105,10 +108,6 @@ def _heard_after(started: Future[None]) -> Iterator[None]:
 
     One that meets an import while another thread imports as well can leave Python's import lock taken for good.
     """
-    main = threading.main_thread()
-    if threading.current_thread() is not main:
-        yield
-        return
     asked = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handlers = {number: handler for number, handler in asked.items() if callable(handler)}
     early: set[int] = set()
@@ -120,16 +119,11 @@ def _heard_after(started: Future[None]) -> Iterator[None]:
 
     def over(_: Future[None]) -> None:
         for number in early:
-            signal.pthread_kill(main.ident or 0, number)
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
 
-    for number in handlers:
-        signal.signal(number, hear)
-    started.add_done_callback(over)
-    try:
+    with _handled(dict.fromkeys(handlers, hear)):
+        started.add_done_callback(over)
         yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -140,25 +134,27 @@ def _watched() -> Iterator[None]:
     """
     import ray
 
-    main = threading.main_thread()
-    if threading.current_thread() is not main:  # only there signals are heard
-        yield
-        return
-
     def lost(*_: Any) -> None:
         raise ConnectionError("Ray's process on this machine died")
 
     def look() -> None:
         with contextlib.suppress(Exception):  # without its head Ray ends this process itself
             if not any(node["Alive"] for node in ray.nodes()):
-                signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
 
-    before = signal.signal(signal.SIGUSR2, lost)
+    with _handled({signal.SIGUSR2: lost}), looking(look, LOOK_SECONDS):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], Any]]) -> Iterator[None]:
+    """Signals go to these handlers until the end of the block."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        with looking(look, LOOK_SECONDS):
-            yield
+        yield
     finally:
-        signal.signal(signal.SIGUSR2, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

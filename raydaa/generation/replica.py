@@ -59,7 +59,7 @@ class Replica(LLMServer):
                 responses = await asyncio.gather(*tasks)
                 return self.version, list(responses)
         except EngineDeadError:
-            # On a GPU the engine is a process of its own. A replica that ends is replaced, and asked again.
+            # The engine is a process of its own. A replica that ends is replaced, and asked again.
             os._exit(1)
 
     async def _hold(self, checkpoint: str) -> None:

@@ -117,9 +117,11 @@ def _preload(study: Study) -> list[str]:
     """
     import torch
 
-    from raydaa.pipeline.generation import engine_of
+    from raydaa.generation.serving import available
 
-    plain = study.settings.scaling.workers == 1 and engine_of(study.settings) == "transformers"
+    # Whether an engine that was asked for is there, preparing says.
+    by_vllm = study.settings.generation.engine != "transformers" and available()
+    plain = study.settings.scaling.workers == 1 and not by_vllm
     wanted = plain and not torch.cuda.device_count() and not (study.folder / "trials.json").exists()
     return ["raydaa.tuning.ready"] if wanted else []
 
