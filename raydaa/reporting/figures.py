@@ -249,6 +249,7 @@ def save(drawers: dict[str, Callable[[], Figure]], folder: Path) -> dict[str, Pa
             paths[name] = folder / f"{name}.svg"
             # Without a date the same results give the same file.
             figure.savefig(paths[name], metadata={"Date": None})
+            figure.set_layout_engine("none")  # it was laid out: once is enough
             figure.savefig(folder / f"{name}.png", dpi=150)
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
             plt.close(figure)

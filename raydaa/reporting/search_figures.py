@@ -25,9 +25,9 @@ def drawers(folder: Path) -> dict[str, Callable[[], Figure]]:
     if not place.exists():
         return {}
     found: dict[str, Callable[[], Figure]] = {}
-    url = f"sqlite:///{place}"
-    for number, name in enumerate(optuna.get_all_study_names(url)):
-        study = optuna.load_study(study_name=name, storage=url)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{place}")
+    for number, name in enumerate(optuna.get_all_study_names(storage)):
+        study = optuna.load_study(study_name=name, storage=storage)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         varied = _varied(trials)
         if varied and len(trials) >= FEWEST:
