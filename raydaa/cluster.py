@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,15 +34,13 @@ LOOK_SECONDS = 2.0
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[Resources]:
     """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given."""
-    with connecting(address) as ready:
-        yield ready()
+    with connecting(address) as connection:
+        yield connection.ready()
 
 
 @contextlib.contextmanager
-def connecting(
-    address: str | None, early: bool = False, preload: Sequence[str] = ()
-) -> Iterator[Callable[[], Resources]]:
-    """`connected` as soon as what it yields is called.
+def connecting(address: str | None, early: bool = False, preload: Sequence[str] = ()) -> Iterator["Connection"]:
+    """A connection to Ray, made when it is asked to be ready, and closed at the latest at the end.
 
     A Ray of our own that is started ``early`` starts beside what is done before. Its processes import the modules
     ``preload`` while they wait for work, where cores are few.
@@ -49,30 +48,60 @@ def connecting(
     _set_options()
     import ray
 
-    listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
     # The thread must live as long as the Ray that it starts: Linux ends those processes with it.
     with ThreadPoolExecutor(1) as side, contextlib.ExitStack() as own:
         own.callback(ray.shutdown)
+        connection = Connection(address, preload, side, own)
+        if early and address is None:
+            connection.start()
+        yield connection
 
-        def start() -> Future[None]:
-            made = side.submit(_start, preload)
-            own.callback(wait, [made])
-            if listening:
-                own.enter_context(_heard_after(made))
-            return made
 
-        started = start() if early and address is None else None
+class Connection:
+    """What `connecting` yields."""
 
-        def ready() -> Resources:
-            if address is not None:
-                ray.init(address=address, log_to_driver=True)
-            else:
-                (started or start()).result()
-                if listening:
-                    own.enter_context(_watched())
-            return counted(address is None)
+    def __init__(
+        self, address: str | None, preload: Sequence[str], side: ThreadPoolExecutor, own: contextlib.ExitStack
+    ) -> None:
+        self.address, self.preload, self.side, self.own = address, preload, side, own
+        self.started: Future[None] | None = None
+        self.watch = own.enter_context(contextlib.ExitStack())
+        self.listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
 
-        yield ready
+    def start(self) -> Future[None]:
+        """Has a Ray of our own start, and does not wait."""
+        self.started = self._beside(partial(_start, self.preload))
+        return self.started
+
+    def ready(self) -> Resources:
+        """Waits until Ray is there."""
+        import ray
+
+        if self.address is not None:
+            ray.init(address=self.address, log_to_driver=True)
+        else:
+            (self.started or self.start()).result()
+            if self.listening:
+                self.watch.enter_context(_watched())
+        return counted(self.address is None)
+
+    def over(self) -> None:
+        """Nothing is asked of Ray any more: one of our own ends beside what is done after."""
+        import ray
+
+        self.watch.close()
+        if self.address is not None:
+            ray.shutdown()
+        else:
+            self._beside(ray.shutdown)
+
+    def _beside(self, function: Callable[[], None]) -> Future[None]:
+        """Has ``function`` done in the thread that Ray belongs to."""
+        future = self.side.submit(function)
+        self.own.callback(wait, [future])
+        if self.listening:
+            self.own.enter_context(_heard_after(future))
+        return future
 
 
 def _set_options() -> None:
@@ -103,8 +132,8 @@ def _start(preload: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _heard_after(started: Future[None]) -> Iterator[None]:
-    """Interrupts wait until ``started`` is over.
+def _heard_after(future: Future[None]) -> Iterator[None]:
+    """Interrupts wait until ``future`` is over.
 
     One that meets an import while another thread imports as well can leave Python's import lock taken for good.
     """
@@ -114,7 +143,7 @@ def _heard_after(started: Future[None]) -> Iterator[None]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         early.add(number)
-        if started.done():
+        if future.done():
             handlers[signal.Signals(number)](number, frame)
 
     def over(_: Future[None]) -> None:
@@ -122,7 +151,7 @@ def _heard_after(started: Future[None]) -> Iterator[None]:
             signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     with _handled(dict.fromkeys(handlers, hear)):
-        started.add_done_callback(over)
+        future.add_done_callback(over)
         yield
 
 
@@ -220,11 +249,16 @@ def map_on_cluster(
     gpus: float,
     done: Callable[[int], None] = lambda _: None,
     at_once: int | None = None,
-) -> list[Any]:
-    """``function(*item)`` for every item, in parallel as resources and ``at_once`` allow; results in the items' order.
+) -> None:
+    """``function(*item)`` for every item, in parallel as resources and ``at_once`` allow; at 0 in this process.
 
     ``done`` hears how many are finished. A task that raises ends the call with its error.
     """
+    if at_once == 0:
+        for number, item in enumerate(items, 1):
+            function(*item)
+            done(number)
+        return
     import ray
 
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(function)
@@ -236,4 +270,4 @@ def map_on_cluster(
             left.append(asked[-1])
         _, left = ray.wait(left, num_returns=1)
         done(len(asked) - len(left))
-    return list(ray.get(asked))
+    ray.get(asked)
