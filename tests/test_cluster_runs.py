@@ -1,5 +1,7 @@
 """Studies on a cluster of several nodes, submitted as jobs."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +66,8 @@ def losses(folder: Path, row: TrialRow) -> dict[int, float]:
 
 
 def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
-    """A head without CPUs; a node joins and the study starts, it is lost in the sweep, and another goes on."""
+    """A head without CPUs; a node joins and the study starts, the SFT stage's process dies, the node is lost in the
+    sweep, and another goes on."""
     study = written(cluster.folder, micro(scaling={"concurrent_trials": 2}))
     folder = cluster.folder / "out"
     command = ["python", "-m", "raydaa", "run", str(study), "--address", "auto", "--output", str(folder)]
@@ -79,6 +82,8 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
             text=True,
         )
     first = cluster.add_node(1)
+    training = wait_for(lambda: cluster.named("ray::_leaving_nothing"), job)
+    os.kill(training[0], signal.SIGKILL)
     wait_for(lambda: list(folder.glob("trials/*/metrics.jsonl")), job)
     cluster.lose(first)
     second = cluster.add_node(2)

@@ -122,6 +122,7 @@ class Context:
             storage=str(self.folder / "ray"),
             max_failures=scaling.max_failures,
             methods=own_methods(self.settings),
+            here=self.resources.local and not gpus,
         )
 
     @property

@@ -92,7 +92,7 @@ def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
 def processes(context: Context, jobs: Iterable[tuple[Job, Path]]) -> int | None:
     """How many processes are worth their start for each job's tokens, read or written by the model beside it.
 
-    None: as many as there is room for.
+    None: as many as there is room for; 0: this one does it.
     """
     if context.workers.gpus:
         return None
@@ -100,7 +100,8 @@ def processes(context: Context, jobs: Iterable[tuple[Job, Path]]) -> int | None:
     for job, model in jobs:
         weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         work += job.prompts * job.sampling.max_new_tokens * weights
-    return 1 + work // WORTH_A_PROCESS
+    worth = 1 + work // WORTH_A_PROCESS
+    return 0 if context.workers.here and worth == 1 else worth
 
 
 def generate_in_process(job: Job, base: str, batch_size: int, precision: str, trust: bool, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Runs on Ray's workers: what needs more than one process, and what must not burden the driver."""
+"""Runs on Ray's workers: what needs more than one process, and what must not burden a cluster's driver."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,8 @@ DRIVER_CPUS = 0.01  # of the actor that drives a worker group; Tune refuses 0
 @dataclass(frozen=True)
 class Workers:
     """A worker group. ``threads`` are torch's CPU threads in each worker; ``storage`` is Ray's own folder;
-    ``methods`` are classes of the user's own that the workers must know."""
+    ``methods`` are classes of the user's own that the workers must know; ``here`` is whether one worker is no more
+    than this process."""
 
     count: int
     cpus: float
@@ -34,6 +35,7 @@ class Workers:
     storage: str
     max_failures: int
     methods: tuple[type[Method], ...] = ()
+    here: bool = False
 
 
 def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> None:
@@ -62,11 +64,13 @@ def _glibc(name: str, *arguments: int) -> None:
 def on_workers(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
     """Run ``function(config)`` on every worker; returns what the first worker returns.
 
-    Several are a group of Ray Train's. One alone is a Ray task, whose process later stages find with its imports
-    done: on a laptop a group of one would cost each stage about ten seconds.
+    Several are a group of Ray Train's. One alone is a Ray task on a cluster. On a laptop it is this process, which has
+    its imports done: another would take seconds for them, and half a GB.
     """
     config = {**config, "threads": workers.threads, "methods": workers.methods}
-    return (_in_a_task if workers.count == 1 else _in_a_group)(function, config, workers)
+    if workers.count > 1:
+        return _in_a_group(function, config, workers)
+    return _leaving_nothing(function, config) if workers.here else _in_a_task(function, config, workers)
 
 
 def _in_a_task(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
