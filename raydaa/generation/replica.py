@@ -43,6 +43,10 @@ class Replica(LLMServer):
         self.architecture = architecture_of(Path(self.checkpoint))
         self.turn = asyncio.Lock()
 
+    async def _start_engine(self) -> None:
+        """As Ray's, without the actor that it starts to count who uses what."""
+        await self.engine.start()
+
     async def generate(
         self, checkpoint: str, prompts: list[list[int]], names: list[str], sampling: Sampling, eos: int
     ) -> tuple[str, list[Response]]:
