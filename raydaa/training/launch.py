@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any
     """By a `TorchTrainer`."""
     # Every report and the end of a run wait for the controller's next look; its default is 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    if workers.here:  # nobody takes this machine away: no process has to watch for it
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -239,6 +241,10 @@ def reference(source: str, tables: dict[str, str], folder: Path, options: dict[s
     """
     from raydaa.training.reference import join_shares
 
+    if (
+        workers.here
+    ):  # they would share nothing but the work: one with all of their cores is as fast, and starts at once
+        workers = replace(workers, count=1, threads=workers.threads * workers.count)
     config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
     seconds = on_workers(_reference, config, workers)
     join_shares(folder, tables, workers.count)
