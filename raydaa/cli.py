@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import contextlib
-import gc
 import os
 import signal
 import subprocess
@@ -92,9 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def process() -> NoReturn:
-    """`main` as a process: imports make a million objects that stay, and Python would look through them again and
-    again, and take them apart at the end. SIGTERM is Ctrl-C, as where a machine is about to be taken away."""
-    gc.set_threshold(100_000)
+    """`main` as a process, which ends without taking a million objects apart. SIGTERM is Ctrl-C, as where a machine is
+    about to be taken away."""
+    import raydaa.quick_imports  # noqa: F401
+
     sys.unraisablehook = _again
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main()

@@ -126,7 +126,10 @@ def _start(preload: Sequence[str]) -> None:
         num_cpus=cores + SPARE_CPUS,
         include_dashboard=False,
         log_to_driver=True,
-        _system_config={"preload_python_modules": list(preload) if cores <= FEW_CORES else []},
+        _system_config={
+            "preload_python_modules": ["raydaa.quick_imports", *(preload if cores <= FEW_CORES else [])],
+            "prestart_worker_first_driver": bool(preload),
+        },
     )
     ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
 

@@ -1,7 +1,6 @@
 """What tests share: the pocket world's base model, made once."""
 
 import contextlib
-import gc
 import os
 import shutil
 import tempfile
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import raydaa.quick_imports  # noqa: F401
 from raydaa.data import pocket
 from raydaa.settings import PocketSettings
 from raydaa.training.model import write_model
 from tests.command import Command
 from tests.studies import micro, written
 
-gc.set_threshold(100_000)  # imports make a million objects that stay
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Two test files at a time: threads that spin for each other's cores make products ten times slower.
