@@ -241,9 +241,7 @@ def reference(source: str, tables: dict[str, str], folder: Path, options: dict[s
     """
     from raydaa.training.reference import join_shares
 
-    if (
-        workers.here
-    ):  # they would share nothing but the work: one with all of their cores is as fast, and starts at once
+    if workers.here:  # several would share nothing but the work
         workers = replace(workers, count=1, threads=workers.threads * workers.count)
     config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
     seconds = on_workers(_reference, config, workers)
