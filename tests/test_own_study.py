@@ -70,8 +70,8 @@ def check(folder: Path) -> None:
 def test_from_a_file_beside_the_study(command: Command, folder: Path) -> None:
     (command.folder / "mine.py").write_text(LOSS)
     tree = micro(name="own")
-    tree["search"]["methods"] = [{"name": f"mine:{name}", "beta": [0.1]} for name in ("Broken", "Hinge")]
-    tree["search"]["methods"].append({"name": "rso", "beta": [0.1]})
+    tree["search"]["methods"] = [{"name": name, "beta": [0.1]} for name in ("mine:Broken", "mine:Hinge", "rso")]
+    tree["search"]["methods"][0]["learning_rate"] = 1.0e-3  # each failure costs a process
     tree["scaling"] = {"max_failures": 1, "concurrent_trials": 1}
     study = written(command.folder, tree)
     refused = command.run("run", str(study), "--output", str(folder))
@@ -82,8 +82,8 @@ def test_from_a_file_beside_the_study(command: Command, folder: Path) -> None:
     check(folder)
     # What raised is a record of its own, and no trial after it is the worse for it.
     broken = [row for row in TrialResults.load(folder).rows if row.method == "broken"]
-    assert [row.state for row in broken] == ["failed", "failed"]
-    assert all("no such thing as a loss" in str(row.reason) for row in broken)
+    assert [row.state for row in broken] == ["failed"]
+    assert "no such thing as a loss" in str(broken[0].reason)
     # Reading results needs no code.
     (command.folder / "mine.py").unlink()
     assert command.run("report", str(folder)).returncode == 0
