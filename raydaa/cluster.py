@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,13 +33,15 @@ LOOK_SECONDS = 2.0
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[Resources]:
     """A connection to Ray, closed at the end; a Ray of our own is started (and stopped) where no address is given."""
-    with connecting(address) as connection:
-        yield connection.ready()
+    with connecting(address) as ready:
+        yield ready()
 
 
 @contextlib.contextmanager
-def connecting(address: str | None, early: bool = False, preload: Sequence[str] = ()) -> Iterator["Connection"]:
-    """A connection to Ray, made when it is asked to be ready, and closed at the latest at the end.
+def connecting(
+    address: str | None, early: bool = False, preload: Sequence[str] = ()
+) -> Iterator[Callable[[], Resources]]:
+    """`connected` as soon as what it yields is called.
 
     A Ray of our own that is started ``early`` starts beside what is done before. Its processes import the modules
     ``preload`` while they wait for work, where cores are few.
@@ -48,60 +49,30 @@ def connecting(address: str | None, early: bool = False, preload: Sequence[str] 
     _set_options()
     import ray
 
+    listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
     # The thread must live as long as the Ray that it starts: Linux ends those processes with it.
     with ThreadPoolExecutor(1) as side, contextlib.ExitStack() as own:
         own.callback(ray.shutdown)
-        connection = Connection(address, preload, side, own)
-        if early and address is None:
-            connection.start()
-        yield connection
 
+        def start() -> Future[None]:
+            made = side.submit(_start, preload)
+            own.callback(wait, [made])
+            if listening:
+                own.enter_context(_heard_after(made))
+            return made
 
-class Connection:
-    """What `connecting` yields."""
+        started = start() if early and address is None else None
 
-    def __init__(
-        self, address: str | None, preload: Sequence[str], side: ThreadPoolExecutor, own: contextlib.ExitStack
-    ) -> None:
-        self.address, self.preload, self.side, self.own = address, preload, side, own
-        self.started: Future[None] | None = None
-        self.watch = own.enter_context(contextlib.ExitStack())
-        self.listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
+        def ready() -> Resources:
+            if address is not None:
+                ray.init(address=address, log_to_driver=True)
+            else:
+                (started or start()).result()
+                if listening:
+                    own.enter_context(_watched())
+            return counted(address is None)
 
-    def start(self) -> Future[None]:
-        """Has a Ray of our own start, and does not wait."""
-        self.started = self._beside(partial(_start, self.preload))
-        return self.started
-
-    def ready(self) -> Resources:
-        """Waits until Ray is there."""
-        import ray
-
-        if self.address is not None:
-            ray.init(address=self.address, log_to_driver=True)
-        else:
-            (self.started or self.start()).result()
-            if self.listening:
-                self.watch.enter_context(_watched())
-        return counted(self.address is None)
-
-    def over(self) -> None:
-        """Nothing is asked of Ray any more: one of our own ends beside what is done after."""
-        import ray
-
-        self.watch.close()
-        if self.address is not None:
-            ray.shutdown()
-        else:
-            self._beside(ray.shutdown)
-
-    def _beside(self, function: Callable[[], None]) -> Future[None]:
-        """Has ``function`` done in the thread that Ray belongs to."""
-        future = self.side.submit(function)
-        self.own.callback(wait, [future])
-        if self.listening:
-            self.own.enter_context(_heard_after(future))
-        return future
+        yield ready
 
 
 def _set_options() -> None:
@@ -135,8 +106,8 @@ def _start(preload: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _heard_after(future: Future[None]) -> Iterator[None]:
-    """Interrupts wait until ``future`` is over.
+def _heard_after(started: Future[None]) -> Iterator[None]:
+    """Interrupts wait until ``started`` is over.
 
     One that meets an import while another thread imports as well can leave Python's import lock taken for good.
     """
@@ -146,7 +117,7 @@ def _heard_after(future: Future[None]) -> Iterator[None]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         early.add(number)
-        if future.done():
+        if started.done():
             handlers[signal.Signals(number)](number, frame)
 
     def over(_: Future[None]) -> None:
@@ -154,7 +125,7 @@ def _heard_after(future: Future[None]) -> Iterator[None]:
             signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     with _handled(dict.fromkeys(handlers, hear)):
-        future.add_done_callback(over)
+        started.add_done_callback(over)
         yield
 
 

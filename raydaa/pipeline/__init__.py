@@ -35,22 +35,22 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     existed = folder.exists()
     with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
         progress = Progress(terminal, folder=folder)
-        with warned(progress), connecting(address, _surely_prepared(study), _preload(study)) as connection:
-            try:
-                _restore(study, progress)
-                prepared = _prepare(study, progress)
-            except InputError:
-                if not existed:  # nothing was begun: only the list of rejects is worth keeping
-                    (folder / LATEST).unlink(missing_ok=True)
-                    if not (folder / "rejects.jsonl").exists():
-                        shutil.rmtree(folder)
-                raise
-            settings = json.loads(study.settings.model_dump_json())
-            write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            note_versions(folder)
-            context = Context(study, progress, connection.ready(), prepared)
-            failure = _run(context)
-            connection.over()
+        with warned(progress):
+            with connecting(address, _surely_prepared(study), _preload(study)) as ready:
+                try:
+                    _restore(study, progress)
+                    prepared = _prepare(study, progress)
+                except InputError:
+                    if not existed:  # nothing was begun: only the list of rejects is worth keeping
+                        (folder / LATEST).unlink(missing_ok=True)
+                        if not (folder / "rejects.jsonl").exists():
+                            shutil.rmtree(folder)
+                    raise
+                settings = json.loads(study.settings.model_dump_json())
+                write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+                note_versions(folder)
+                context = Context(study, progress, ready(), prepared)
+                failure = _run(context)
             return _report(context, failure)
 
 
