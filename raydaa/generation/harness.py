@@ -1,6 +1,7 @@
 """The LM Evaluation Harness, asked of a model behind our own endpoint."""
 
 import hashlib
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,26 @@ def positions(model: Path) -> int:
 
 def unknown_tasks(settings: HarnessSettings) -> list[str]:
     """Those that the harness does not know."""
+    tasks = _tasks(settings.include_path, tuple(settings.tasks))
+    return [name for name in settings.tasks if not tasks.match_tasks([name])]
+
+
+@cache
+def _tasks(include_path: str | None, names: tuple[str, ...]) -> Any:
+    """The tasks that the harness finds, ``names`` among them. To go through its own 14,000 files takes it 12 s."""
     from lm_eval.tasks import TaskManager
 
-    tasks = TaskManager(include_path=settings.include_path)
-    return [name for name in settings.tasks if not tasks.match_tasks([name])]
+    if include_path is not None:
+        alone = TaskManager(include_path=include_path, include_defaults=False)
+        if set(names) <= set(alone.all_subtasks):  # a group may be of tasks that lie elsewhere
+            return alone
+    return TaskManager(include_path=include_path)
 
 
 def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
     """Scores by task and metric, each with its ``value`` and ``standard_error`` (None where the harness has none)."""
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    tasks = TaskManager(include_path=settings.include_path)
     found: Any = simple_evaluate(
         model="local-completions",
         model_args={
@@ -52,7 +61,7 @@ def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[
             "max_length": settings.max_length or positions(tokenizer),
         },
         tasks=list(settings.tasks),
-        task_manager=tasks,
+        task_manager=_tasks(settings.include_path, tuple(settings.tasks)),
         num_fewshot=settings.num_fewshot,
         limit=settings.limit,
         apply_chat_template=settings.chat_template,
