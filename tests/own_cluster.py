@@ -84,12 +84,14 @@ class OwnCluster(Command):
         return self.nodes[-1]
 
     def _wait_until_ready(self) -> None:
-        for _ in range(120):
-            done = self.submit("true", wait=False)
-            if done.returncode == 0:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.dashboard), 1).close()
                 return
-            time.sleep(0.5)
-        raise AssertionError(done.stdout + done.stderr)
+            except OSError:
+                assert time.monotonic() < deadline, (self.folder / "node-0.log").read_text()
+                time.sleep(0.2)
 
     def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
         """One node more."""
@@ -103,10 +105,10 @@ class OwnCluster(Command):
             process.kill()
         node.wait(60)
 
-    def submit(self, *entrypoint: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+    def submit(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
         """``ray job submit`` of the project as it lies here; it need not be installed on the nodes."""
         return subprocess.run(
-            self.submission(*entrypoint, wait=wait),
+            self.submission(*entrypoint),
             env=self.environment,
             capture_output=True,
             text=True,
@@ -115,12 +117,10 @@ class OwnCluster(Command):
             check=False,
         )
 
-    def submission(self, *entrypoint: str, wait: bool = True) -> list[str]:
+    def submission(self, *entrypoint: str) -> list[str]:
         """The command line of `submit`."""
         ray = str(Path(sys.executable).with_name("ray"))
-        options = [f"--address=http://127.0.0.1:{self.dashboard}", *([] if wait else ["--no-wait"])]
-        if wait:
-            options.append(f"--working-dir={PROJECT}")
+        options = [f"--address=http://127.0.0.1:{self.dashboard}", f"--working-dir={PROJECT}"]
         return [ray, "job", "submit", *options, "--", *entrypoint]
 
     def close(self) -> None:
