@@ -21,7 +21,7 @@ MICRO: dict[str, Any] = {
         "prompts": {"source": "pocket"},
         "max_length": 64,
     },
-    "sft": {"learning_rate": 3.0e-3, "epochs": 2, "batch_size": 32},
+    "sft": {"learning_rate": 3.0e-3, "epochs": 1, "batch_size": 16},
     "training": {"batch_size": 16, "precision": "fp32", "tokens_per_microbatch": 256, "checkpoint_every": 4},
     "search": {
         "learning_rate": [3.0e-4, 1.0e-3],

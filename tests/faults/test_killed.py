@@ -23,7 +23,7 @@ def test_killed_again_and_again_ends_with_the_same_table(command: Command, undis
     """
     folder = command.folder / "killed"
     arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
-    text = command.kill_at("loss", *arguments, number=signal.SIGINT)
+    text = command.kill_at("% of the examples", *arguments, number=signal.SIGINT)
     assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
     assert command.wait_until_gone() == {}
     refused: list[subprocess.CompletedProcess[str]] = []
