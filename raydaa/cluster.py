@@ -99,7 +99,7 @@ def _start(preload: Sequence[str]) -> None:
         log_to_driver=True,
         _system_config={
             "preload_python_modules": ["raydaa.quick_imports", *(preload if cores <= FEW_CORES else [])],
-            "prestart_worker_first_driver": bool(preload),
+            "prestart_worker_first_driver": bool(preload),  # without imports to do ahead, none has to wait
         },
     )
     ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()

@@ -5,7 +5,6 @@ from importlib import import_module
 
 from raydaa.training.model import quiet_transformers
 
-gc.disable()  # what is imported stays: looking through it again and again takes a fifth of the time
 quiet_transformers()
 for name in (
     "raydaa.tuning.trial",
@@ -13,5 +12,4 @@ for name in (
     "transformers.models.auto.tokenization_auto",
 ):
     import_module(name)
-gc.freeze()
-gc.enable()
+gc.freeze()  # what was imported stays: collections in training pass over it
