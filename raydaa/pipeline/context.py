@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -130,8 +130,14 @@ class Context:
         """The worker group of a stage that has the machine to itself."""
         if self.workers.gpus or not self.resources.local:
             return self.workers
-        threads = max(self.workers.threads, self.resources.cpus // self.workers.count)
-        return Workers(**{**asdict(self.workers), "threads": threads})
+        return replace(self.workers, threads=max(self.workers.threads, self.resources.cpus // self.workers.count))
+
+    @property
+    def sharing(self) -> Workers:
+        """As `alone`, where workers share nothing but the work: on one's own CPUs one does it all, without a group."""
+        if not self.workers.here:
+            return self.alone
+        return replace(self.workers, count=1, threads=max(self.workers.threads, self.resources.cpus))
 
     @property
     def engine(self) -> str:

@@ -82,7 +82,7 @@ def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatche
     if context.mirror is not None and not intact(folder):
         context.mirror.pull(folder, f"{REFERENCE}/{folder.name}")
     made = make_folder(
-        folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.alone)
+        folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.sharing)
     )
     context.send(folder, f"{REFERENCE}/{folder.name}")  # another study may have made it and told no mirror
     context.progress.end(f"{sum(prepared.rows[name] for name in parts)} pairs" if made else "kept from before")

@@ -5,9 +5,9 @@ import ctypes
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,6 @@ def _leaving_nothing(function: Callable[[dict[str, Any]], Any], config: dict[str
 
 def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers) -> Any:
     """By a `TorchTrainer`."""
-    # Every report and the end of a run wait for the controller's next look; its default is 2 s.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    if workers.here:  # nobody takes this machine away: no process has to watch for it
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -118,7 +114,24 @@ def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    return _fitted(trainer).return_value
+    # Every report and the end of a run wait for the controller's next look; its default is 2 s.
+    options = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    if workers.here:  # nobody takes this machine away: no process has to watch for it
+        options["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    with _environment(options):  # a study on a cluster may be this process's next
+        return _fitted(trainer).return_value
+
+
+@contextlib.contextmanager
+def _environment(options: dict[str, str]) -> Iterator[None]:
+    """``options`` are in the environment where it has none of its own, until the end of the block."""
+    added = {name: value for name, value in options.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _fitted(trainer: Any) -> Any:
@@ -241,8 +254,6 @@ def reference(source: str, tables: dict[str, str], folder: Path, options: dict[s
     """
     from raydaa.training.reference import join_shares
 
-    if workers.here:  # several would share nothing but the work
-        workers = replace(workers, count=1, threads=workers.threads * workers.count)
     config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
     seconds = on_workers(_reference, config, workers)
     join_shares(folder, tables, workers.count)
