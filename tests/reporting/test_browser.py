@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from raydaa.reporting.compare import write_comparison
 from raydaa.results import TrialResults
@@ -26,12 +26,19 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return TrialResults.load(folder).report(folder / "report").as_uri()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as launched:
+        yield launched
+
+
 @contextlib.contextmanager
-def opened(address: str, scheme: Literal["light", "dark"], width: int) -> Iterator[Page]:
+def opened(browser: Browser, address: str, scheme: Literal["light", "dark"], width: int) -> Iterator[Page]:
     """A page in a browser; at the end nothing has complained, and nothing but the page was asked for."""
     complaints, requests = list[str](), list[str]()
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
-        view = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}).new_page()
+    with browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}) as context:
+        view = context.new_page()
         view.on("console", lambda message: complaints.append(message.text))
         view.on("pageerror", lambda error: complaints.append(str(error)))
         view.on("dialog", lambda dialog: complaints.append(dialog.message))
@@ -49,10 +56,10 @@ def opened(address: str, scheme: Literal["light", "dark"], width: int) -> Iterat
         assert view.locator("svg.main-svg").count() > 1
 
 
-@pytest.fixture(params=[("light", 1200), ("dark", 390)], ids=["light", "dark, on a phone"])
-def page(request: pytest.FixtureRequest, address: str) -> Iterator[Page]:
-    """The report, opened."""
-    with opened(address, *request.param) as view:
+@pytest.fixture(scope="module", params=[("light", 1200), ("dark", 390)], ids=["light", "dark, on a phone"])
+def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+    """The report, opened; each test leaves its figures as they were."""
+    with opened(browser, address, *request.param) as view:
         yield view
 
 
@@ -120,11 +127,11 @@ def test_responses_can_be_leafed_through_and_found(page: Page) -> None:
     assert not page.locator("#sample").is_visible()
 
 
-def test_studies_beside_each_other(tmp_path: Path) -> None:
+def test_studies_beside_each_other(browser: Browser, tmp_path: Path) -> None:
     for name in ("one", "two"):
         hostile_study(tmp_path / name)
     address = write_comparison([tmp_path / "one", tmp_path / "two"], tmp_path / "out").as_uri()
-    with opened(address, "light", 1200) as page:
+    with opened(browser, address, "light", 1200) as page:
         points = page.locator("[data-figure=methods] .points path.point")
         assert points.count() == 4
         points.first.click(force=True)
