@@ -1,6 +1,8 @@
 """What tests share: the pocket world's base model, made once."""
 
 import contextlib
+import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -73,18 +75,36 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="session")
-def micro_run(command: Command) -> tuple[Path, str, int]:
-    """The micro study, run once from start to end: its folder, what the terminal showed, the most bytes of weights."""
-    study = written(command.folder, micro())
-    folder = command.folder / "undisturbed"
-    peak = 0
+def micro_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
+    """The micro study, run once from start to end: its folder, what the terminal showed, the most bytes of weights.
+
+    Each of the session's processes has a copy of its own.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "micro"
+    folder, told = command.folder / "undisturbed", shared / "told.json"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            output, peak = run_micro(command, folder)
+            shutil.copytree(command.folder, shared)
+            told.write_text(json.dumps([output.replace(str(folder), "FOLDER"), peak]))
+        else:
+            shutil.copytree(shared, command.folder, dirs_exist_ok=True)
+    output, peak = json.loads(told.read_text())
+    return folder, output.replace("FOLDER", str(folder)), peak
+
+
+def run_micro(command: Command, folder: Path) -> tuple[str, int]:
+    """What the terminal showed, and the most bytes of weights that lay in ``folder``."""
+    study, peak = written(command.folder, micro()), 0
     with command.start("run", str(study), "--output", str(folder)) as process:
         while process.poll() is None:
             peak = max(peak, weights_below(folder))
             time.sleep(0.2)
         output, _ = process.communicate()
     assert process.returncode == 0, output
-    return folder, output, peak
+    return output, peak
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from raydaa.trial_row import TIME_COLUMNS
 MICRO: dict[str, Any] = {
     "name": "micro",
     "model": {"source": "pocket"},
-    "pocket": {"num_sft": 600, "num_pairs": 320, "num_validation": 64, "num_prompts": 40, "noise": 0.5},
+    "pocket": {"num_sft": 300, "num_pairs": 160, "num_validation": 64, "num_prompts": 40, "noise": 0.5},
     "data": {
         "sft": {"source": "pocket"},
         "preferences": {"source": "pocket"},
@@ -22,7 +22,7 @@ MICRO: dict[str, Any] = {
         "max_length": 64,
     },
     "sft": {"learning_rate": 3.0e-3, "epochs": 1, "batch_size": 16},
-    "training": {"batch_size": 16, "precision": "fp32", "tokens_per_microbatch": 256, "checkpoint_every": 4},
+    "training": {"batch_size": 16, "precision": "fp32", "tokens_per_microbatch": 512, "checkpoint_every": 4},
     "search": {
         "learning_rate": [3.0e-4, 1.0e-3],
         "methods": [{"name": "dpo", "beta": [0.1]}, {"name": "orpo", "beta": [0.5]}],

@@ -31,9 +31,9 @@ def test_the_micro_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     study = written(tmp_path, micro())
     text = told(study, capsys)
     assert text.startswith("micro: 4 trials\n  2 dpo from sft\n  2 orpo from sft\n")
-    # 320 pairs in batches of 16: 20 steps a trial; one of each two stops at 6.
-    assert "steps: 52 of 80, 65% of those without early stopping; 2 trials finish" in text
-    assert "data: 320 train, 64 validation, 600 sft, 40 prompts" in text
+    # 160 pairs in batches of 16: 10 steps a trial; one of each two stops at 3.
+    assert "steps: 26 of 40, 65% of those without early stopping; 2 trials finish" in text
+    assert "data: 160 train, 64 validation, 300 sft, 40 prompts" in text
     assert "name scaling.accelerator to have it in hours" in text
     assert "2 trained models, 2 of them copied" in text
     assert not (tmp_path / "studies").exists()
@@ -113,4 +113,4 @@ def test_the_paper_needs_less_than_half(tmp_path: Path) -> None:
     tree["search"] = {"learning_rate": [3e-7, 5e-7, 7e-7, 1e-6], "methods": [{"name": "dpo", "beta": [0.1, 0.2]}]}
     tree["training"]["batch_size"] = 4
     text = plan(Study.from_tree(tree))
-    assert "steps: 240 of 640, 38% of those without early stopping; 2 trials finish" in text
+    assert "steps: 120 of 320, 38% of those without early stopping; 2 trials finish" in text

@@ -33,9 +33,9 @@ def test_every_trial_has_its_record_and_figures(undisturbed: tuple[Path, str]) -
         assert row.validation_accuracy is not None
         assert 0 < row.validation_accuracy < 1
         if row.state == "stopped":
-            assert row.step == 6  # 30 % of 20 steps
+            assert row.step == 3  # 30 % of 10 steps
             continue
-        assert row.step == row.steps == 20
+        assert row.step == row.steps == 10
         assert row.kl is not None
         assert row.win_rate is not None
         assert row.win_rate_low is not None

@@ -54,7 +54,7 @@ def kill(command: Command, rank: int, folder: Path, process: subprocess.Popen[st
 def test_interrupted_and_each_rank_killed_once(command: Command, study: Path) -> None:
     quiet, folder = command.folder / "two-workers", command.folder / "two-workers-killed"
     done(command.run("run", str(study), "--output", str(quiet)))
-    assert [(row.state, row.step) for row in TrialResults.load(quiet)] == [("finished", 20)]
+    assert [(row.state, row.step) for row in TrialResults.load(quiet)] == [("finished", 10)]
     with command.start("run", str(study), "--output", str(folder)) as process:
         wait_for_a_step(folder, process)
         process.send_signal(signal.SIGINT)
