@@ -24,6 +24,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Two test files at a time: threads that spin for each other's cores make products ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands have caches of their own; what vLLM finds out about its models takes it a process of a quarter minute.
+os.environ.setdefault("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
