@@ -1,7 +1,7 @@
 """Length-controlled win rates, after AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475). numpy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class _Rows:
     @property
     def columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(self.length, self.gamed_length), (self.difficulty, self.gamed_difficulty)]
+
+    def of(self, draws: np.ndarray) -> "_Rows":
+        """Own rows of these draws alone."""
+        own = {name: getattr(self, name)[draws] for name in ("length", "difficulty", "preference")}
+        return replace(self, **own)
 
 
 def length_controlled_win_rate(
@@ -161,21 +166,25 @@ def _at_equal_length(rows: _Rows, weights: np.ndarray) -> np.ndarray:
 
 def _fit(rows: _Rows, start: np.ndarray) -> np.ndarray:
     """Coefficients of every draw, ``(draws, 3)``, by Newton's method from ``start``; NaN where it doesn't end."""
-    weights = np.where(rows.used, start, 0.0)
-    before, least = weights, np.full(len(weights), np.inf)
-    going = np.ones(len(weights), bool)
+    used, fitted = rows.used, np.full(start.shape, np.nan)
+    weights = before = np.where(used, start, 0.0)
+    least, left = np.full(len(weights), np.inf), np.arange(len(weights))
     for _ in range(MOST_STEPS):
         loss, gradient, curvature = _derivatives(rows, weights)
         worse = loss > least + 1e-9 * np.abs(least)  # then half the last step is tried
         least = np.where(worse, least, loss)
-        step = _solved(curvature, gradient, rows.used)
+        step = _solved(curvature, gradient, used)
         ahead = np.where(worse[:, None], 0.5 * (before + weights), weights - step)
-        before = np.where(worse[:, None], before, weights)
-        weights = np.where(going[:, None], ahead, weights)
-        going &= worse | ~(np.abs(step).max(axis=1) < CONVERGED)
-        if not going.any():
+        before, weights = np.where(worse[:, None], before, weights), ahead
+        found = ~worse & (np.abs(step).max(axis=1) < CONVERGED)
+        fitted[left[found]] = weights[found]
+        going = ~found & ~np.isnan(weights).any(axis=1)
+        if not going.all():  # of few prompts many draws have no end: the others do not wait for them
+            rows, left = rows.of(going), left[going]
+            weights, before, least = weights[going], before[going], least[going]
+        if not left.size:
             break
-    return np.where(going[:, None], np.nan, weights)
+    return fitted
 
 
 def _as_published(rows: _Rows, penalty: float) -> np.ndarray:
