@@ -48,7 +48,7 @@ def test_ranges_stay_ranges() -> None:
 def test_a_small_twin_runs(tmp_path: Path) -> None:
     command, folder, path = Command(tmp_path / "home"), tmp_path / "out", SPACES[0].with_name("sft_fraction_8b.yaml")
     sizes = [
-        "pocket={num_sft: 300, num_pairs: 160, num_validation: 64, num_prompts: 40}",
+        "pocket={num_sft: 100, num_pairs: 96, num_validation: 32, num_prompts: 20}",
         "generation.engine=transformers",
     ]
     fewer = ["search.init=[base, sft]", "evaluation.models=[base, sft]", "sft.epochs=1"]

@@ -33,7 +33,7 @@ def peak_of_a_step(run: Run) -> int:
 @pytest.mark.parametrize(("checkpointing", "lora"), [(False, None), (True, None), (False, ADAPTERS)])
 @pytest.mark.parametrize(
     ("hidden", "layers", "heads", "inner", "vocabulary", "tokens"),
-    [(256, 8, 4, 1024, 32000, 512), (384, 6, 6, 1024, 8192, 1024)],
+    [(256, 4, 4, 1024, 32000, 512), (384, 3, 6, 1024, 8192, 1024)],
 )
 def test_estimate_is_near_the_measured_peak(
     tmp_path: Path,
