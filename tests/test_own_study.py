@@ -72,7 +72,7 @@ def test_from_a_file_beside_the_study(command: Command, folder: Path) -> None:
     tree = micro(name="own")
     tree["search"]["methods"] = [{"name": name, "beta": [0.1]} for name in ("mine:Broken", "mine:Hinge", "rso")]
     tree["search"]["methods"][0]["learning_rate"] = 1.0e-3  # each failure costs a process
-    tree["scaling"] = {"max_failures": 0, "concurrent_trials": 1}
+    tree["scaling"] = {"max_failures": 1, "concurrent_trials": 1}
     study = written(command.folder, tree)
     refused = command.run("run", str(study), "--output", str(folder))
     assert refused.returncode == 2

@@ -1,4 +1,4 @@
-"""The whole cluster dies under a study, head and all; without it the same command goes on.
+"""The whole cluster dies under a study, head and all; on the next one the same command goes on.
 
 The first has no node until the autoscaler sees that work waits for one.
 """
@@ -23,22 +23,27 @@ def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> 
         "--set",
         "scaling.concurrent_trials=2",
     ]
-    cluster = OwnCluster(command.folder / "cluster", scales=True)
+    first = OwnCluster(command.folder / "first", scales=True)
     try:
-        cluster.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
-        driver = cluster.start(*arguments, "--address", f"127.0.0.1:{cluster.port}")
+        first.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+        driver = first.start(*arguments, "--address", f"127.0.0.1:{first.port}")
         wait_for(lambda: list(folder.glob("trials/*/model")), driver)
-        for node in cluster.nodes:
-            cluster.lose(node)
+        for node in first.nodes:
+            first.lose(node)
         output, _ = driver.communicate(timeout=120)
     finally:
-        cluster.close()
+        first.close()
     assert driver.returncode == 1, output
     assert output.splitlines()[-1].startswith("raydaa: the run died without a word (see ")
     assert output.splitlines()[-1].endswith("the same command goes on from here)")
     assert "] generate " not in output
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
     assert finished
-    done(command.run(*arguments))
+    again = OwnCluster(command.folder / "second")
+    try:
+        again.add_node(2)
+        done(again.run(*arguments, "--address", f"127.0.0.1:{again.port}"))
+    finally:
+        again.close()
     assert table(folder) == table(undisturbed[0])
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

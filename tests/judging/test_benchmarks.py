@@ -104,6 +104,8 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
     page = (folder / "report" / "index.html").read_text()
     assert page.count("arena_hard (judge gpt, prompt arena_hard v1)") >= 4
     assert "Win rates are of validation (rule lengths:reward)" in page
+    again = done(command.run("run", str(study), "--output", str(folder), "--allow-code"))  # the judge is gone by now
+    assert "0 models generated" in again
 
 
 def check_validation(folder: Path, mine: dict[str, object], start: dict[str, object]) -> None:
