@@ -46,7 +46,7 @@ def connecting(
     A Ray of our own that is started ``early`` starts beside what is done before. Its processes import the modules
     ``preload`` while they wait for work, where cores are few.
     """
-    _set_options()
+    set_options()
     import ray
 
     listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
@@ -75,7 +75,7 @@ def connecting(
         yield ready
 
 
-def _set_options() -> None:
+def set_options() -> None:
     """What Ray reads from the environment."""
     # Tune would otherwise print tables and write a second copy of every result.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -1,22 +1,28 @@
-"""The command line as a user runs it: a process of its own, with its own Ray folder and cache."""
+"""The command line in a process of its own, with its own Ray folder and cache."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.forked import Forked, Piped
+
 Found = TypeVar("Found")
+Started = subprocess.Popen[str] | Piped
+# As the session found it: Ray writes into it where a test starts one in this process.
+ENVIRONMENT = dict(os.environ)
 # Runs what it is given after it as Python, listening to SIGINT: below a shell's background job that would be ignored.
 LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
-def wait_for(seen: Callable[[], Found], process: subprocess.Popen[str], seconds: float = 200) -> Found:
+def wait_for(seen: Callable[[], Found], process: Started, seconds: float = 200) -> Found:
     """What ``seen`` finds as soon as it finds anything; AssertionError, with the output, where ``process`` ends."""
     deadline = time.monotonic() + seconds
     while not (found := seen()):
@@ -37,7 +43,7 @@ class Command:
         self.ray = Path("/tmp") / f"rd{os.getpid()}-{abs(hash(str(folder))) % 10**8}"
         self.ray.mkdir(exist_ok=True)
         self.environment = {
-            **os.environ,
+            **ENVIRONMENT,
             "RAY_TMPDIR": str(self.ray),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "HF_HUB_OFFLINE": "1",
@@ -45,17 +51,23 @@ class Command:
 
     def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """To the end, with output captured."""
-        command = [sys.executable, "-m", "raydaa", *arguments]
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd=self.folder, check=False
-        )
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            files = (output.fileno(), errors.fileno())
+            code = Forked(arguments, self.folder, self.environment, *files).wait(timeout)
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(["raydaa", *arguments], code, output.read(), errors.read())
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Started:
         """The command on its way, its output in a pipe."""
+        return Piped(arguments, self.folder, self.environment)
+
+    def start_anew(self, *arguments: str) -> subprocess.Popen[str]:
+        """Like `start`, in a Python that imports for itself, as a user's does."""
         return self.start_code("from raydaa.cli import process; process()", *arguments)
 
     def start_code(self, code: str, *arguments: str) -> subprocess.Popen[str]:
-        """Python of somebody else's, on its way like `start`."""
+        """Python of somebody else's, its output in a pipe."""
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         command = [sys.executable, "-c", LISTENING + code, *arguments]
         return subprocess.Popen(command, env=self.environment, text=True, cwd=self.folder, **pipes)
@@ -69,9 +81,8 @@ class Command:
         timeout: float = 300,
     ) -> str:
         """Start, wait until a line of the output holds ``sign``, do ``before``, send the signal; returns the output."""
-        lines = []
+        lines: list[str] = []
         with self.start(*arguments) as process:
-            assert process.stdout is not None
             deadline = time.monotonic() + timeout
             for line in process.stdout:
                 lines.append(line)

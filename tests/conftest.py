@@ -100,7 +100,7 @@ def micro_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tup
 def run_micro(command: Command, folder: Path) -> tuple[str, int]:
     """What the terminal showed, and the most bytes of weights that lay in ``folder``."""
     study, peak = written(command.folder, micro()), 0
-    with command.start("run", str(study), "--output", str(folder)) as process:
+    with command.start_anew("run", str(study), "--output", str(folder)) as process:
         while process.poll() is None:
             peak = max(peak, weights_below(folder))
             time.sleep(0.2)

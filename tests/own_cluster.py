@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import secrets
 import shutil
@@ -12,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.command import Command
+from tests.command import Command, Started
 
 PROJECT = Path(__file__).parent.parent
 
@@ -41,7 +40,7 @@ class OwnCluster(Command):
         token = folder / "token"
         token.write_text(secrets.token_hex(16))
         self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` is this one
+        self.environment["PATH"] = f"{Path(sys.executable).parent}:{self.environment['PATH']}"  # `python` is this one
         self.nodes: list[subprocess.Popen[bytes]] = []
         ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={client}"]
         ports += [f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1"]
@@ -122,6 +121,10 @@ class OwnCluster(Command):
         ray = str(Path(sys.executable).with_name("ray"))
         options = [f"--address=http://127.0.0.1:{self.dashboard}", f"--working-dir={PROJECT}"]
         return [ray, "job", "submit", *options, "--", *entrypoint]
+
+    def start(self, *arguments: str) -> Started:
+        """Anew: which token there is, Ray reads as it is imported."""
+        return self.start_anew(*arguments)
 
     def close(self) -> None:
         """All nodes go; nothing stays."""

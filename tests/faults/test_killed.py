@@ -27,14 +27,19 @@ def test_killed_again_and_again_ends_with_the_same_table(command: Command, undis
     assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
     assert command.wait_until_gone() == {}
     refused: list[subprocess.CompletedProcess[str]] = []
-    text = command.kill_at("trials over;", *arguments, before=lambda: refused.append(command.run(*arguments)))
+    checkpoints: list[Path] = []
+
+    def meanwhile() -> None:
+        refused.append(command.run(*arguments))
+        while not checkpoints:
+            checkpoints.extend(folder.glob("trials/*/checkpoint/*/engine.pt"))
+
+    text = command.kill_at("trials over;", *arguments, before=meanwhile)
     assert "raydaa: the run died without a word (see " in text
     assert refused[0].returncode == 2
     assert refused[0].stderr == f"raydaa: {folder}: another run is at work in this study folder; wait for it\n"
     assert command.wait_until_gone() == {}
-    checkpoints = list(folder.glob("trials/*/checkpoint/*/engine.pt"))
-    assert checkpoints
-    for checkpoint in checkpoints:
+    for checkpoint in folder.glob("trials/*/checkpoint/*/engine.pt"):
         alter(checkpoint)
     told = done(command.run("status", str(folder))).splitlines()
     assert "not running; its last line, " in told[0]
@@ -50,7 +55,6 @@ def test_killed_again_and_again_ends_with_the_same_table(command: Command, undis
 def kill_raylet(command: Command, *arguments: str) -> None:
     """Nobody starts another one on this machine: the run must end instead of waiting for it."""
     with command.start(*arguments) as process:
-        assert process.stdout is not None
         for line in process.stdout:
             if "] align " in line:
                 break

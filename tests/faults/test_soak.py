@@ -47,7 +47,7 @@ def test_hundreds_of_trials(command: Command) -> None:
     }
     folder = command.folder / "many"
     samples: list[tuple[int, float, int]] = []
-    with command.start("run", str(written(command.folder, tree)), "--output", str(folder)) as process:
+    with command.start_anew("run", str(written(command.folder, tree)), "--output", str(folder)) as process:
         watcher = threading.Thread(target=sampled, args=(process, folder, samples))
         watcher.start()
         output, _ = process.communicate(timeout=3600)
@@ -73,7 +73,7 @@ def test_faults_at_random_moments(command: Command, undisturbed: tuple[Path, str
         arguments = ("run", str(command.folder / "micro.yaml"), "--output", str(folder))
         arguments += ("--set", f"storage.cache={command.folder / f'soaked-cache-{studies}'}")
         for _ in range(draw.randint(1, 4)):
-            with command.start(*arguments) as process:
+            with command.start_anew(*arguments) as process:
                 threading.Thread(target=process.communicate, daemon=True).start()
                 time.sleep(draw.uniform(2, 25))
                 victims = list(command.processes())

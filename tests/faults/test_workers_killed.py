@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from raydaa.results import TrialResults
-from tests.command import Command, wait_for
+from tests.command import Command, Started, wait_for
 from tests.studies import done, micro, table, written
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ def study(command: Command) -> Path:
     return written(command.folder, tree)
 
 
-def wait_for_a_step(folder: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_a_step(folder: Path, process: Started) -> None:
     """One more than there are."""
 
     def steps() -> int:
@@ -39,7 +38,7 @@ def wait_for_a_step(folder: Path, process: subprocess.Popen[str]) -> None:
     wait_for(lambda: steps() > before, process)
 
 
-def kill(command: Command, rank: int, folder: Path, process: subprocess.Popen[str]) -> None:
+def kill(command: Command, rank: int, folder: Path, process: Started) -> None:
     """SIGKILL to the worker of ``rank``, as soon as its group has made a step."""
 
     def living() -> list[int]:

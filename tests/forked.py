@@ -1,0 +1,89 @@
+"""The command line, forked off a process that has imported its libraries: a session of tests runs it dozens of times,
+and importing takes ten seconds of a core."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.forked_imports"])
+
+
+class Forked:
+    """``raydaa`` with ``arguments``, and as much of `subprocess.Popen` as the tests use."""
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: int, errors: int
+    ) -> None:
+        """``output`` and ``errors`` are file descriptors, which the process gets copies of."""
+        streams = [Connection(os.dup(number), readable=False) for number in (output, errors)]
+        self.arguments = arguments
+        self._process = _CONTEXT.Process(target=_run, args=(arguments, folder, dict(environment), streams))
+        self._process.start()
+        for stream in streams:
+            stream.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(["raydaa", *self.arguments], timeout or 0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class Piped(Forked):
+    """With what it prints in a pipe."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        reads, writes = os.pipe()
+        self.stdout = os.fdopen(reads, encoding="utf-8")
+        super().__init__(arguments, folder, environment, writes, writes)
+        os.close(writes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.wait()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        output = self.stdout.read()
+        self.wait(timeout)
+        return output, None
+
+
+def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], streams: list[Any]) -> None:
+    """In the fork: what Python and the shell would have set up."""
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv, sys.path[0] = ["raydaa", *arguments], ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from raydaa.cli import process
+
+    process()

@@ -1,0 +1,23 @@
+"""What the command line imports on its way through a study; processes are forked off after it."""
+
+import gc
+import importlib
+import os
+import pkgutil
+
+import raydaa.quick_imports
+from raydaa.cluster import set_options
+from raydaa.training.model import quiet_transformers
+
+# Processes of Ray's import these.
+ELSEWHERE = ("raydaa.__main__", "raydaa.generation.replica", "raydaa.tuning.ready")
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # like Ray's options, read where it is imported
+set_options()
+quiet_transformers()
+for module in pkgutil.walk_packages(raydaa.__path__, "raydaa."):
+    if module.name not in ELSEWHERE:
+        importlib.import_module(module.name)
+for name in ("torch._dynamo", "transformers.models.llama.modeling_llama", "accelerate", "optuna.storages._rdb.models"):
+    importlib.import_module(name)
+gc.freeze()  # so that collecting garbage does not copy what is shared
