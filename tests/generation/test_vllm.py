@@ -57,7 +57,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 @pytest.fixture(scope="module")
 def pool(own_ray: None, stack: contextlib.ExitStack, checkpoints: list[Path]) -> Pool:
-    options = {"dtype": "float32", "max_model_len": 200, "max_num_seqs": 16, "min_replicas": 0}
+    options = {"dtype": "float32", "max_model_len": 200, "max_num_seqs": 64, "min_replicas": 0}
     return stack.enter_context(served(Serving(model=checkpoints[0], name="policy", **options), "raydaa-test"))
 
 
