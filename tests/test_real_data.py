@@ -23,10 +23,10 @@ def cut(data: Path, folder: Path) -> Path:
     folder.mkdir()
     table = pq.read_table(data / "alpaca_gpt4_pairs.parquet")
     parts = [
-        table.filter(pc.equal(table["split"], name)).slice(0, n) for name, n in (("train", 96), ("validation", 16))
+        table.filter(pc.equal(table["split"], name)).slice(0, n) for name, n in (("train", 64), ("validation", 16))
     ]
     pq.write_table(pa.concat_tables(parts), folder / "alpaca_gpt4_pairs.parquet")
-    pq.write_table(pq.read_table(data / "hh_harmless_test.parquet").slice(0, 200), folder / "hh_harmless_test.parquet")
+    pq.write_table(pq.read_table(data / "hh_harmless_test.parquet").slice(0, 140), folder / "hh_harmless_test.parquet")
     return folder
 
 
