@@ -1,6 +1,7 @@
 """The command line, forked off a process that has imported its libraries: a session of tests runs it dozens of times,
 and importing takes ten seconds of a core."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -84,6 +85,7 @@ def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], st
     os.chdir(folder)
     sys.argv, sys.path[0] = ["raydaa", *arguments], ""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.freeze()  # what is shared is not looked through, which would copy it
     from raydaa.cli import process
 
     process()

@@ -1,6 +1,5 @@
 """What the command line imports on its way through a study; processes are forked off after it."""
 
-import gc
 import importlib
 import os
 import pkgutil
@@ -20,4 +19,3 @@ for module in pkgutil.walk_packages(raydaa.__path__, "raydaa."):
         importlib.import_module(module.name)
 for name in ("torch._dynamo", "transformers.models.llama.modeling_llama", "accelerate", "optuna.storages._rdb.models"):
     importlib.import_module(name)
-gc.freeze()  # so that collecting garbage does not copy what is shared

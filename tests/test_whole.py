@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.command import Command
 from tests.studies import done, table
 
 pytestmark = pytest.mark.slow
+TRACKERS = {"mlflow": "{}", "wandb": "{project: trials, mode: offline}"}
+TRACKERS = {name: settings for name, settings in TRACKERS.items() if find_spec(name)}
 
 
 def test_the_terminal_shows_raydaas_own_lines(undisturbed: tuple[Path, str]) -> None:
@@ -96,15 +99,48 @@ def test_report_is_made_again(command: Command, undisturbed: tuple[Path, str]) -
     assert (folder / "report" / "index.html").exists()
 
 
-def test_edited_study_keeps_what_is_the_same(command: Command, undisturbed: tuple[Path, str]) -> None:
-    """A β more: the old trials stay, only the new ones are trained. The worse finisher's model is removed, and made
-    again when it has to answer anew, not when the study is run again."""
+@pytest.fixture(scope="module")
+def edited(command: Command, undisturbed: tuple[Path, str]) -> tuple[Path, list[str], set[str]]:
+    """The study with a β more, and with the trackers that are installed: its folder, its command, and keys of the
+    trials that were trained for it."""
     folder = command.folder / "edited"
     shutil.copytree(undisturbed[0], folder)
-    models = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
     arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
     arguments += ["--set", "search.methods[0].beta=[0.1, 0.4]"]
-    assert trained(folder, lambda: done(command.run(*arguments))) == {r.key for r in rows_with(folder, beta=0.4)}
+    for name, settings in TRACKERS.items():
+        arguments += ["--set", f"tracking.{name}={settings}"]
+    return folder, arguments, trained(folder, lambda: done(command.run(*arguments)))
+
+
+def test_trackers_have_a_run_for_each_trial(edited: tuple[Path, list[str], set[str]]) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    folder, _, keys = edited
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("micro")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    rows = {row.label: row for row in TrialResults.load(folder) if row.key in keys}
+    assert len(rows) == 2
+    assert runs.keys() == rows.keys()
+    for label, row in rows.items():
+        assert float(runs[label].data.params["point/learning_rate"]) == row.learning_rate
+        assert float(runs[label].data.params["point/parameters/beta"]) == row.beta
+        metrics = runs[label].data.metrics
+        assert metrics["validation/loss"] == pytest.approx(row.validation_loss)
+        assert metrics["step"] == row.step
+    logs = list((folder / "wandb").glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(logs) == len(rows)
+    for label in rows:
+        assert any(label.encode() in log.read_bytes() for log in logs)
+
+
+def test_edited_study_keeps_what_is_the_same(
+    command: Command, undisturbed: tuple[Path, str], edited: tuple[Path, list[str], set[str]]
+) -> None:
+    """The old trials stay, only the new ones are trained. The worse finisher's model is removed, and made again when
+    it has to answer anew, not when the study is run again."""
+    folder, arguments, keys = edited
+    assert keys == {row.key for row in rows_with(folder, beta=0.4)}
     results = TrialResults.load(folder)
     old = {row.key: row for row in TrialResults.load(undisturbed[0])}
     assert len(results) == 6
@@ -115,7 +151,9 @@ def test_edited_study_keeps_what_is_the_same(command: Command, undisturbed: tupl
     removed = {row.key for row in results if row.state == "finished"} - kept
     assert {path.parent.name for path in folder.glob("trials/*/model")} == kept
     assert removed
-    assert all(path.stat().st_mtime_ns == time for path, time in models.items() if path.parent.parent.name in kept)
+    for before in undisturbed[0].glob("trials/*/model/model.safetensors"):
+        if before.parent.parent.name in kept:
+            assert (folder / before.relative_to(undisturbed[0])).stat().st_mtime_ns == before.stat().st_mtime_ns
     assert all(row.win_rate is not None for row in results if row.key in removed)
     assert trained(folder, lambda: makes_nothing_again(folder, lambda: done(command.run(*arguments)))) == set()
     assert trained(folder, lambda: done(command.run(*arguments, "--set", "generation.seed=1"))) == removed
