@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,7 +128,7 @@ class Command:
         return found
 
     def wait_until_gone(self, seconds: float = 60) -> dict[int, str]:
-        """What is still at work after at most ``seconds``.
+        """What is still at work after at most ``seconds``; if nothing is, Ray's folder goes too.
 
         Ray's agents notice a killed raylet in their own time and do nothing until then: they are ended here.
         """
@@ -141,4 +142,6 @@ class Command:
         for pid in left.keys() - busy.keys():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if not busy:
+            shutil.rmtree(self.ray, ignore_errors=True)
         return busy

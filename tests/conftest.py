@@ -73,7 +73,6 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     made = Command(tmp_path_factory.mktemp("whole"))
     yield made
     assert made.wait_until_gone() == {}
-    shutil.rmtree(made.ray, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

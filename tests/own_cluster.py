@@ -4,7 +4,6 @@ import contextlib
 import json
 import random
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -132,5 +131,4 @@ class OwnCluster(Command):
             if node.poll() is None:
                 self.lose(node)
         left = self.wait_until_gone()
-        shutil.rmtree(self.ray, ignore_errors=True)
         assert left == {}, left

@@ -122,7 +122,6 @@ def test_a_new_machine_goes_on_from_the_mirror(store: str, tmp_path: Path) -> No
         rows = TrialResults.load(folder).rows
         tables.append([(row.key, row.state, row.step, row.validation_loss, row.win_rate, row.kl) for row in rows])
         assert command.wait_until_gone() == {}
-        shutil.rmtree(command.ray, ignore_errors=True)
         shutil.rmtree(command.folder)
     assert tables[0] == tables[1]
     assert "mirror    0 files restored" in outputs[0]
