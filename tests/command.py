@@ -17,8 +17,6 @@ from tests.forked import Forked, Piped
 
 Found = TypeVar("Found")
 Started = subprocess.Popen[str] | Piped
-# As the session found it: Ray writes into it where a test starts one in this process.
-ENVIRONMENT = dict(os.environ)
 # Runs what it is given after it as Python, listening to SIGINT: below a shell's background job that would be ignored.
 LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
@@ -44,7 +42,7 @@ class Command:
         self.ray = Path("/tmp") / f"rd{os.getpid()}-{abs(hash(str(folder))) % 10**8}"
         self.ray.mkdir(exist_ok=True)
         self.environment = {
-            **ENVIRONMENT,
+            **os.environ,
             "RAY_TMPDIR": str(self.ray),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "HF_HUB_OFFLINE": "1",
@@ -78,7 +76,7 @@ class Command:
         sign: str,
         *arguments: str,
         number: int = signal.SIGKILL,
-        before: Callable[[], object] = lambda: None,
+        before: Callable[[Started], object] = lambda process: None,
         timeout: float = 300,
     ) -> str:
         """Start, wait until a line of the output holds ``sign``, do ``before``, send the signal; returns the output."""
@@ -88,7 +86,7 @@ class Command:
             for line in process.stdout:
                 lines.append(line)
                 if sign in line or time.monotonic() > deadline:
-                    before()
+                    before(process)
                     process.send_signal(number)
                     break
             lines.append(process.stdout.read())

@@ -104,6 +104,7 @@ def run_micro(command: Command, folder: Path) -> tuple[str, int]:
             peak = max(peak, weights_below(folder))
             time.sleep(0.2)
         output, _ = process.communicate()
+    peak = max(peak, weights_below(folder))  # what stays at the end is seen for sure
     assert process.returncode == 0, output
     return output, peak
 

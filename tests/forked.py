@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -43,8 +44,11 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
+        """The exit status; after ``timeout`` seconds the process is killed, so that nothing stays behind."""
         self._process.join(timeout)
         if self.returncode is None:
+            self._process.kill()
+            self._process.join()
             raise subprocess.TimeoutExpired(["raydaa", *self.arguments], timeout or 0.0)
         return self.returncode
 
@@ -70,22 +74,26 @@ class Piped(Forked):
         self.wait()
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        output = self.stdout.read()
-        self.wait(timeout)
-        return output, None
+        with ThreadPoolExecutor(1) as side:
+            output = side.submit(self.stdout.read)
+            self.wait(timeout)
+            return output.result(), None
 
 
 def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], streams: list[Any]) -> None:
     """In the fork: what Python and the shell would have set up."""
+    from ray._raylet import Config
+
+    from raydaa.cli import process
+
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), number)
         stream.close()
     os.environ.clear()
     os.environ.update(environment)
+    Config.initialize("")  # Ray reads its part of the environment where it is imported
     os.chdir(folder)
     sys.argv, sys.path[0] = ["raydaa", *arguments], ""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # what is shared is not looked through, which would copy it
-    from raydaa.cli import process
-
     process()

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.command import Command, Started
+from tests.command import Command
 
 PROJECT = Path(__file__).parent.parent
 
@@ -120,10 +120,6 @@ class OwnCluster(Command):
         ray = str(Path(sys.executable).with_name("ray"))
         options = [f"--address=http://127.0.0.1:{self.dashboard}", f"--working-dir={PROJECT}"]
         return [ray, "job", "submit", *options, "--", *entrypoint]
-
-    def start(self, *arguments: str) -> Started:
-        """Anew: which token there is, Ray reads as it is imported."""
-        return self.start_anew(*arguments)
 
     def close(self) -> None:
         """All nodes go; nothing stays."""

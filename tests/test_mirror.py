@@ -16,8 +16,6 @@ from raydaa.results import TrialResults
 from tests.command import Command
 from tests.studies import micro, written
 
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
@@ -25,8 +23,9 @@ def store() -> Iterator[str]:
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    before = {name: os.environ.get(name) for name in KEYS}
-    os.environ.update(KEYS)
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    before = {name: os.environ.get(name) for name in keys}
+    os.environ.update(keys)
     try:
         system = fs.S3FileSystem(
             endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
@@ -112,7 +111,6 @@ def test_a_new_machine_goes_on_from_the_mirror(store: str, tmp_path: Path) -> No
     first, second = Command(tmp_path / "first"), Command(tmp_path / "second")
     tables, outputs = [], []
     for command in (first, second):
-        command.environment |= KEYS
         search = {"learning_rate": 1.0e-3, "methods": [{"name": "dpo", "beta": 0.1}]}
         study = written(command.folder, micro(search=search, storage={"mirror": f"s3://raydaa/study?{store}"}))
         folder = command.folder / "out"

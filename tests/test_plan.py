@@ -78,8 +78,9 @@ def test_a_study_keeps_to_the_disk_that_is_planned(
 ) -> None:
     planned = re.search(r"disk: ([\d.]+) MB at most", told(written(tmp_path, micro()), capsys))
     assert planned is not None
-    # At the least what is left at the end; most checkpoints live for less than the moments between two looks.
-    assert 0.2 < disk_peak / 1e6 / float(planned[1]) <= 1.0
+    # Most checkpoints live for less than the moments between two looks: at the least what stays at the end is seen.
+    # That more than 0.3 of the plan lies there at a time, the small disk of `faults/test_disk` shows.
+    assert 0.25 < disk_peak / 1e6 / float(planned[1]) <= 1.0
 
 
 def test_data_that_would_stop_the_study_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ class SmallDisk:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     try:
-        made = SmallDisk(tmp_path, 8)  # two checkpoints at a time are more
+        made = SmallDisk(tmp_path, 8)  # 0.3 of what is planned; two checkpoints at a time are more
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no filesystem can be mounted here: {error}")
     yield made

@@ -9,7 +9,7 @@ import pytest
 
 from tests.command import Command, wait_for
 from tests.own_cluster import OwnCluster
-from tests.studies import begun, table
+from tests.studies import begun, done, table
 
 pytestmark = pytest.mark.slow
 
@@ -42,10 +42,8 @@ def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> 
     again = OwnCluster(command.folder / "second")
     try:
         again.add_node(2)
-        with again.start(*arguments, "--address", f"127.0.0.1:{again.port}") as process:
-            output, _ = process.communicate(timeout=300)
+        done(again.run(*arguments, "--address", f"127.0.0.1:{again.port}"))
     finally:
         again.close()
-    assert process.returncode == 0, output
     assert table(folder) == table(undisturbed[0])
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.command import Command
+from tests.command import Command, Started, wait_for
 from tests.faults.test_damaged import alter
 from tests.studies import done, table
 
@@ -27,19 +27,21 @@ def test_killed_again_and_again_ends_with_the_same_table(command: Command, undis
     assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
     assert command.wait_until_gone() == {}
     refused: list[subprocess.CompletedProcess[str]] = []
-    checkpoints: list[Path] = []
 
-    def meanwhile() -> None:
+    def checkpoints() -> list[Path]:
+        return list(folder.glob("trials/*/checkpoint/*/engine.pt"))
+
+    def meanwhile(process: Started) -> None:
         refused.append(command.run(*arguments))
-        while not checkpoints:
-            checkpoints.extend(folder.glob("trials/*/checkpoint/*/engine.pt"))
+        wait_for(checkpoints, process)
 
     text = command.kill_at("trials over;", *arguments, before=meanwhile)
     assert "raydaa: the run died without a word (see " in text
     assert refused[0].returncode == 2
     assert refused[0].stderr == f"raydaa: {folder}: another run is at work in this study folder; wait for it\n"
     assert command.wait_until_gone() == {}
-    for checkpoint in folder.glob("trials/*/checkpoint/*/engine.pt"):
+    assert checkpoints()
+    for checkpoint in checkpoints():
         alter(checkpoint)
     told = done(command.run("status", str(folder))).splitlines()
     assert "not running; its last line, " in told[0]
