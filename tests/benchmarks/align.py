@@ -219,7 +219,8 @@ def compare(options: argparse.Namespace, arguments: Sequence[str], folder: Path)
     def median(of: Any) -> float:
         return statistics.median(of(turn) for turn in turns)
 
-    machine = torch.cuda.get_device_name() if ON_GPU else f"{platform.processor()}, {os.cpu_count()} cores"
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # platform.processor() is often empty
+    machine = torch.cuda.get_device_name() if ON_GPU else f"{processor}, {os.cpu_count()} cores"
     figures: dict[str, Any] = {"work": options.data or options.shape, "machine": machine, "turns": turns}
     for name in CONTESTANTS:
         figures[f"{name}: pairs/s"] = median(lambda turn, name=name: turn[name]["pairs_per_second"])
