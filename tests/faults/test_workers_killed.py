@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,9 @@ def test_each_rank_is_killed_once(command: Command, study: Path, quiet: Path) ->
 def test_interrupted_groups_go_on(command: Command, study: Path, quiet: Path) -> None:
     """The driver hears Ctrl-C where it hears it with one worker, which `test_killed` shows; a group costs a minute."""
     folder = command.folder / "two-workers-interrupted"
-    with command.start("run", str(study), "--output", str(folder)) as process:
-        wait_for_a_step(folder, process)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=100)
-    assert output.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
+    arguments = ("run", str(study), "--output", str(folder))
+    text = command.kill_at("] align ", *arguments, number=signal.SIGINT, before=partial(wait_for_a_step, folder))
+    assert text.splitlines()[-1] == "raydaa: interrupted; the same command goes on from here"
     assert command.wait_until_gone() == {}
-    done(command.run("run", str(study), "--output", str(folder)))
+    done(command.run(*arguments))
     assert table(folder) == table(quiet)
