@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+_MASK = os.umask(0)  # it can only be read by setting it
+os.umask(_MASK)
 
 
 def key_of(**inputs: Any) -> str:
@@ -45,11 +47,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from other users of the folder
+        _as_umask_says(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _as_umask_says(path: Path) -> None:
+    """Give a file or folder the mode of any new one: temporary ones, and safetensors', are hidden from others."""
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~_MASK)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -93,7 +100,6 @@ def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    temporary.chmod(0o755)
     try:
         fill(temporary)
         seal(temporary)
@@ -128,13 +134,16 @@ def renew_files(folder: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(temporary)
         for path in temporary.iterdir():
+            _as_umask_says(path)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest that `intact` checks."""
+    """Write the manifest that `intact` checks; the files are as readable as others of this user's."""
+    for path in (folder, *folder.rglob("*")):
+        _as_umask_says(path)
     write_json(folder / MANIFEST, {str(path.relative_to(folder)): file_hash(path) for path in files_below(folder)})
 
 

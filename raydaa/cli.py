@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "starts anew" if options.command == "toy" else "goes on from here"
-        print(f"raydaa: interrupted; the same command {again}", file=sys.stderr)
+        again = {"toy": "; the same command starts anew", "run": "; the same command goes on from here"}
+        print(f"raydaa: interrupted{again.get(options.command, '')}", file=sys.stderr)
         return 130
 
 
@@ -154,18 +154,20 @@ def _last_word(text: str) -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from raydaa.failures import is_passing
     from raydaa.settings_file import InputError
 
     study = _study(options, {"storage.study": options.output} if options.output else {})
     log = study.folder / "logs" / "driver.log"
-    advice = f"(see {log}; the same command goes on from here)"
+    again = f"(see {log}; the same command goes on from here)"
     try:
-        with _last_word(f"raydaa: the run died without a word {advice}"):
+        with _last_word(f"raydaa: the run died without a word {again}"):
             results = study.run(options.address)
     except (InputError, KeyboardInterrupt):
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        advice = again if is_passing(error) else f"(see {log}; what is done is kept)"
         print(f"raydaa: {lines[-1]} {advice}", file=sys.stderr)
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be full
             import traceback

@@ -1,8 +1,10 @@
 """The Ray cluster a study runs on: one started on this machine, or one that is there already."""
 
 import contextlib
+import logging
 import os
 import signal
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from raydaa.settings_file import InputError
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ SPARE_CPUS = 1
 KEPT_CPUS = 0.5  # of the spare one, which Ray wants whole: what is left is too small for a worker
 FEW_CORES = 8  # each has a process that waits, and with what trials import it takes half a GB
 LOOK_SECONDS = 2.0
+SOCKETS_BELOW = 38  # characters: Ray adds 69 to a temporary folder's path, and a socket's has at most 107
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -49,6 +56,12 @@ def connecting(
     set_options()
     import ray
 
+    if ray.is_initialized():  # somebody's who works in this process, and goes on with it
+        logger.warning("the Ray that this process is connected to is used, and left running")
+        yield lambda: counted(local=False)
+        return
+    if address is None:
+        short_temporary_folder()
     listening = threading.current_thread() is threading.main_thread()  # only there signals are heard
     # The thread must live as long as the Ray that it starts: Linux ends those processes with it.
     with ThreadPoolExecutor(1) as side, contextlib.ExitStack() as own:
@@ -75,6 +88,22 @@ def connecting(
         yield ready
 
 
+def short_temporary_folder() -> str | None:
+    """Where sockets can lie if the temporary folder's path is too long for them; None where it is not.
+
+    InputError, which names the variable, where there is no other place.
+    """
+    named = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(folder) <= SOCKETS_BELOW:
+        return None
+    if named == "TMPDIR" and os.access("/tmp", os.W_OK | os.X_OK):
+        return "/tmp"
+    raise InputError(
+        f"{named}: {folder} is too long a path for sockets; name one of at most {SOCKETS_BELOW} characters"
+    )
+
+
 def set_options() -> None:
     """What Ray reads from the environment."""
     # Tune would otherwise print tables and write a second copy of every result.
@@ -82,6 +111,7 @@ def set_options() -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker without a GPU must see none
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` has the working directory packed
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
     # A process that has done its imports waits for the next stage; after a second without work it would be ended.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
@@ -96,6 +126,7 @@ def _start(preload: Sequence[str]) -> None:
         address="local",
         num_cpus=cores + SPARE_CPUS,
         include_dashboard=False,
+        _temp_dir=None if (short := short_temporary_folder()) is None else f"{short}/ray",
         log_to_driver=True,
         _system_config={
             "preload_python_modules": ["raydaa.quick_imports", *(preload if cores <= FEW_CORES else [])],

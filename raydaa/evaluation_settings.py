@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
 
 from raydaa.search_settings import Names, Natural, NonNegative, PositiveFloat, PositiveInt, Settings, Share, wrong
 
@@ -13,7 +13,7 @@ FILES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
 class PromptSource(Settings):
     source: str = HELD_OUT
-    split: str = "train"
+    split: str | None = "train"
     num: PositiveInt = 500
     columns: dict[str, str] = Field(default_factory=dict)
 
@@ -46,6 +46,7 @@ class JudgeSettings(Settings):
     patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
     max_requests: PositiveInt | None = None  # of one run
     max_tokens: PositiveInt | None = None
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)  # sent instead of ours; null: not sent
     function: str = "pocket"  # or module:function of your own, (prompt, response) → reward
 
     @model_validator(mode="after")
@@ -100,7 +101,7 @@ class BenchmarkSettings(Settings):
 
     name: Literal["validation", "alpaca_eval", "arena_hard", "tldr"]
     source: str | None = None  # of the prompts: a file, a hub id, or preferences.validation
-    split: str = "train"
+    split: str | None = "train"
     columns: dict[str, str] | None = None
     num: PositiveInt | None = None
     baseline: str | None = None  # chosen (what stands beside each prompt), a model, or a file of responses
@@ -176,7 +177,7 @@ class EvaluationSettings(Settings):
     benchmarks: Annotated[tuple[BenchmarkSettings, ...], BeforeValidator(_benchmarks), Field(min_length=1)] = (
         BenchmarkSettings(name="validation"),
     )
-    models: Names = ("sft",)
+    models: Names | None = None  # judged beside the trials; None: sft, where the study has it
     baseline: str = "sft"  # of the study's own prompts, and where a benchmark has none
     judge: Judge = JudgeSettings()
     second_judge: Judge | None = None  # judges the first benchmark as well; how far the two agree is reported
@@ -213,9 +214,10 @@ class EvaluationSettings(Settings):
         return found + [(place, judge) for place, judge in own if judge is not None]
 
     @property
-    def baselines(self) -> list[str]:
-        """All that responses are compared with, each once."""
-        return list(dict.fromkeys(self.baseline_of(benchmark) for benchmark in self.benchmarks))
+    def judged_models(self) -> tuple[str, ...]:
+        """Models that responses are compared with, each once; where nobody judges there is none."""
+        judged = [b for b in self.benchmarks if b.judged_by(self.judge).kind != "none"]
+        return tuple(name for name in dict.fromkeys(map(self.baseline_of, judged)) if is_model(name))
 
 
 def is_model(baseline: str) -> bool:

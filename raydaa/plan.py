@@ -28,8 +28,9 @@ from raydaa.records import read
 from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
+from raydaa.training.imports import quiet_transformers
 from raydaa.training.memory import Layout, Memory, Shape, memory
-from raydaa.training.model import TokenizerError, quiet_transformers
+from raydaa.training.tokenizer import TokenizerError
 from raydaa.tuning.play import Played, play
 from raydaa.tuning.search_space import Point, groups
 from raydaa.tuning.sweep import Purse, Sweep
@@ -120,7 +121,7 @@ class _Planned:
         resources = Resources(0, 0, local=False)
         if self.study.settings.scaling.accelerator is None:
             resources = Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), local=True)
-        anywhere = prepared or Prepared(Start("base", Path(), ""), {"pairs": Path()}, {"pairs": ""}, {})
+        anywhere = prepared or Prepared(Start("base", Path(), ""), Path(), {"pairs": Path()}, {"pairs": ""}, {})
         return Context(self.study, Progress(1), resources, anywhere)
 
     def _shape(self) -> Shape | None:

@@ -17,6 +17,7 @@ from raydaa.evaluation.pareto import pareto_front
 from raydaa.records import read
 from raydaa.trial_row import TIME_COLUMNS, TrialRow, trial_row
 
+EVALUATION = "evaluation.json"  # in a study folder: every figure of quality and distance
 HARNESS = "harness.json"  # in a study folder: what the LM Evaluation Harness says
 GROUPS = ("parameters", "training", "benchmarks")  # one JSON column each in the table
 
@@ -49,7 +50,7 @@ class TrialResults:
         trials = read_json(folder / "trials.json")
         if not trials:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
-        evaluation = read_json(folder / "evaluation.json") or {}
+        evaluation = read_json(folder / EVALUATION) or {}
         measured = evaluation.get("trials", {})
         judged = tuple(Judged(**each) for each in evaluation.get("benchmarks", ()))
         first = judged[0].name if judged else ""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from raydaa.evaluation_settings import (
     CHOSEN,
@@ -10,7 +10,6 @@ from raydaa.evaluation_settings import (
     EvaluationSettings,
     GenerationSettings,
     PromptSource,
-    is_model,
 )
 from raydaa.search_settings import (
     FRACTION,
@@ -53,9 +52,18 @@ class PocketSettings(Settings):
     noise: NonNegative = 1.0
 
 
+class ChatTemplateSettings(Settings):
+    """The template that is spoken instead of the model's own, and what every rendering of it is given."""
+
+    file: str | None = None  # Jinja
+    arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], JsonValue] = Field(
+        default_factory=dict
+    )  # e.g. {enable_thinking: false}
+
+
 class SftSource(Settings):
     source: str
-    split: str = "train"
+    split: str | None = "train"  # null: a column of that name is one like any other
     columns: dict[str, str] = Field(default_factory=dict)
     weight: PositiveFloat = 1.0  # how often each example stands in the mixture: 0.5 takes half of them, 2 all twice
     unique: bool = False  # of preferences.chosen: each response once, and none that another pair rejects
@@ -79,7 +87,7 @@ Mixture = Annotated[tuple[SftSource, ...], BeforeValidator(several)]
 
 class PreferenceSource(Settings):
     source: str
-    train: str = "train"
+    train: str | None = "train"  # null: the column split is not looked into
     validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.05
     fraction: Shares = (1.0,)
     columns: dict[str, str] = Field(default_factory=dict)
@@ -90,6 +98,7 @@ class DataSettings(Settings):
     sft: Mixture = ()
     preferences: PreferenceSource
     prompts: PromptSource = PromptSource()
+    chat_template: ChatTemplateSettings = ChatTemplateSettings()
     max_length: PositiveInt = 1024
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.1
 
@@ -196,6 +205,12 @@ class StudySettings(Settings):
                 raise wrong(f"{CHOSEN!r} needs prompts with a preferred response; {remedy}", "evaluation.baseline")
 
     @property
+    def models_beside(self) -> tuple[str, ...]:
+        """Models that are judged beside the trials."""
+        named = self.evaluation.models
+        return named if named is not None else ("sft",) if self.data.sft else ()
+
+    @property
     def in_bf16(self) -> bool:
         """Whether anything trains in bf16."""
         overrides = [value for m in self.search.methods for value in values_of(m.training.get("precision", ()))]
@@ -207,8 +222,7 @@ class StudySettings(Settings):
             return
         places = {f"search.methods[{i}].init": method.init or () for i, method in enumerate(self.search.methods)}
         places |= {"search.init": self.search.init} if not all(places.values()) else {}
-        baselines = tuple(filter(is_model, self.evaluation.baselines))
-        places |= {"evaluation.models": self.evaluation.models, "evaluation.baseline": baselines}
+        places |= {"evaluation.models": self.models_beside, "evaluation.baseline": self.evaluation.judged_models}
         for place, names in places.items():
             for name in names:
                 if name == "sft" or name.startswith("sft:"):

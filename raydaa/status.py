@@ -1,5 +1,6 @@
 """What a study is doing, read from its folder: from any terminal, while it runs or after it died."""
 
+import contextlib
 import fcntl
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from raydaa.artifacts import read_json
 from raydaa.progress import LATEST, duration
+from raydaa.results import EVALUATION, TrialResults
 from raydaa.trial_folder import OVER, PREFERENCE_LOSS, RECORD, SWEEP, read_metrics
 
 STATES = (*OVER, "running", "waiting")
@@ -25,6 +27,7 @@ def status(folder: Path) -> str:
     if sweep is not None:
         trials = [_Trial(folder, trial, alive) for trial in sweep["trials"]]
         lines += _trials(trials)
+        lines += _best(folder, trials)
         spent = sum(trial.seconds for trial in trials) * sweep["workers"] / 3600
         left = latest.get("left")
         more = f", about {left * sweep['slots'] * sweep['workers'] / 3600:.2f} left" if alive and left else ""
@@ -79,9 +82,17 @@ def _trials(trials: list[_Trial]) -> list[str]:
             lines.append(f"  running {trial.label}: step {trial.step}/{trial.steps}{loss}")
         elif trial.state == "failed":
             lines.append(f"  failed {trial.label}: {trial.reason}")
-    known = [(t.quality, t) for t in trials if t.quality is not None and t.state not in ("failed", "stopped")]
-    if known:
-        quality, best = min(known, key=lambda pair: pair[0])
-        at = "" if best.state == "finished" else f" at step {best.step}/{best.steps}"
-        lines.append(f"best so far: {best.label}, held-out preference loss {quality:.3f}{at}")
     return lines
+
+
+def _best(folder: Path, trials: list[_Trial]) -> list[str]:
+    """What the report names where the models were looked at, else the lowest held-out loss so far."""
+    if all(trial.state in OVER for trial in trials) and (folder / EVALUATION).exists():
+        with contextlib.suppress(ValueError):
+            return [TrialResults.load(folder).summary()]
+    known = [(t.quality, t) for t in trials if t.quality is not None and t.state not in ("failed", "stopped")]
+    if not known:
+        return []
+    quality, best = min(known, key=lambda pair: pair[0])
+    at = "" if best.state == "finished" else f" at step {best.step}/{best.steps}"
+    return [f"best so far: {best.label}, held-out preference loss {quality:.3f}{at}"]

@@ -80,5 +80,6 @@ class Study:
     def run(self, address: str | None = None) -> "TrialResults":
         """Run what is not done yet and return the results; ``address`` is a Ray cluster (None: this machine)."""
         from raydaa.pipeline import run_study
+        from raydaa.threads import outside_event_loop
 
-        return run_study(self, address)
+        return outside_event_loop(run_study, self, address)

@@ -182,3 +182,8 @@ def trained(folder: Path, run: Callable[[], object]) -> set[str]:
     before = written()
     run()
     return {key for key, time in written().items() if before.get(key) != time}
+
+
+def test_status_names_what_the_report_names(command: Command, undisturbed: tuple[Path, str]) -> None:
+    folder = undisturbed[0]
+    assert TrialResults.load(folder).summary() in done(command.run("status", str(folder))).splitlines()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,18 @@ from typing import Any
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json
 from raydaa.data import pocket
 from raydaa.data.files import DataError, Rows, names_files, read_rows
-from raydaa.data.sources import PreferencePair, conversation, is_alpaca, is_transcript, preference_pair, prompt_of
+from raydaa.data.sources import (
+    CONTEXT_COLUMNS,
+    Conversation,
+    PreferencePair,
+    as_message,
+    conversation,
+    is_alpaca,
+    is_transcript,
+    preference_pair,
+    prompt_of,
+    text_of,
+)
 from raydaa.data.tables import (
     Candidate,
     Tally,
@@ -30,7 +41,7 @@ from raydaa.settings import PREFERRED, DataSettings, PocketSettings, PreferenceS
 POCKET = "pocket"
 PROMPT_FIELDS = ("prompt", "response", "question_id")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
-VERSION = 3  # of the tables' content; raise it when the same input gives other tables
+VERSION = 4  # of the tables' content; raise it when the same input gives other tables
 
 
 class TooManyRejectsError(DataError):
@@ -89,32 +100,32 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
 
 
 def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[Rows, Rows | None]:
-    train = _rows(preferences.source, preferences.train, world, "train")
+    names = _columns(preferences.columns, "prompt", "chosen", "rejected")
+    train = _rows(preferences.source, preferences.train, world, "train", _wanted(names))
     validation = None
     if preferences.source == POCKET:
-        validation = _rows(POCKET, "", world, "validation")
+        validation = _rows(POCKET, "", world, "validation", ())
     elif isinstance(preferences.validation, str):
-        if names_files(preferences.source) and train.rows and "split" not in train.rows[0][1]:
+        if names_files(preferences.source) and "split" not in train.columns:
             raise DataError(
                 f"{preferences.source}: has no column split, so {preferences.validation!r} can't be held out; "
                 f"write data.preferences.validation as a share, e.g. 0.05"
             )
-        validation = read_rows(preferences.source, preferences.validation)
-    names = _columns(preferences.columns, "prompt", "chosen", "rejected")
+        validation = read_rows(preferences.source, preferences.validation, _wanted(names))
     for rows in (train, validation):
         if rows is None:
             continue
         rows.require([names["chosen"], names["rejected"]])
-        answer = rows.rows[0][1][names["chosen"]]
-        if isinstance(answer, str) and not is_transcript(answer):  # a bare answer: its prompt has its own column
-            rows.require([names["prompt"]])
+        answer = rows.rows[0][1].get(names["chosen"])
+        if isinstance(answer, str) and not is_transcript(answer) and "instruction" not in rows.columns:
+            rows.require([names["prompt"]])  # a bare answer: its prompt has its own column
     return train, validation
 
 
 def _open_sft(source: SftSource, world: PocketSettings) -> Rows:
-    rows = _rows(source.source, source.split, world, "sft")
     names = _columns(source.columns, "messages", "prompt", "response")
-    first = rows.rows[0][1] if rows.rows else {}
+    rows = _rows(source.source, source.split, world, "sft", _wanted(names, "output"))
+    first = dict.fromkeys(rows.columns)
     if names["messages"] not in first and not is_alpaca(first):
         instructed = "instruction" in first and names["prompt"] not in first
         rows.require([*([] if instructed else [names["prompt"]]), names["response"]])
@@ -124,17 +135,23 @@ def _open_sft(source: SftSource, world: PocketSettings) -> Rows:
 def _open_prompts(source: PromptSource, world: PocketSettings) -> Rows | None:
     if source.source == HELD_OUT:
         return None
-    rows = _rows(source.source, source.split, world, "prompts")
-    if not rows.rows or not {"instruction", "turns"} & set(rows.rows[0][1]):
-        rows.require([_columns(source.columns, *PROMPT_FIELDS)["prompt"]])
+    names = _columns(source.columns, *PROMPT_FIELDS)
+    rows = _rows(source.source, source.split, world, "prompts", _wanted(names, "uid"))
+    if not rows.rows or not {"instruction", "turns"} & set(rows.columns):
+        rows.require([names["prompt"]])
     return rows
 
 
-def _rows(source: str, split: str, world: PocketSettings, part: str) -> Rows:
+def _rows(source: str, split: str | None, world: PocketSettings, part: str, wanted: Collection[str]) -> Rows:
     if source != POCKET:
-        return read_rows(source, split)
+        return read_rows(source, split, wanted)
     rows = pocket.rows(world, part)
-    return Rows(POCKET, key_of(rows=rows), list(enumerate(rows, start=1)))
+    return Rows(POCKET, key_of(rows=rows), list(enumerate(rows, start=1)), [], tuple(rows[0]))
+
+
+def _wanted(names: Mapping[str, str], *more: str) -> set[str]:
+    """Columns that a row may be read from."""
+    return {*names.values(), *CONTEXT_COLUMNS, *more}
 
 
 def _columns(mapped: dict[str, str], *names: str) -> dict[str, str]:
@@ -166,7 +183,7 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
     makers |= {group: partial(_make_prompts, group, inputs, data, tokenizer) for group in inputs.prompts}
     made = False
     folders: dict[str, Path] = {}
-    merged: dict[str, dict[str, int]] = {"read": {}, "rows": {}, "rejected": {}, "notes": {}}
+    merged: dict[str, dict[str, Any]] = {"read": {}, "rows": {}, "rejected": {}, "notes": {}, "unread": {}}
     rejects = ""
     for group, key in inputs.keys.items():
         folders[group] = folder / f"{group}-{key}"
@@ -192,8 +209,9 @@ def _pairs(
     train = found["train"]
     if "validation" in found:
         return train, found["validation"]
-    assert isinstance(data.preferences.validation, float)
-    return split_by_prompt(train, data.preferences.validation)
+    share = data.preferences.validation
+    assert isinstance(share, float)
+    return split_by_prompt(train, share)
 
 
 def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
@@ -216,7 +234,9 @@ def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) 
         if rows is None:
             train, _ = _pairs(inputs, data, Tally())  # what is wrong with pairs is told once, with the pairs
             train = uniquely_preferred(table, train, tally) if source.unique else train
-            conversations = [(n, [*pair.prompt, {"role": "assistant", "content": pair.chosen}]) for n, pair in train]
+            conversations = [
+                (n, Conversation([*pair.prompt, as_message(pair.chosen)], pair.tools)) for n, pair in train
+            ]
             tally.read[table] = len(conversations)
         else:
             names = _columns(source.columns, "messages", "prompt", "response")
@@ -238,7 +258,9 @@ def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any
     candidates: list[tuple[int, Candidate]]
     if rows is None:
         _, held_out = _pairs(inputs, data, Tally())
-        candidates = [(number, Candidate(pair.prompt, pair.chosen)) for number, pair in held_out]
+        candidates = [
+            (number, Candidate(pair.prompt, text_of(pair.chosen), tools=pair.tools)) for number, pair in held_out
+        ]
         tally.read[group] = len(candidates)
     else:
         candidates = parsed(rows, group, partial(_candidate, names=_columns(source.columns, *PROMPT_FIELDS)), tally)
@@ -248,8 +270,9 @@ def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any
 
 def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:
     answer, name = row.get(names["response"]), row.get(names["question_id"], row.get("uid"))  # ArenaHard has had both
-    messages = prompt_of(row, names["prompt"])
-    return Candidate(messages, answer if isinstance(answer, str) else None, None if name is None else str(name))
+    asked = prompt_of(row, names["prompt"])
+    response = answer if isinstance(answer, str) else None
+    return Candidate(asked.messages, response, None if name is None else str(name), asked.tools)
 
 
 def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]], rejects: str) -> None:
@@ -268,6 +291,12 @@ def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]
             raise TooManyRejectsError(
                 f"{source}: {len(mine)} of {total} rows can't be used ({why}; first rows: {first}); "
                 f"mend them or raise data.max_rejected_share ({data.max_rejected_share:g})",
+                rejects,
+            )
+        if table == "validation" and report["rows"].get(table) == 0 and isinstance(data.preferences.validation, float):
+            share = data.preferences.validation
+            raise TooManyRejectsError(
+                f"{source}: data.preferences.validation: a share of {share:g} holds out no prompt; write a larger one",
                 rejects,
             )
         if report["rows"].get(table) == 0:

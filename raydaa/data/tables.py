@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydaa.artifacts import key_of, write_json, write_text
-from raydaa.data.files import Reject, Rows
+from raydaa.data.files import SPLIT, Reject, Rows
 from raydaa.data.packing import subset
-from raydaa.data.sources import BadRowError, Messages, PreferencePair
-from raydaa.data.tokenize import Encoder
+from raydaa.data.sources import BadRowError, Conversation, Messages, PreferencePair, Tools, text_of
+from raydaa.data.tokenize import Encoder, TokenizedExample
 from raydaa.records import EXAMPLES, PAIRS, PROMPTS, write
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ class Tally:
     rows: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, list[str]] = field(default_factory=dict)  # columns that no row was read from
 
     def reject(self, table: str, row: int, reason: str) -> None:
         """Row ``row`` of the source of ``table`` can't be used."""
@@ -42,7 +43,23 @@ class Tally:
         write_text(folder / "rejects.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         reasons = Counter(f"{line['table']}: {line['reason']}" for line in lines)
         report = {"read": self.read, "rows": self.rows, "rejected": dict(reasons.most_common()), "notes": self.notes}
-        write_json(folder / "report.json", report)
+        write_json(folder / "report.json", {**report, "unread": self.unread})
+
+
+class _Observed(dict[str, Any]):
+    """A row that notes which of its columns are looked into."""
+
+    def __init__(self, row: dict[str, Any], seen: set[str]) -> None:
+        super().__init__(row)
+        self.seen = seen
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.seen.add(name)
+        return super().get(name, default)
 
 
 def parsed(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], tally: Tally) -> list[tuple[int, T]]:
@@ -50,7 +67,12 @@ def parsed(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], tally: 
     tally.read[table] = len(rows.rows) + len(rows.rejects)
     for reject in rows.rejects:
         tally.reject(table, reject.row, reject.reason)
-    return _kept(rows.rows, table, parse, tally)
+    seen: set[str] = set()
+    kept = _kept(rows.rows, table, lambda row: parse(_Observed(row, seen)), tally)
+    unread = [name for name in rows.columns if name not in {*seen, SPLIT}]
+    if unread:
+        tally.unread[table] = unread
+    return kept
 
 
 def _kept(rows: Numbered[Any], table: str, make: Callable[[Any], T], tally: Tally) -> list[tuple[int, T]]:
@@ -67,22 +89,22 @@ def split_by_prompt(
     pairs: Numbered[PreferencePair], share: float
 ) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
     """Train and held-out pairs: all pairs of a prompt go to the same side, so held-out prompts are never trained on."""
-    held_out = [pair for pair in pairs if _hash_share(pair[1].prompt) < share]
-    return [pair for pair in pairs if _hash_share(pair[1].prompt) >= share], held_out
+    held_out = [pair for pair in pairs if _hash_share(pair[1]) < share]
+    return [pair for pair in pairs if _hash_share(pair[1]) >= share], held_out
 
 
 def each_once(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
     """The pairs without those that stand in the table already."""
-    kept = _firsts(pairs, lambda pair: _text(pair.prompt, pair.chosen, pair.rejected))
+    kept = _firsts(pairs, lambda pair: _text(pair, pair.chosen, pair.rejected))
     tally.notes[f"{table}: the same pair once more, left out"] += len(pairs) - len(kept)
     return kept
 
 
 def uniquely_preferred(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
     """One pair for each chosen response to a prompt, and none for a response that another pair rejects."""
-    rejected = {_text(pair.prompt, pair.rejected) for _, pair in pairs}
-    chosen = _firsts(pairs, lambda pair: _text(pair.prompt, pair.chosen))
-    kept = [(number, pair) for number, pair in chosen if _text(pair.prompt, pair.chosen) not in rejected]
+    rejected = {_text(pair, pair.rejected) for _, pair in pairs}
+    chosen = _firsts(pairs, lambda pair: _text(pair, pair.chosen))
+    kept = [(number, pair) for number, pair in chosen if _text(pair, pair.chosen) not in rejected]
     tally.notes[f"{table}: not uniquely preferred, left out"] += len(pairs) - len(kept)
     return kept
 
@@ -95,14 +117,19 @@ def _firsts(pairs: Numbered[PreferencePair], text: Callable[[PreferencePair], st
     return list(found.values())
 
 
-def _text(messages: Messages, *responses: str) -> str:
-    """A prompt with responses, as one thing to compare."""
-    return json.dumps([messages, *responses], sort_keys=True)
+def _text(pair: PreferencePair, *responses: Any) -> str:
+    """A pair's prompt with responses, as one thing to compare."""
+    return json.dumps([_asked(pair.prompt, pair.tools), *responses], sort_keys=True)
 
 
-def _hash_share(messages: Messages) -> float:
+def _asked(messages: Messages, tools: Tools) -> Any:
+    """A prompt with its tools, as one thing to compare."""
+    return messages if tools is None else {"messages": messages, "tools": tools}
+
+
+def _hash_share(pair: PreferencePair) -> float:
     """A number in [0, 1) that depends on the prompt alone."""
-    digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()
+    digest = hashlib.sha256(json.dumps(_asked(pair.prompt, pair.tools), sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -117,14 +144,19 @@ def write_pairs(path: Path, table: str, pairs: Numbered[PreferencePair], encoder
 
 
 def write_examples(
-    path: Path, parts: Sequence[tuple[str, Numbered[Messages], float]], encoder: Encoder, tally: Tally
+    path: Path, parts: Sequence[tuple[str, Numbered[Conversation], float]], encoder: Encoder, tally: Tally
 ) -> None:
     """SFT conversations as token ids with the scored ones marked: of each part as many as its weight says."""
+
+    def encoded(talk: Conversation) -> list[TokenizedExample]:
+        return encoder.examples(talk.messages, talk.tools)
+
     rows = []
     for table, conversations, weight in parts:
         examples = [
             {"example_id": number, "tokens": example.tokens, "scored": example.scored}
-            for number, example in _kept(conversations, table, encoder.example, tally)
+            for number, several in _kept(conversations, table, encoded, tally)
+            for example in several
         ]
         rows += examples * int(weight)
         if examples and weight % 1:
@@ -140,13 +172,14 @@ class Candidate:
     messages: Messages
     response: str | None = None
     question_id: str | None = None
+    tools: Tools = None
 
 
 def _question(messages: Messages) -> str:
     """What the answer is to, as text: a user's turn alone as it is, a conversation with its roles."""
     if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+        return text_of(messages[0])
+    return "\n\n".join(f"{message['role'].capitalize()}: {text_of(message)}" for message in messages)
 
 
 def write_prompts(
@@ -156,15 +189,15 @@ def write_prompts(
 
     def make(candidate: Candidate) -> dict[str, Any]:
         messages = candidate.messages
-        ids = encoder.prompt(messages)
+        ids = encoder.prompt(messages, candidate.tools)
         if len(ids) >= encoder.max_length:
             raise BadRowError("prompt longer than max_length")
         return {
-            "prompt_id": key_of(prompt=messages),
+            "prompt_id": key_of(prompt=_asked(messages, candidate.tools)),
             "question_id": candidate.question_id,
             "question": _question(messages),
             "messages": json.dumps(messages, ensure_ascii=False),
-            "prompt": encoder.prompt_text(messages),
+            "prompt": encoder.prompt_text(messages, candidate.tools),
             "prompt_tokens": ids,
             "chosen": candidate.response,
         }

@@ -1,30 +1,26 @@
-"""The exact text and token ids of every prompt and response, for training and serving alike.
+"""The exact token ids of every prompt and response, for training and serving alike.
 
-A prompt is rendered by the tokenizer's chat template (by `DEFAULT_TEMPLATE` where it has none) up to the
-point where the assistant speaks, and tokenized by itself; a response is tokenized by itself and ends with
-EOS. BOS stands once, at the start, where the tokenizer has one. Because the two parts are never tokenized
-together, the ids a server must continue are exactly the ids that were trained on.
+A prompt is what the chat template says up to the point where the assistant speaks. A response is what the template
+says from there to the end of the assistant's turn: prompt and response together are the template's own rendering of
+the conversation, token by token. Where a token would span the border between them, the prompt's ids stand as a server
+has them, and the response is made of what is left.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.data.sources import BadRowError, Messages, PreferencePair
-from raydaa.settings_file import first_line
+from raydaa.data.chat import ChatFormat, has_bos, with_template
+from raydaa.data.sources import Answer, BadRowError, Message, Messages, PreferencePair, Tools, as_message
 
-DEFAULT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ message['role'][:1] | upper }}{{ message['role'][1:] }}:\n{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
-)
+SPANNED = "responses whose first token the template would join with the prompt's last"
+REMOVED = "responses with BOS or an end of turn inside, removed"
+NO_THOUGHT = "responses without a thought to prompts that open one"  # and what to do about it
 
 
 @dataclass(frozen=True)
 class TokenizedPair:
-    """Ids of a preference pair; each response ends with EOS unless it was cut at the length limit."""
+    """Ids of a preference pair; each response ends with its turn unless it was cut at the length limit."""
 
     prompt: list[int]
     chosen: list[int]
@@ -33,131 +29,129 @@ class TokenizedPair:
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """Ids of a conversation, and which of them are scored (the assistant's, EOS included)."""
+    """Ids of a conversation, and which of them are scored (the assistant's, with the token that ends its turn)."""
 
     tokens: list[int]
     scored: list[bool]
 
 
-def with_template(tokenizer: Any) -> Any:
-    """The tokenizer itself, given `DEFAULT_TEMPLATE` if it has no chat template; ValueError without an EOS.
-
-    A template that leaves BOS out says it from now on: trained prompts begin with it, and whoever serves the model
-    renders the template and adds nothing.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token; a response could never end")
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = DEFAULT_TEMPLATE
-    if _has_bos(tokenizer) and isinstance(tokenizer.chat_template, str):
-        said = _rendered(tokenizer, [{"role": "user", "content": "?"}])
-        if said is not None and not said.startswith(tokenizer.bos_token):
-            tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
-    return tokenizer
-
-
-def _rendered(tokenizer: Any, messages: Messages) -> str | None:
-    """None where the template refuses them: it is a program of its own and may raise anything."""
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception:
-        return None
-
-
-def _has_bos(tokenizer: Any) -> bool:
-    """One that is EOS as well, as GPT-2's, would end a text before it begins."""
-    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
-
-
 class Encoder:
-    """Messages to ids for one tokenizer and length limit; ``notes`` counts what was cut or removed."""
+    """Messages to ids for one tokenizer and length limit; ``notes`` counts what was cut, removed or looks wrong."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer = with_template(tokenizer)
+        self.chat = ChatFormat(self.tokenizer)
         self.max_length = max_length
-        self.bos: int | None = tokenizer.bos_token_id if _has_bos(tokenizer) else None
-        self.eos: int = tokenizer.eos_token_id
+        self.bos: int | None = tokenizer.bos_token_id if has_bos(tokenizer) else None
         self.notes: Counter[str] = Counter()
+        ends = {self.chat.end.token, self.chat.call_end.token, tokenizer.eos_token_id, self.bos}
+        self._inside = [self.chat.added[token] for token in sorted(e for e in ends if e in self.chat.added)]
 
-    def prompt_text(self, messages: Messages) -> str:
+    def prompt_text(self, messages: Messages, tools: Tools = None) -> str:
         """What the model reads before it answers, as text."""
-        return self._render(messages, True)
+        return self.chat.render(messages, tools, True)
 
-    def prompt(self, messages: Messages) -> list[int]:
-        """Ids of `prompt_text`, BOS first where the tokenizer has one."""
-        return self._with_bos(self._ids(self.prompt_text(messages)))
+    def prompt(self, messages: Messages, tools: Tools = None) -> list[int]:
+        """Ids of `prompt_text`; a BOS that stands twice at the start stands once."""
+        return self._ids(self.prompt_text(messages, tools))
 
     def pair(self, pair: PreferencePair) -> TokenizedPair:
         """BadRowError where the prompt leaves no room or the two responses are the same after cutting."""
-        prompt = self.prompt(pair.prompt)
+        text = self.prompt_text(pair.prompt, pair.tools)
+        prompt = self._ids(text)
         room = self.max_length - len(prompt)
         if room < 1:
             raise BadRowError("prompt longer than max_length")
-        chosen, rejected = (self._cut(self._response(text), room) for text in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            self._cut(self._response(pair.prompt, answer, pair.tools, text, prompt), room)
+            for answer in (pair.chosen, pair.rejected)
+        )
         if chosen == rejected:
             raise BadRowError("chosen equals rejected after truncation")
         return TokenizedPair(prompt, chosen, rejected)
 
-    def example(self, messages: Messages) -> TokenizedExample:
-        """A whole conversation; every assistant turn is scored."""
+    def examples(self, messages: Messages, tools: Tools = None) -> list[TokenizedExample]:
+        """A whole conversation, every assistant turn scored in the context that the template gives it as the last.
+
+        One example where the template keeps earlier turns as they were, more where it says them otherwise.
+        """
+        found: list[TokenizedExample] = []
         tokens: list[int] = []
         scored: list[bool] = []
-        consumed = ""
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            text = self._render(messages[:index], True)
-            if not text.startswith(consumed):
-                raise BadRowError("the chat template rewrites earlier turns")
-            context = self._ids(text[len(consumed) :])
-            context = context if tokens else self._with_bos(context)
-            answer = self._response(message["content"])
-            tokens += context + answer
-            scored += [False] * len(context) + [True] * len(answer)
-            consumed = self._after_answer(text, messages[: index + 1])
-        if len(tokens) > self.max_length:
-            self.notes["conversations cut at max_length"] += 1
-            tokens, scored = tokens[: self.max_length], scored[: self.max_length]
-        if not any(scored[1:]):
+            context = messages[:index]
+            text = self.prompt_text(context, tools)
+            prompt = self._ids(text)
+            answer = self._response(context, message, tools, text, prompt)
+            if tokens and prompt[: len(tokens)] != tokens:
+                found.append(TokenizedExample(tokens, scored))
+                tokens, scored = [], []
+            scored = scored + [False] * (len(prompt) - len(tokens)) + [True] * len(answer)
+            tokens = prompt + answer
+        if tokens:
+            found.append(TokenizedExample(tokens, scored))
+        kept = [self._shortened(example) for example in found]
+        if not any(any(example.scored[1:]) for example in kept):
             raise BadRowError("prompt longer than max_length")
-        return TokenizedExample(tokens, scored)
+        return [example for example in kept if any(example.scored[1:])]
 
-    def _after_answer(self, context: str, messages: Messages) -> str:
-        """The rendered text up to where EOS has just been said, so that EOS is not tokenized twice."""
-        text = self._render(messages, False)
-        eos = self.tokenizer.eos_token
-        end = text.find(eos, len(context))
-        if end >= 0:
-            return text[: end + len(eos)]
-        return text
+    def _shortened(self, example: TokenizedExample) -> TokenizedExample:
+        if len(example.tokens) <= self.max_length:
+            return example
+        self.notes["conversations cut at max_length"] += 1
+        return TokenizedExample(example.tokens[: self.max_length], example.scored[: self.max_length])
 
-    def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except Exception as error:  # a template is a program of its own and may raise anything
-            raise BadRowError(f"the chat template refuses the conversation: {first_line(error)}") from None
-        return text
+    def _response(self, messages: Messages, answer: Answer, tools: Tools, text: str, prompt: list[int]) -> list[int]:
+        """Ids after ``prompt``, whose text is ``text``, to the end of the assistant's turn."""
+        message = self._clean(as_message(answer))
+        said, end = self.chat.reply(messages, message, tools, text)
+        if self.chat.thought is not None and not _has_thought(message):
+            self.notes[f"{NO_THOUGHT} (set {self.chat.without_thought})"] += 1
+        ids = self._ids(text + said)
+        if ids[: len(prompt)] == prompt:
+            ids = ids[len(prompt) :]
+        else:
+            self.notes[SPANNED] += 1
+            ids = self._ids_after(text, said)
+        return ids if end is None else [*ids, end]
+
+    def _clean(self, message: Message) -> Message:
+        """Without tokens inside its text that would begin a text or end the turn."""
+        text = message.get("content") or ""
+        kept = text
+        for token in self._inside:
+            kept = kept.replace(token, "")
+        if kept == text:
+            return message
+        self.notes[REMOVED] += 1
+        if not kept.strip():
+            raise BadRowError("empty response")
+        return {**message, "content": kept}
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return ids[1:] if self.bos is not None and ids[:2] == [self.bos, self.bos] else ids
 
-    def _with_bos(self, ids: list[int]) -> list[int]:
-        if self.bos is None:
-            return ids
-        return [self.bos, *(token for token in ids if token != self.bos)]
-
-    def _response(self, text: str) -> list[int]:
-        ids = self._ids(text)
-        kept = [token for token in ids if token not in (self.bos, self.eos)]
-        if len(kept) < len(ids):
-            self.notes["responses with BOS or EOS inside, removed"] += 1
-        if not kept:
-            raise BadRowError("empty response")
-        return [*kept, self.eos]
+    def _ids_after(self, text: str, said: str) -> list[int]:
+        """Ids of ``said`` as it stands after ``text``, where the token at the border belongs to both."""
+        if not self.tokenizer.is_fast:
+            return self._ids(said)
+        whole = self.tokenizer(text + said, add_special_tokens=False, return_offsets_mapping=True)
+        border = len(text)
+        spans = list(zip(whole["input_ids"], whole["offset_mapping"], strict=True))
+        after = next((place for place, (_, span) in enumerate(spans) if span[0] >= border), len(spans))
+        clean = spans[after][1][0] if after < len(spans) else len(text) + len(said)
+        return self._ids((text + said)[border:clean]) + [token for token, _ in spans[after:]]
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         if len(ids) > room:
             self.notes["responses cut at max_length"] += 1
         return ids[:room]
+
+
+def _has_thought(message: Message) -> bool:
+    text = message.get("content") or ""
+    said = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+    return said or ("</" in text and "think" in text) or "[/THINK]" in text

@@ -1,5 +1,6 @@
 """ArenaHard's score: verdicts of five degrees, every game against one baseline. numpy only."""
 
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class ArenaScore:
 
 
 def read_verdict(text: str) -> str | None:
-    """The last verdict in a judge's answer, one of `DEGREES`; None where there is none."""
-    found = [match for match in _FINAL.findall(text) if {match[0], match[2]} == {"A", "B"}]
+    """The last verdict in a judge's answer, one of `DEGREES`, also in Markdown or escaped; None where there is none."""
+    plain = re.sub(r"[*_`\\]", "", html.unescape(text))
+    found = [match for match in _FINAL.findall(plain) if {match[0], match[2]} == {"A", "B"}]
     if not found:
         return None
     left, sign, right = found[-1]

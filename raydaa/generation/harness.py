@@ -1,6 +1,9 @@
 """The LM Evaluation Harness, asked of a model behind our own endpoint."""
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -57,9 +60,31 @@ def _found(include_path: str | None, _: str, names: tuple[str, ...]) -> Any:
 
 def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
     """Scores by task and metric, each with its ``value`` and ``standard_error`` (None where the harness has none)."""
+    with without_proxies():
+        found: Any = _evaluated(endpoint, tokenizer, settings)
+    return {task: _metrics(values) for task, values in found["results"].items()}
+
+
+@contextlib.contextmanager
+def without_proxies() -> Iterator[None]:
+    """What this machine serves is asked directly, whatever proxies the environment names."""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    for name, value in before.items():
+        os.environ[name] = ",".join(filter(None, [value, "127.0.0.1", "localhost", "::1"]))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _evaluated(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> Any:
     from lm_eval import simple_evaluate
 
-    found: Any = simple_evaluate(
+    return simple_evaluate(
         model="local-completions",
         model_args={
             "model": endpoint.model,
@@ -76,7 +101,6 @@ def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[
         apply_chat_template=settings.chat_template,
         log_samples=False,
     )
-    return {task: _metrics(values) for task, values in found["results"].items()}
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,13 @@ class Pool:
         self.asked: list[Any] = []
 
     def ask(
-        self, checkpoint: Path, version: str, prompts: list[list[int]], names: list[str], sampling: Sampling, eos: int
+        self,
+        checkpoint: Path,
+        version: str,
+        prompts: list[list[int]],
+        names: list[str],
+        sampling: Sampling,
+        stops: list[int],
     ) -> Callable[[], list[Response]]:
         """Ask for responses to ``prompts`` (ids), each with a name of its own; the call that waits for them.
 
@@ -29,7 +35,7 @@ class Pool:
         from ray.exceptions import RayActorError
 
         def ask() -> Any:
-            self.asked.append(self.generate(str(checkpoint), prompts, names, sampling, eos))
+            self.asked.append(self.generate(str(checkpoint), prompts, names, sampling, stops))
             return self.asked[-1]
 
         first = ask()

@@ -48,7 +48,7 @@ class Replica(LLMServer):
         await self.engine.start()
 
     async def generate(
-        self, checkpoint: str, prompts: list[list[int]], names: list[str], sampling: Sampling, eos: int
+        self, checkpoint: str, prompts: list[list[int]], names: list[str], sampling: Sampling, stops: list[int]
     ) -> tuple[str, list[Response]]:
         """Responses of ``checkpoint`` to all prompts, concurrently, and the hash of the weights that gave them.
 
@@ -59,7 +59,7 @@ class Replica(LLMServer):
         try:
             async with self.turn:
                 await self._hold(checkpoint)
-                tasks = [self._one(prompt, name, sampling, eos) for prompt, name in zip(prompts, names, strict=True)]
+                tasks = [self._one(prompt, name, sampling, stops) for prompt, name in zip(prompts, names, strict=True)]
                 responses = await asyncio.gather(*tasks)
                 return self.version, list(responses)
         except EngineDeadError:
@@ -84,7 +84,7 @@ class Replica(LLMServer):
             await self.resume()
         self.checkpoint, self.version = checkpoint, version
 
-    async def _one(self, prompt: list[int], name: str, sampling: Sampling, eos: int) -> Response:
+    async def _one(self, prompt: list[int], name: str, sampling: Sampling, stops: list[int]) -> Response:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -96,7 +96,7 @@ class Replica(LLMServer):
             max_tokens=sampling.max_new_tokens,
             seed=seed,
             logprobs=0,  # of the drawn token alone; raw, as vLLM's default logprobs mode has it
-            stop_token_ids=[eos],
+            stop_token_ids=stops,
             detokenize=False,
         )
         engine = self.engine._engine_client  # OpenAI's protocol would carry text and a list of logprobs per token

@@ -24,7 +24,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Response:
-    """Generated tokens (end-of-sequence included), and their summed raw log-probability in nats."""
+    """Generated tokens (the one that ends the turn included), and their summed raw log-probability in nats."""
 
     tokens: list[int]
     logp: float
@@ -54,20 +54,25 @@ class _RawLogps:
 
 
 def generate(
-    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, eos: int, pad: int, batch_size: int
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, stops: Sequence[int], pad: int, batch_size: int
 ) -> list[Response]:
-    """A response for every prompt (token ids). The same arguments give the same responses on the same device."""
+    """A response for every prompt (token ids), up to the first of ``stops``.
+
+    The same arguments give the same responses on the same device.
+    """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     found: dict[int, Response] = {}
     torch.manual_seed(sampling.seed)
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
-        responses = _batch(model, [prompts[i] for i in chosen], sampling, eos, pad)
+        responses = _batch(model, [prompts[i] for i in chosen], sampling, stops, pad)
         found |= dict(zip(chosen, responses, strict=True))
     return [found[i] for i in range(len(prompts))]
 
 
-def _batch(model: Any, prompts: list[Sequence[int]], sampling: Sampling, eos: int, pad: int) -> list[Response]:
+def _batch(
+    model: Any, prompts: list[Sequence[int]], sampling: Sampling, stops: Sequence[int], pad: int
+) -> list[Response]:
     from transformers import GenerationConfig, LogitsProcessorList
 
     length = max(map(len, prompts))
@@ -78,7 +83,7 @@ def _batch(model: Any, prompts: list[Sequence[int]], sampling: Sampling, eos: in
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=not greedy,
-        eos_token_id=eos,
+        eos_token_id=list(stops),
         pad_token_id=pad,
         **drawn,
     )
@@ -93,7 +98,7 @@ def _batch(model: Any, prompts: list[Sequence[int]], sampling: Sampling, eos: in
     logps = torch.stack(raw.steps, dim=1).double().cpu()
     responses = []
     for row, tokens in enumerate(output[:, length:].tolist()):
-        ended = eos in tokens
-        size = tokens.index(eos) + 1 if ended else len(tokens)
-        responses.append(Response(tokens[:size], float(logps[row, :size].sum()), not ended))
+        end = next((place for place, token in enumerate(tokens) if token in stops), None)
+        size = len(tokens) if end is None else end + 1
+        responses.append(Response(tokens[:size], float(logps[row, :size].sum()), end is None))
     return responses

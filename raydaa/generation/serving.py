@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raydaa.cluster import short_temporary_folder
+
 DRAIN_SECONDS = 24 * 3600  # a replica that is no longer needed may have most of a checkpoint's answers before it
 
 
@@ -77,6 +79,8 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
     if gpus > 1:
         engine["tensor_parallel_size"] = int(gpus)
     environment = {"HF_HUB_OFFLINE": "1"}
+    if (short := short_temporary_folder()) is not None:
+        environment["VLLM_RPC_BASE_PATH"] = short
     if serving.batch_invariant:
         environment["VLLM_BATCH_INVARIANT"] = "1"
     if not gpus:

@@ -2,15 +2,23 @@
 
 import asyncio
 import itertools
+import json
+import logging
 import os
 import random
+import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from raydaa.judging.cache import Ruling, VerdictCache, ruling_key
 from raydaa.judging.prompt import Answer, JudgePrompt, Reading
+from raydaa.judging.protocol import NoAnswerError, adapted, read_completion, sentence_of
+from raydaa.threads import outside_event_loop
+
+logger = logging.getLogger(__name__)
 
 READINGS = 2  # an answer that can't be read is asked for once more
 KEPT_EVERY = 100  # rulings, or after this many seconds: what a crash may cost
@@ -18,11 +26,20 @@ KEPT_SECONDS = 10.0
 PAUSE_SECONDS = 5.0  # between two rounds of the client's own retries
 ROUNDS = 10  # after which a game that alone gets no answer is left out
 LATER = (408, 409, 429)  # statuses that another try may mend
-ABOUT_THE_GAME = (400, 413, 422)  # too long, or filtered: where other games are answered this one is left out
+ABOUT_THE_GAME = (400, 413, 422, 451)  # too long, or filtered: where other games are answered this one is left out
+FILTERED = re.compile(
+    r"flag|moderat|content|safety|polic", re.IGNORECASE
+)  # a refusal of what was sent, not of who sent it
+REFUSALS = 10  # after which, without one answer, it is not about the games
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class JudgeError(Exception):
-    """The judge can't go on; what it said so far is kept."""
+    """The judge can't go on; what it said so far is kept. ``passing``: another run may find it going on."""
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,17 @@ class Endpoint:
     patience: float = 1800.0
     max_requests: int | None = None
     max_tokens: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What verdicts know the judge by."""
+        where = self.name or f"{self.model} at {self.base_url or 'api.openai.com'}"
+        return f"{where} {json.dumps(self.parameters, sort_keys=True)}" if self.parameters else where
+
+
+class RefusedError(Exception):
+    """The judge refuses one game; the message is the server's own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,8 @@ class LanguageJudge:
         self.endpoint, self.asked, self.cache = endpoint, asked, cache
         self.spent = spent or Spent()
         self.heard = time.monotonic()
+        self.answered = False  # whether it has said anything at all, now or in the cache
+        self.adapted: dict[str, str | None] = {}  # options that it refuses, and what it wants in their place
 
     def rule(self, games: Sequence[Game], told: Callable[[int, int], None] = lambda done, of: None) -> list[Ruling]:
         """A ruling for every game, in their order; ``told`` hears how many are there.
@@ -80,7 +110,9 @@ class LanguageJudge:
         done = len(set(keys)) - len(missing)
         told(done, done + len(missing))
         if missing:
-            asyncio.run(self._ask_all(missing, lambda more: told(done + more, done + len(missing))))
+            self.answered = any(self.cache.rulings[key].outcome is not None for key in set(keys) - set(missing))
+            asking = self._ask_all(missing, lambda more: told(done + more, done + len(missing)))
+            outside_event_loop(asyncio.run, asking)
         return [self.cache.rulings[key] for key in keys]
 
     def missing(self, games: Sequence[Game]) -> dict[str, Game]:
@@ -95,11 +127,17 @@ class LanguageJudge:
     async def _ask_all(self, missing: dict[str, Game], told: Callable[[int], None]) -> None:
         waiting, fresh = iter(missing.items()), _Fresh(self.cache)
         self.heard = time.monotonic()
+        refused: list[Ruling] = []  # not kept before something was answered: it may not be about the games
 
         async def worker(client: Any) -> None:
             for key, game in waiting:
-                fresh.add(await self._ruling(client, key, game))
-                told(fresh.count)
+                try:
+                    fresh.add(await self._ruling(client, key, game))
+                except RefusedError as error:
+                    refused.append(self._unread(key, str(error)))
+                    if not self.answered and len(refused) >= min(REFUSALS, len(missing)):
+                        raise JudgeError(f"{self._where} {error}") from None
+                told(fresh.count + len(refused))
 
         try:
             async with self._client() as client, asyncio.TaskGroup() as group:
@@ -108,17 +146,26 @@ class LanguageJudge:
         except ExceptionGroup as errors:  # of the workers: the first says it all
             raise errors.exceptions[0] from None
         finally:
+            for ruling in refused if self.answered else ():
+                fresh.add(ruling)
             fresh.keep()
 
     def _client(self) -> Any:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         key = None if self.endpoint.api_key_env is None else os.environ.get(self.endpoint.api_key_env)
         if self.endpoint.api_key_env is not None and not key:
             raise JudgeError(f"the environment variable {self.endpoint.api_key_env} is not set, or empty")
+        # A proxy that the environment names knows nothing of what this machine serves.
+        local = urlsplit(self.endpoint.base_url or "").hostname in LOOPBACK
+        http_client = DefaultAsyncHttpxClient(trust_env=False) if local else None
         # Its retries wait longer each time, with jitter, or as long as Retry-After says.
         return AsyncOpenAI(
-            api_key=key or "none", base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=4
+            api_key=key or "none",
+            base_url=self.endpoint.base_url,
+            timeout=self.endpoint.timeout,
+            max_retries=4,
+            http_client=http_client,
         )
 
     async def _ruling(self, client: Any, key: str, game: Game) -> Ruling:
@@ -131,44 +178,95 @@ class LanguageJudge:
             reading = self.asked.read(answer)
             if reading is not None:
                 break
-        outcome, weight = (None, 0.0) if reading is None else (reading.outcome, reading.weight)
-        names = (self._where, self.asked.name, self.asked.version)
-        text = answer.text.encode("utf-8", "replace").decode()  # half of a surrogate pair could not be stored
-        return Ruling(key, *names, outcome, weight, text, *spent)
+        if reading is None:
+            return self._unread(key, answer.text, *spent)
+        return self._ruled(key, reading.outcome, reading.weight, answer.text, *spent)
+
+    def _unread(self, key: str, text: str, *spent: int) -> Ruling:
+        return self._ruled(key, None, 0.0, text, *(spent or (0, 0)))
+
+    def _ruled(self, key: str, outcome: float | None, weight: float, text: str, *spent: int) -> Ruling:
+        whole = text.encode("utf-8", "replace").decode()  # half of a surrogate pair could not be stored
+        return Ruling(key, self._where, self.asked.name, self.asked.version, outcome, weight, whole, *spent)
 
     async def _answer(self, client: Any, messages: list[dict[str, str]]) -> tuple[Answer, tuple[int, int]]:
-        """One answer, however long it takes within the judge's patience."""
+        """One answer, however long it takes within the judge's patience; RefusedError where it refuses the game."""
         import openai
 
-        options: dict[str, Any] = {"model": self.endpoint.model, "messages": messages, "temperature": 0.0}
-        if self.asked.by_token:
-            options |= {"logprobs": True, "top_logprobs": 5, "max_tokens": 1}
         begun = time.monotonic()
         for attempt in itertools.count(1):
             self._check_budget()
+            options = self._options()
+            status: int | None
             try:
                 self.spent.requests += 1
-                completion = await client.chat.completions.create(**options)
-                answer, used = _understood(completion)
-                self.spent.tokens += sum(used)
-                self.heard = time.monotonic()
-                if self.asked.by_token and not answer.first_token:
-                    raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
-                return answer, used
-            except (openai.APIConnectionError, openai.APIStatusError, ValueError) as error:
-                status = getattr(error, "status_code", None)
-                others_answered = self.heard > begun
-                if status in ABOUT_THE_GAME and (others_answered or self.spent.tokens):
-                    return Answer(f"refused with status {status}"), (0, 0)
-                if status is not None and status < 500 and status not in LATER:
-                    raise JudgeError(f"{self._where} refused with status {status}") from None
-                if attempt >= ROUNDS and others_answered:
-                    return Answer(f"no answer ({_kind(error)})"), (0, 0)
-                silent = time.monotonic() - self.heard
-                if silent > self.endpoint.patience:
-                    raise JudgeError(f"{self._where} gave no answer for {silent:.0f} s ({_kind(error)})") from None
+                reply = await client.chat.completions.with_raw_response.create(
+                    model=self.endpoint.model, messages=messages, extra_body=options
+                )
+                answer, used = read_completion(reply.text)
+                return self._heard(answer, used), used
+            except openai.APIStatusError as error:
+                status, text = error.status_code, error.response.text
+            except NoAnswerError as error:
+                status, text = error.status, error.sentence
+            except (openai.APIConnectionError, ValueError) as error:
+                status, text = None, type(error).__name__
+            if status in ABOUT_THE_GAME and self._adapt(options, text):
+                continue
+            said = sentence_of(text, self._key)
+            told = f"status {status}" + (f": {said}" if said else "") if status else said
+            others_answered = self.heard > begun
+            if status is not None and status < 500 and status not in LATER:
+                if status in ABOUT_THE_GAME or (status == 403 and self.answered and FILTERED.search(said)):
+                    raise RefusedError(f"refused with {told}")
+                raise JudgeError(f"{self._where} refused with {told}")
+            if attempt >= ROUNDS and others_answered:
+                return Answer(f"no answer ({told})"), (0, 0)
+            silent = time.monotonic() - self.heard
+            if silent > self.endpoint.patience:
+                raise JudgeError(f"{self._where} gave no answer for {silent:.0f} s ({told})", passing=True)
             await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
+
+    def _heard(self, answer: Answer, used: tuple[int, int]) -> Answer:
+        self.spent.tokens += sum(used)
+        self.heard, self.answered = time.monotonic(), True
+        if self.asked.by_token and not answer.first_token and answer.text:
+            raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
+        return answer
+
+    def _options(self) -> dict[str, Any]:
+        """What is sent beside the model and the messages."""
+        options: dict[str, Any] = {"temperature": 0.0}
+        if self.asked.by_token:
+            options |= {"logprobs": True, "top_logprobs": 5, "max_tokens": 1}
+        if "max_completion_tokens" in self.endpoint.parameters:  # the same by its newer name
+            options.pop("max_tokens", None)
+        options |= self.endpoint.parameters
+        for name, instead in self.adapted.items():
+            value = options.pop(name, None)
+            if instead is not None and value is not None:
+                options.setdefault(instead, value)
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _adapt(self, options: dict[str, Any], text: str) -> bool:
+        """Whether the judge refuses an option, which is then sent no more, or by the name that it wants."""
+        found = adapted(options, text)
+        if found is None:
+            return False
+        name, instead = found
+        if name in ("logprobs", "top_logprobs") and self.asked.by_token:
+            raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
+        if name not in self.adapted:
+            logger.warning(
+                "judge %s refuses %s: %s", self._where, name, f"sent as {instead}" if instead else "left out"
+            )
+        self.adapted[name] = instead
+        return True
+
+    @property
+    def _key(self) -> str:
+        return os.environ.get(self.endpoint.api_key_env or "", "")
 
     def _check_budget(self) -> None:
         for limit, used, name in (
@@ -176,11 +274,11 @@ class LanguageJudge:
             (self.endpoint.max_tokens, self.spent.tokens, "max_tokens"),
         ):
             if limit is not None and used >= limit:
-                raise JudgeError(f"{name}: {limit} are used up")
+                raise JudgeError(f"{name}: {limit} are used up", passing=True)
 
     @property
     def _where(self) -> str:
-        return self.endpoint.name or f"{self.endpoint.model} at {self.endpoint.base_url or 'api.openai.com'}"
+        return self.endpoint.title
 
 
 class _Fresh:
@@ -199,22 +297,3 @@ class _Fresh:
     def keep(self) -> None:
         self.cache.add(self.rulings)
         self.rulings, self.kept_at = [], time.monotonic()
-
-
-def _understood(completion: Any) -> tuple[Answer, tuple[int, int]]:
-    """What an answer holds; ValueError where it is none in OpenAI's sense."""
-    try:
-        choice = completion.choices[0]
-        content = choice.logprobs.content if choice.logprobs is not None else None
-        likeliest = content[0].top_logprobs if content else ()
-        usage = completion.usage
-        used = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else (0, 0)
-        return Answer(choice.message.content or "", [(each.token, float(each.logprob)) for each in likeliest]), used
-    except (AttributeError, TypeError, IndexError, KeyError) as error:
-        raise ValueError(f"not a chat completion: {type(error).__name__}") from None
-
-
-def _kind(error: Exception) -> str:
-    """What went wrong, without what was sent."""
-    status = getattr(error, "status_code", None)
-    return f"status {status}" if status else type(error).__name__

@@ -12,17 +12,35 @@ import yaml
 from raydaa.evaluation.arena_hard import DEGREES, read_verdict
 
 _FIELD = re.compile(r"\{(prompt|first|second)\}")
-_WINNER = re.compile(r"^Winner:\s*([ABC])\b", re.MULTILINE)
+# Markdown around a verdict is none of its words.
+_WINNER = re.compile(
+    r"^[ \t>*_`#~-]*Winner[*_`]*\s*[:：][*_`\s]*(?:\[{1,2}|\(|\"|'|\$?\\boxed\{|\$)?[*_`]*([ABC])(?![A-Za-z0-9])",
+    re.MULTILINE,
+)
+_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_OPEN = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 WINNERS = {"A": 1.0, "B": 0.0, "C": 0.5}
 LABELS = ("m", "M")  # of the first response and the second
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge wrote, and the log-probabilities of the likeliest first tokens where they were asked for."""
+    """What a judge wrote, the log-probabilities of the likeliest first tokens where they were asked for, and whether
+    it was cut at a limit."""
 
     text: str
     first_token: Sequence[tuple[str, float]] = ()
+    cut: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What it says after its thoughts; nothing where it was cut, or is still thinking."""
+        if self.cut:
+            return ""
+        said = _THOUGHT.sub("", self.text)
+        said = _CLOSED.split(said)[-1]  # a thought that the prompt had opened
+        return "" if _OPEN.search(said) else said
 
 
 @dataclass(frozen=True)
@@ -75,12 +93,12 @@ def _token(answer: Answer) -> Reading | None:
 
 
 def _degrees(answer: Answer) -> Reading | None:
-    verdict = read_verdict(answer.text)
+    verdict = read_verdict(answer.verdict)
     return None if verdict is None else Reading(*DEGREES[verdict])
 
 
 def _winner(answer: Answer) -> Reading | None:
-    found = _WINNER.findall(answer.text)
+    found = _WINNER.findall(answer.verdict)
     return Reading(WINNERS[found[-1]]) if found else None
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -33,9 +33,11 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
 
     folder = study.folder
     existed = folder.exists()
-    with _locked(folder), captured(folder / "logs" / "driver.log") as terminal:
+    with _locked(folder) as locks, captured(folder / "logs" / "driver.log") as terminal:
         progress = Progress(terminal, folder=folder)
         with warned(progress):
+            if not locks:
+                progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
             with connecting(address, _surely_prepared(study), _preload(study)) as ready:
                 try:
                     _restore(study, progress)
@@ -75,17 +77,21 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
     from raydaa.data.prepare import TooManyRejectsError
     from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
     from raydaa.pipeline.context import Start, base_model, tokenized
-    from raydaa.training.model import TokenizerError, quiet_transformers
+    from raydaa.pipeline.model_checks import check_caches, check_model
+    from raydaa.training.imports import quiet_transformers
+    from raydaa.training.tokenizer import TokenizerError
 
     quiet_transformers()
     progress.start("prepare", study.settings.data.preferences.source)
     try:
+        check_caches(study)
         base = base_model(study)
         check_models(study.settings, base)
         prepared, tables = tokenized(study, base)
         prepared = replace(prepared, base=Start.at("base", base))
         check_lengths(study.settings, prepared)
         check_baselines(study.settings, prepared)
+        check_model(study, prepared)
     except TooManyRejectsError as error:
         rejects = study.folder / "rejects.jsonl"
         write_text(rejects, error.rejects)
@@ -96,8 +102,17 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
     write_json(study.folder / "data.json", tables.report)
     counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
     rejected = sum(tables.report["rejected"].values())
-    progress.end(f"{counts}; {rejected} rejected{'' if tables.made else '; kept from before'}")
+    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else '; kept from before'}")
+    for note, count in tables.report["notes"].items():
+        if count:
+            progress.line(f"prepare   {count} {note}")
     return prepared
+
+
+def _unread(report: dict[str, dict[str, Any]]) -> str:
+    """The columns of sources that nothing was read from."""
+    names = dict.fromkeys(name for columns in report["unread"].values() for name in columns)
+    return f"; columns not read: {', '.join(names)}" if names else ""
 
 
 def _surely_prepared(study: Study) -> bool:
@@ -173,13 +188,17 @@ def _report(context: "Context", failure: str | None) -> "TrialResults":
     context.send()
     context.progress.end("written")
     if failure is not None:  # what was found without it is there all the same
-        raise InputError(f"{context.study.where}: {failure}; the same command goes on")
+        raise InputError(f"{context.study.where}: {failure}; what is done is kept")
     return results
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one run in a study folder; InputError where it can't be written or another run holds it."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Only one run in a study folder; InputError where it can't be written or another run holds it.
+
+    False where the folder's file system knows no locks: then nobody can tell.
+    """
+    locks = True
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -188,11 +207,13 @@ def _locked(folder: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(f"{folder}: another run is at work in this study folder; wait for it") from None
+        except OSError:  # as some network file systems answer
+            locks = False
         for path in sorted(folder.rglob(".*")):
             if path.is_dir():  # half-written results of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != ".lock":
                 path.unlink(missing_ok=True)
-        yield
+        yield locks

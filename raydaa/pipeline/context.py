@@ -13,7 +13,6 @@ from raydaa.artifacts import make_folder, model_hash, read_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
-from raydaa.evaluation_settings import is_model
 from raydaa.judging.language import Spent
 from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress
@@ -22,7 +21,8 @@ from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.launch import DRIVER_CPUS, Workers
-from raydaa.training.model import load_tokenizer, write_model
+from raydaa.training.model import write_model
+from raydaa.training.tokenizer import load_tokenizer, study_tokenizer
 
 RECOUNT_SECONDS = 2.0
 BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
@@ -48,6 +48,7 @@ class Prepared:
     """What the prepare stage leaves: the base model, the tables, and what is in them."""
 
     base: Start
+    tokenizer: Path  # folder, with the chat template that the study speaks
     folders: dict[str, Path]  # of the table groups pairs, sft, prompts, prompts.<benchmark>
     keys: dict[str, str]
     rows: dict[str, int]
@@ -220,10 +221,12 @@ def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
 
     DataError, TokenizerError or InputError where they can't be made.
     """
-    tokenizer = load_tokenizer(base, study.settings.model.trust_remote_code)
-    inputs = open_inputs(study.settings, base)
-    tables = prepare(inputs, study.settings.data, tokenizer, cache_folder(study) / "prepared")
-    return Prepared(Start("base", base, ""), tables.folders, inputs.keys, tables.report["rows"]), tables
+    settings, cache = study.settings, cache_folder(study) / "prepared"
+    trust = settings.model.trust_remote_code
+    folder = study_tokenizer(base, settings.data.chat_template, cache, trust)
+    inputs = open_inputs(settings, folder)
+    tables = prepare(inputs, settings.data, load_tokenizer(folder, trust), cache)
+    return Prepared(Start("base", base, ""), folder, tables.folders, inputs.keys, tables.report["rows"]), tables
 
 
 def base_model(study: Study) -> Path:
@@ -251,7 +254,7 @@ def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
 def models_named(settings: StudySettings) -> list[str]:
     """Names of all models that trials start from or are compared with, each once; the base model aside."""
     starts = [name for method in settings.search.methods for name in settings.search.starts_of(method)]
-    names = dict.fromkeys([*starts, *settings.evaluation.models, *filter(is_model, settings.evaluation.baselines)])
+    names = dict.fromkeys([*starts, *settings.models_beside, *settings.evaluation.judged_models])
     return [name for name in names if name != "base"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from raydaa.artifacts import intact, key_of, model_hash, read_json, write_json
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.reliability import kappa
-from raydaa.evaluation_settings import JudgeSettings, SamplingSettings, is_model
+from raydaa.evaluation_settings import JudgeSettings, SamplingSettings
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks, judge_title
 from raydaa.pipeline.context import Context, Start
@@ -21,6 +21,8 @@ from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.records import read
+from raydaa.results import EVALUATION
+from raydaa.training.tokenizer import stops_of
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 FIELDS = set(SamplingSettings.model_fields)
@@ -43,7 +45,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     ]
     # What trials started from is judged as well: how far they came can be told then.
     begun = dict.fromkeys(contestant.start.name for contestant in contestants if contestant.start is not None)
-    beside = dict.fromkeys([*settings.models, *filter(is_model, settings.baselines), *begun])
+    beside = dict.fromkeys([*context.settings.models_beside, *settings.judged_models, *begun])
     contestants += [Contestant(name, starts[name], None) for name in beside]
     asked = benchmarks(context)
     judged, for_kl = _jobs(context, asked, contestants)
@@ -74,7 +76,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
         "models": {name: row for name, row in rows.items() if name not in keys},
         "notes": notes,
     }
-    write_json(context.folder / "evaluation.json", parts)
+    write_json(context.folder / EVALUATION, parts)
 
 
 def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
@@ -142,11 +144,12 @@ def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: 
         data=data,
         prompts=prompts,
         sampling=asdict(sampling),
+        stops=stops_of(context.prepared.tokenizer),
         engine=engine_of(context.settings),
         batch_size=context.settings.generation.batch_size if engine_of(context.settings) == "transformers" else None,
         batch_invariant=context.settings.generation.batch_invariant,
     )
-    return Job(model, sampling, table, prompts, context.folder / "generations" / key)
+    return Job(model, sampling, table, prompts, context.folder / "generations" / key, context.prepared.tokenizer)
 
 
 def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:

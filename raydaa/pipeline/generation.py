@@ -8,6 +8,7 @@ from typing import Any
 
 from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
+from raydaa.data.chat import ChatFormat
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available
@@ -29,6 +30,7 @@ class Job:
     table: Path
     prompts: int
     folder: Path
+    tokenizer: Path  # as `study_tokenizer` makes it
 
     def rows(self) -> list[dict[str, Any]]:
         """The prompts."""
@@ -73,10 +75,9 @@ def repeatable(context: Context) -> bool:
 
 def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
     """All jobs; when generating began."""
-    base = context.prepared.base.folder
     precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
     batch_size, threads = context.settings.generation.batch_size, context.workers.threads
-    items = [(job, str(base), batch_size, precision, trust, threads) for job in jobs]
+    items = [(job, batch_size, precision, trust, threads) for job in jobs]
     begun = time.monotonic()
     map_on_cluster(
         generate_in_process,
@@ -104,30 +105,30 @@ def processes(context: Context, jobs: Iterable[tuple[Job, Path]]) -> int | None:
     return 0 if context.workers.here and worth == 1 else worth
 
 
-def generate_in_process(job: Job, base: str, batch_size: int, precision: str, trust: bool, threads: int) -> None:
+def generate_in_process(job: Job, batch_size: int, precision: str, trust: bool, threads: int) -> None:
     """One job with the transformers engine; its folder is made whole or not at all."""
     from raydaa.generation.sample import generate
     from raydaa.training.launch import prepare_process
-    from raydaa.training.model import load_tokenizer
     from raydaa.training.reference import fixed_model
+    from raydaa.training.tokenizer import load_tokenizer, stops_of
 
     prepare_process(threads)
-    tokenizer = load_tokenizer(base, trust)
+    tokenizer = load_tokenizer(job.tokenizer, trust)
     rows = job.rows()
     model = fixed_model(str(job.model.folder), precision, trust)
     model.config.use_cache = True
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = [row["prompt_tokens"] for row in rows]
-    responses = generate(model, ids, job.sampling, tokenizer.eos_token_id, pad, batch_size)
+    responses = generate(model, ids, job.sampling, stops_of(job.tokenizer), pad, batch_size)
     keep(job, rows, responses, tokenizer)
 
 
 def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
     """All jobs; when generating began, after the first replica's start."""
-    from raydaa.training.model import load_tokenizer
+    from raydaa.training.tokenizer import load_tokenizer, stops_of
 
     settings, workers = context.settings, context.workers
-    tokenizer = load_tokenizer(context.prepared.base.folder, settings.model.trust_remote_code)
+    tokenizer = load_tokenizer(context.prepared.tokenizer, settings.model.trust_remote_code)
     asked = [job.rows() for job in jobs]
     longest = max(
         max(len(row["prompt_tokens"]) for row in rows) + job.sampling.max_new_tokens
@@ -146,12 +147,12 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
         min_replicas=0,
         max_replicas=len(jobs) if on_gpu else 1,  # on CPUs a second start costs more than it brings
     )
-    eos = tokenizer.eos_token_id
+    stops = list(stops_of(context.prepared.tokenizer))
     with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:
         begun, waiting = time.monotonic(), []
         for job, chosen in zip(jobs, asked, strict=True):
             ids, names = [row["prompt_tokens"] for row in chosen], [row["prompt_id"] for row in chosen]
-            waiting.append((job, chosen, pool.ask(job.model.folder, job.model.hash, ids, names, job.sampling, eos)))
+            waiting.append((job, chosen, pool.ask(job.model.folder, job.model.hash, ids, names, job.sampling, stops)))
         for done, (job, chosen, answer) in enumerate(waiting, start=1):
             keep(job, chosen, answer(), tokenizer)
             context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models")
@@ -160,12 +161,11 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
 
 def keep(job: Job, rows: Sequence[dict[str, Any]], responses: Sequence[Response], tokenizer: Any) -> None:
     """Write a job's responses as one sealed folder."""
+    from raydaa.training.tokenizer import stops_of
+
+    chat, stops = ChatFormat(tokenizer), stops_of(job.tokenizer)
     records = [
-        {
-            "prompt_id": row["prompt_id"],
-            "response": tokenizer.decode(response.tokens, skip_special_tokens=True),
-            **asdict(response),
-        }
+        {"prompt_id": row["prompt_id"], "response": chat.answer(response.tokens, stops), **asdict(response)}
         for row, response in zip(rows, responses, strict=True)
     ]
     make_folder(job.folder, lambda folder: write(folder / "responses.parquet", records, GENERATIONS))

@@ -21,7 +21,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     from raydaa.generation.server import serve
 
     asked = {row.title: Path(str(row.checkpoint)) for row in results.best_of_each()}
-    asked |= {f"({name})": starts[name].folder for name in context.settings.evaluation.models}
+    asked |= {f"({name})": starts[name].folder for name in context.settings.models_beside}
     context.progress.start("harness", f"{len(asked)} models, {', '.join(settings.tasks)}")
     tasks, scores, made, failure = identity(settings), {}, 0, None
     for title, model in asked.items():

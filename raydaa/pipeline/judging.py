@@ -57,7 +57,9 @@ def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[
     if missing:
         judges: dict[str, Callable[[Context, JudgeSettings, _Matches], dict[str, Rows]]]
         judges = {"rule": _by_rule, "reward_model": _by_reward, "openai": _by_model, "served": _by_model}
-        for name, verdicts in judges[by.kind](context, by, _Matches(prompts, against, missing)).items():
+        matches = _Matches(prompts, against, missing)
+        for name, verdicts in judges[by.kind](context, by, matches).items():
+            _check_readable(context, matches, name, verdicts)
 
             def fill(temporary: Path, verdicts: Rows = verdicts) -> None:
                 write(temporary / "verdicts.parquet", verdicts, VERDICTS)
@@ -67,6 +69,26 @@ def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[
     return folders
 
 
+def _check_readable(context: Context, matches: _Matches, name: str, verdicts: Rows) -> None:
+    """InputError where the judge was understood on less than half of what it was asked: its figures would say nothing,
+    or speak of the few responses that equal the baseline's."""
+    asked = [
+        row
+        for row, (_, mine, other) in zip(verdicts, matches.games(matches.responses[name]), strict=True)
+        if mine != other
+    ]
+    readable = sum(row["outcome"] is not None for row in asked)
+    if 2 * readable >= len(asked):
+        return
+    unread = next(row for row in asked if row["outcome"] is None)
+    comment = next((unread[key] for key in ("first_comment", "second_comment") if unread.get(key)), None)
+    example = "" if comment is None else f", e.g. {' '.join(comment.split())[:120]!r}"
+    raise InputError(
+        f"{context.study.where}: evaluation.judge: only {readable} of {len(asked)} verdicts can be read{example}; "
+        f"use another judge, judge.prompt or judge.parameters"
+    )
+
+
 def _identity(judge: JudgeSettings) -> dict[str, Any]:
     """What a verdict depends on."""
     if judge.kind == "rule":
@@ -74,7 +96,9 @@ def _identity(judge: JudgeSettings) -> dict[str, Any]:
     if judge.kind == "reward_model":
         return {"reward_model": _model_identity(judge)}
     asked = judge_prompt(judge.prompt or "")
-    said = {"prompt": asked.name, "version": asked.version, "orders": judge.orders}
+    said: dict[str, Any] = {"prompt": asked.name, "version": asked.version, "orders": judge.orders}
+    if judge.parameters:
+        said["parameters"] = judge.parameters
     if judge.kind == "served":
         return {"served": _model_identity(judge), **said}
     return {"model": judge.model, "base_url": judge.base_url, **said}
@@ -99,8 +123,10 @@ def _by_rule(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str
     return {name: compared(matches.ids, rewards(given), against) for name, given in matches.responses.items()}
 
 
-def _stopped(context: Context, why: str) -> InputError:
-    return InputError(f"{context.study.where}: evaluation.judge: {why}; the same command goes on")
+def _stopped(context: Context, why: str, passing: bool = False) -> InputError:
+    """What ends the stage; ``passing``: without anything being mended it may not end the next run."""
+    kept = "the same command goes on" if passing else "what is judged is kept"
+    return InputError(f"{context.study.where}: evaluation.judge: {why}; {kept}")
 
 
 def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:
@@ -144,8 +170,9 @@ def reward_in_process(
     import torch
 
     from raydaa.judging.reward_model import load_reward_model, reward_scores
+    from raydaa.training.imports import quiet_transformers
     from raydaa.training.launch import prepare_process
-    from raydaa.training.model import device_of_worker, quiet_transformers
+    from raydaa.training.model import device_of_worker
 
     def fill(temporary: Path) -> None:
         prepare_process(threads)
@@ -171,6 +198,7 @@ def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[st
         patience=60 * by.patience_minutes,
         max_requests=by.max_requests,
         max_tokens=by.max_tokens,
+        parameters=by.parameters,
     )
     if by.kind == "served":
         model = local_model(by.model or "")
@@ -198,7 +226,7 @@ def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[st
         else:
             rulings = asked.rule(games, told)
     except JudgeError as error:
-        raise _stopped(context, str(error)) from None
+        raise _stopped(context, str(error), error.passing) from None
     said = {(game.first, game.second, game.prompt): ruling for game, ruling in zip(games, rulings, strict=True)}
     return {name: _verdicts(matches, responses, said) for name, responses in matches.responses.items()}
 

@@ -126,6 +126,7 @@ def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
         "engine": context.engine,
         "zero_stage": context.zero_stage,
         "trust_remote_code": context.settings.model.trust_remote_code,
+        "tokenizer": str(context.prepared.tokenizer),
     }
 
 

@@ -135,7 +135,7 @@ class DeepSpeedEngine:
     """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
 
     def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
-        from raydaa.training.model import hiding
+        from raydaa.training.imports import hiding
 
         with hiding("mlflow"):  # what DeepSpeed could report to takes most of its import
             import deepspeed

@@ -4,9 +4,7 @@ import contextlib
 import ctypes
 import gc
 import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.method import Method
 from raydaa.artifacts import key_of, write_json
+from raydaa.threads import in_thread
 from raydaa.training.spec import RunSpec
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -119,7 +118,8 @@ def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any
     if workers.here:  # nobody takes this machine away: no process has to watch for it
         options["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     with _environment(options):  # a study on a cluster may be this process's next
-        return _fitted(trainer).return_value
+        # In the main thread Ray would take Ctrl-C for itself, and keep it. It ends what it started.
+        return in_thread(trainer.fit).return_value
 
 
 @contextlib.contextmanager
@@ -132,20 +132,6 @@ def _environment(options: dict[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
-
-
-def _fitted(trainer: Any) -> Any:
-    """What `fit` returns or raises, from a thread: in the main one Ray would take Ctrl-C for itself, and keep it."""
-    outcome: Future[Any] = Future()
-
-    def fit() -> None:
-        try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=fit, daemon=True).start()  # after Ctrl-C nobody waits for it: Ray ends what it started
-    return outcome.result()
 
 
 def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import LossOutput
 from raydaa.algorithms.objective import Objective, preference_loss, sft_loss
 from raydaa.artifacts import make_folder, read_json, write_json
+from raydaa.data.chat import with_template
 from raydaa.data.packing import (
     ExampleTable,
     PackedBatch,
@@ -25,7 +26,6 @@ from raydaa.data.packing import (
     split_work,
     subset,
 )
-from raydaa.data.tokenize import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
 from raydaa.training.engine import Engine, make_engine, rank, sum_over_workers, world_size
@@ -35,11 +35,11 @@ from raydaa.training.model import (
     StartWeights,
     device_of_worker,
     load_model,
-    load_tokenizer,
     without_dropout,
     write_model,
 )
 from raydaa.training.spec import RunSpec
+from raydaa.training.tokenizer import generation_config, load_tokenizer
 
 Metrics = dict[str, float]
 # The sums that make a batch's metrics; each is divided by the weight of the pairs in it.
@@ -264,8 +264,9 @@ class Run:
         plain = plain if self.spec.lora is None else merged(plain, self.spec.lora)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in plain.items()})
         model.config.use_cache = True
-        tokenizer = load_tokenizer(self.spec.start, self.spec.trust_remote_code)
-        write_model(model, with_template(tokenizer), folder)
+        source = Path(self.spec.tokenizer or self.spec.start)
+        model.generation_config = generation_config(source)
+        write_model(model, with_template(load_tokenizer(source, self.spec.trust_remote_code)), folder)
 
     def close(self) -> None:
         """Give the engine's memory back."""

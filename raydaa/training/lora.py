@@ -1,27 +1,54 @@
 """Low-rank adapters: put in before training, added to the weights when a model is handed over."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+ALL_LINEAR = "all-linear"
 
 
 def add_adapters(model: Any, lora: dict[str, Any]) -> None:
     """Freeze ``model`` and give it adapters, in place; B starts at 0, so nothing changes before the first step.
 
-    ValueError where the model has no layers of the names asked for.
+    ValueError as by `adapted_layers`.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = list(lora["targets"])
-    names = targets[0] if targets == ["all-linear"] else targets
-    config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=names, task_type="CAUSAL_LM")
+    layers = adapted_layers(model, lora["targets"])
+    config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=layers, task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
-    for name, module in model.named_modules():
-        base = getattr(module, "base_layer", None)
-        if base is not None and not isinstance(base, nn.Linear):
-            raise ValueError(f"training.lora: {name} is a {type(base).__name__}; only linear layers take adapters here")
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "lora_" in name
+
+
+def adapted_layers(model: Any, targets: Sequence[str]) -> list[str]:
+    """Names of the layers that take adapters: those that ``targets`` name, or end with; for "all-linear" every linear
+    layer but the head.
+
+    ValueError where there are none, where one is not linear, or where it shares its weight with another layer: what
+    was added to it could not be handed over without changing that one as well.
+    """
+    head = model.get_output_embeddings()
+    layers = {name: module for name, module in model.named_modules() if name}
+    if list(targets) == [ALL_LINEAR]:
+        found = {name: m for name, m in layers.items() if isinstance(m, nn.Linear) and m is not head}
+    else:
+        found = {n: m for n, m in layers.items() if any(n == target or n.endswith(f".{target}") for target in targets)}
+    if not found:
+        kinds = sorted({type(m).__name__ for m in layers.values() if any(p.dim() > 1 for p in m.parameters(False))})
+        raise ValueError(f"no linear layer is named {', '.join(targets)}; the model has {', '.join(kinds)}")
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)].append(name)
+    for name, module in found.items():
+        if not isinstance(module, nn.Linear):
+            raise ValueError(f"{name} is a {type(module).__name__}; only linear layers take adapters here")
+        others = [other for other in owners[id(module.weight)] if other != f"{name}.weight"]
+        if others:
+            raise ValueError(f"{name} shares its weight with {others[0]}; leave it out")
+    return list(found)
 
 
 def merged(state: dict[str, Tensor], lora: dict[str, Any]) -> dict[str, Tensor]:

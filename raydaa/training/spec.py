@@ -38,6 +38,7 @@ class RunSpec:
     align_weight: float = 1.0
     rungs: tuple[float, ...] = ()  # shares of the run at which it can be compared with others
     trust_remote_code: bool = False
+    tokenizer: str | None = None  # folder of what is handed over with the weights; None: the start's own
     attention: str = "auto"
     gradient_checkpointing: bool = False
     lora: dict[str, Any] | None = None  # rank, alpha, targets

@@ -3,7 +3,7 @@
 import gc
 from importlib import import_module
 
-from raydaa.training.model import quiet_transformers
+from raydaa.training.imports import quiet_transformers
 
 quiet_transformers()
 for name in (

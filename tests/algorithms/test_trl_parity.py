@@ -10,7 +10,8 @@ import torch
 from raydaa import PairLogps, loss
 from raydaa.data.packing import pack_responses
 from raydaa.testing import draw_pairs
-from raydaa.training.model import Policy, load_model, load_tokenizer
+from raydaa.training.model import Policy, load_model
+from raydaa.training.tokenizer import load_tokenizer
 from tests.models import make_llama
 
 pytest.importorskip("trl", reason="TRL is not installed")

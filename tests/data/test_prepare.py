@@ -15,7 +15,7 @@ from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepar
 from raydaa.records import read
 from raydaa.settings_file import InputError
 from raydaa.study import Study
-from raydaa.training.model import load_tokenizer
+from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro
 
 

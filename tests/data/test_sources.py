@@ -86,8 +86,8 @@ INSTRUCTIONS = {
 def test_instructions(layout: str, prompt: str, answer: str) -> None:
     names = {"messages": "messages", "prompt": "prompt", "response": "response"}
     asked = {"role": "user", "content": prompt}
-    assert conversation(INSTRUCTIONS[layout], names) == [asked, {"role": "assistant", "content": answer}]
-    assert prompt_of(INSTRUCTIONS[layout], "prompt") == [asked]
+    assert conversation(INSTRUCTIONS[layout], names).messages == [asked, {"role": "assistant", "content": answer}]
+    assert prompt_of(INSTRUCTIONS[layout], "prompt").messages == [asked]
 
 
 def test_split_column_filters(tmp_path: Path) -> None:
@@ -193,7 +193,142 @@ def test_bad_pairs(row: dict[str, Any], reason: str) -> None:
 def test_sft_layouts() -> None:
     columns = {"messages": "messages", "prompt": "prompt", "response": "response"}
     whole = [USER, {"role": "assistant", "content": "yes"}]
-    assert conversation({"messages": whole}, columns) == whole
-    assert conversation({"prompt": "hi", "response": "yes"}, columns) == whole
+    assert conversation({"messages": whole}, columns).messages == whole
+    assert conversation({"prompt": "hi", "response": "yes"}, columns).messages == whole
     with pytest.raises(BadRowError, match="no assistant turn"):
         conversation({"messages": [USER]}, columns)
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+CALLS = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+CALLED = [
+    USER,
+    {"role": "assistant", "content": "", "tool_calls": CALLS},
+    {"role": "tool", "content": "3", "tool_call_id": "1"},
+]
+EMPTY = {"tool_calls": None, "tool_call_id": None, "name": None}  # as a columnar file fills what a message lacks
+RICHER: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "answers of several turns go on from the prompt": (
+        {"prompt": [USER], "chosen": [*TALK[1:], YES], "rejected": [*TALK[1:], NO]},
+        TALK,
+    ),
+    "the prompt repeated with what follows it": (
+        {"prompt": "hi", "chosen": [*TALK, YES], "rejected": [*TALK, NO]},
+        TALK,
+    ),
+    "the prompt is the last question": ({"prompt": "bye", "chosen": [*TALK, YES], "rejected": [*TALK, NO]}, TALK),
+    "a column system": ({"system": "Be brief.", "prompt": "hi", "chosen": "yes", "rejected": "no"}, [SYSTEM, USER]),
+    "a column system_prompt": (
+        {"system_prompt": "Be brief.", "chosen": [USER, YES], "rejected": [USER, NO]},
+        [SYSTEM, USER],
+    ),
+    "a system message in the prompt alone": (
+        {"prompt": [SYSTEM, USER], "chosen": [USER, YES], "rejected": [USER, NO]},
+        [SYSTEM, USER],
+    ),
+    "a system message in the answers alone": (
+        {"prompt": "hi", "chosen": [SYSTEM, USER, YES], "rejected": [SYSTEM, USER, NO]},
+        [SYSTEM, USER],
+    ),
+    "the same system message twice": (
+        {"system": "Be brief.", "prompt": [SYSTEM, USER], "chosen": "yes", "rejected": "no"},
+        [SYSTEM, USER],
+    ),
+    "an instruction and its input": (
+        {"instruction": "Add.", "input": "1 and 2", "chosen": "yes", "rejected": "no"},
+        [{"role": "user", "content": "Add.\n\n1 and 2"}],
+    ),
+    "an instruction with its history": (
+        {"instruction": "bye", "history": [["hi", "hello"]], "chosen": "yes", "rejected": "no"},
+        TALK,
+    ),
+    "calls and what they returned": ({"prompt": CALLED, "chosen": "yes", "rejected": "no", "tools": TOOLS}, CALLED),
+    "calls with empty fields": (
+        {"prompt": [EMPTY | m for m in CALLED], "chosen": [EMPTY | YES], "rejected": [NO], "tools": json.dumps(TOOLS)},
+        CALLED,
+    ),
+    "text in parts": (
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "chosen": "yes", "rejected": "no"},
+        [USER],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", RICHER)
+def test_nothing_of_a_row_is_dropped(layout: str) -> None:
+    row, prompt = RICHER[layout]
+    pair = preference_pair(row, COLUMNS)
+    assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, "yes", "no")
+    assert pair.tools == (TOOLS if "tools" in row else None)
+
+
+def test_an_answer_may_be_a_call() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": CALLS}
+    pair = preference_pair({"prompt": "hi", "chosen": [call], "rejected": "no", "tools": TOOLS}, COLUMNS)
+    assert pair.chosen == call
+    talk = conversation({"messages": [*CALLED, YES], "tools": TOOLS}, {"messages": "messages"})
+    assert (talk.messages, talk.tools) == ([*CALLED, YES], TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "bye", "chosen": [USER, YES], "rejected": [USER, NO]}, "prompt disagrees with the conversation"),
+        (
+            {
+                "prompt": [{**SYSTEM, "content": "?"}, USER],
+                "chosen": [SYSTEM, USER, YES],
+                "rejected": [SYSTEM, USER, NO],
+            },
+            "prompt disagrees with the conversation",
+        ),
+        ({"system": "?", "prompt": [SYSTEM, USER], "chosen": "y", "rejected": "n"}, "column system disagrees"),
+        ({"prompt": "hi", "chosen": "yes", "rejected": "no", "tools": "{"}, "tools is not JSON"),
+        ({"prompt": "hi", "chosen": "yes", "rejected": "no", "tools": 3}, "tools is not a list"),
+    ],
+)
+def test_what_disagrees_is_a_reject(row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRowError, match=reason):
+        preference_pair(row, COLUMNS)
+
+
+def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for rows in (ROWS, ROWS[:1]):
+        path.write_text(jsonl(rows))
+        assert [row for _, row in read_rows(str(path), "train").rows] == rows
+
+
+def test_half_a_surrogate_pair_is_a_reject(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(jsonl(ROWS) + '{"prompt": "\\ud83d", "note": "x"}\n{"prompt": "hi", "note": "\\ud83d"}\n')
+    read = read_rows(str(path), "train", ["prompt"])
+    assert [reject.row for reject in read.rejects] == [len(ROWS) + 1]
+    assert read.rows[-1] == (len(ROWS) + 2, {"prompt": "hi"})
+    assert read.columns[-1] == "note"
+
+
+def test_a_split_column_that_begins_late(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(jsonl([ROWS[0], {**ROWS[1], "split": "train"}, {**ROWS[2], "split": "test"}]))
+    read = read_rows(str(path), "train")
+    assert [number for number, _ in read.rows] == [2]
+    assert [(reject.row, reject.reason) for reject in read.rejects] == [(1, "names no split")]
+    assert len(read_rows(str(path), None).rows) == 3
+
+
+def test_only_columns_that_are_needed_are_read(tmp_path: Path) -> None:
+    """Whatever else a file holds: times beyond Python's years, zones that nobody knows, text that is none."""
+    far = pa.array([2**60, 1], pa.timestamp("us"))
+    zone = pa.array([1, 2], pa.timestamp("us", tz="Mars/Olympus"))
+    text = pa.array(["hi", "ho"])
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ab\xff", b"cd"]).buffers())
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"prompt": text, "far": far, "zone": zone, "bad": bad}), path)
+    assert [row for _, row in read_rows(str(path), "train", ["prompt"]).rows] == [{"prompt": "hi"}, {"prompt": "ho"}]
+    read = read_rows(str(path), "train", ["bad"])
+    assert (read.rows, [reject.row for reject in read.rejects]) == ([(2, {"bad": "cd"})], [1])
+    with pytest.raises(DataError, match=r"x\.parquet: is not a readable"):
+        read_rows(str(path), "train", ["far"])

@@ -22,8 +22,9 @@ from raydaa.data.packing import ResponseTable
 from raydaa.data.tokenize import Encoder
 from raydaa.generation import server
 from raydaa.generation.serving import available, serve_running
-from raydaa.training.model import Policy, load_model, load_tokenizer
+from raydaa.training.model import Policy, load_model
 from raydaa.training.reference import score
+from raydaa.training.tokenizer import load_tokenizer
 from tests.command import LISTENING, Command
 from tests.own_cluster import free_ports
 

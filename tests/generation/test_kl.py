@@ -51,7 +51,7 @@ def enumerated(policy: Any, reference: Any) -> float:
 
 
 def estimated(policy: Any, reference: Any, sampling: Sampling) -> Divergence:
-    drawn = generate(policy, [PROMPT] * SAMPLES, sampling, EOS, pad=0, batch_size=1000)
+    drawn = generate(policy, [PROMPT] * SAMPLES, sampling, [EOS], pad=0, batch_size=1000)
     sizes = np.array([len(response.tokens) for response in drawn])
     reference_logps = logps(reference, [response.tokens for response in drawn])
     return kl_divergence(np.array([response.logp for response in drawn]), reference_logps, sizes, draws=2000)

@@ -24,21 +24,21 @@ def model(pocket_model: Path) -> Any:
 @pytest.mark.parametrize("top_k", [0, 3])
 def test_raw_log_probabilities(model: Any, temperature: float, top_k: int) -> None:
     sampling = Sampling(temperature, top_k, 1.0, 12, seed=3)
-    responses = generate(model, PROMPTS, sampling, eos=2, pad=0, batch_size=3)
+    responses = generate(model, PROMPTS, sampling, stops=[2], pad=0, batch_size=3)
     table = ResponseTable(PROMPTS, [response.tokens for response in responses])
     expected = score(Policy(copy.deepcopy(model)), table, np.arange(len(PROMPTS)), budget=64)[:, 0]
     assert [response.logp for response in responses] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_same_seed_same_tokens(model: Any) -> None:
-    runs = [generate(model, PROMPTS, Sampling(1.0, 0, 1.0, 12, seed), 2, 0, 2) for seed in (0, 0, 1)]
+    runs = [generate(model, PROMPTS, Sampling(1.0, 0, 1.0, 12, seed), [2], 0, 2) for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
 def test_ends_at_eos_or_is_marked_as_cut(model: Any) -> None:
     sampling = Sampling(1.0, 0, 1.0, 40, seed=0)
-    responses = generate(model, PROMPTS * 30, sampling, eos=2, pad=0, batch_size=32)
+    responses = generate(model, PROMPTS * 30, sampling, stops=[2], pad=0, batch_size=32)
     assert {response.cut for response in responses} == {True, False}
     for response in responses:
         assert response.cut == (response.tokens[-1] != 2)

@@ -64,12 +64,12 @@ def pool(own_ray: None, stack: contextlib.ExitStack, checkpoints: list[Path]) ->
 def ask(pool: Pool, checkpoint: Path, sampling: Sampling, order: list[int] | None = None) -> list[Response]:
     order = order or list(range(len(PROMPTS)))
     prompts, names = [PROMPTS[i] for i in order], [NAMES[i] for i in order]
-    responses = pool.ask(checkpoint, model_hash(checkpoint), prompts, names, sampling, 2)()
+    responses = pool.ask(checkpoint, model_hash(checkpoint), prompts, names, sampling, [2])()
     return [responses[order.index(i)] for i in range(len(PROMPTS)) if i in order]
 
 
 def by_transformers(checkpoint: Path) -> list[Response]:
-    return generate(load_model(checkpoint).eval(), PROMPTS, GREEDY, eos=2, pad=0, batch_size=8)
+    return generate(load_model(checkpoint).eval(), PROMPTS, GREEDY, stops=[2], pad=0, batch_size=8)
 
 
 def test_greedy_equals_transformers_through_every_swap(pool: Pool, checkpoints: list[Path]) -> None:
@@ -118,7 +118,7 @@ def test_merged_adapters_answer_as_adapters_do(pool: Pool, checkpoints: list[Pat
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    expected = generate(model.eval(), PROMPTS, GREEDY, eos=2, pad=0, batch_size=8)
+    expected = generate(model.eval(), PROMPTS, GREEDY, stops=[2], pad=0, batch_size=8)
     whole = load_model(checkpoints[0])
     whole.load_state_dict(merged(model.state_dict(), LORA))
     shutil.copytree(checkpoints[0], tmp_path / "merged")
@@ -139,7 +139,7 @@ def test_five_hundred_prompts_outlive_their_replica_and_the_controller(pool: Poo
     """Both are killed while a checkpoint answers that the next replica does not begin with."""
     prompts = [[1, *[4 + (7 * i + j) % 60 for j in range(3 + i % 40)], 7] for i in range(500)]
     names, sampling = [f"{i:012x}" for i in range(500)], Sampling(1.0, 0, 1.0, 30, seed=1)
-    request = (checkpoints[1], model_hash(checkpoints[1]), prompts, names, sampling, 2)
+    request = (checkpoints[1], model_hash(checkpoints[1]), prompts, names, sampling, [2])
     expected = pool.ask(*request)()
     assert len(expected) == 500
     answer = pool.ask(*request)
@@ -151,7 +151,7 @@ def test_five_hundred_prompts_outlive_their_replica_and_the_controller(pool: Poo
 
 def test_other_weights_are_refused(pool: Pool, checkpoints: list[Path]) -> None:
     with pytest.raises(RuntimeError, match=r"answered with weights \w+, not what was asked for, 4 times in a row"):
-        pool.ask(checkpoints[0], "what was asked for", PROMPTS, NAMES, GREEDY, 2)()
+        pool.ask(checkpoints[0], "what was asked for", PROMPTS, NAMES, GREEDY, [2])()
 
 
 def test_whoever_leaves_does_not_wait_for_answers(
@@ -160,7 +160,7 @@ def test_whoever_leaves_does_not_wait_for_answers(
     """The last test: it ends the pool, as Ctrl-C would in the middle of a checkpoint."""
     prompts = [[1, 5 + i % 50, 7] for i in range(20_000)]
     names, sampling = [f"{i:012x}" for i in range(len(prompts))], Sampling(1.0, 0, 1.0, 190, seed=1)
-    answer = pool.ask(checkpoints[1], model_hash(checkpoints[1]), prompts, names, sampling, 2)
+    answer = pool.ask(checkpoints[1], model_hash(checkpoints[1]), prompts, names, sampling, [2])
     time.sleep(2)
     begun = time.monotonic()
     stack.close()

@@ -158,7 +158,7 @@ def test_benchmarks_have_their_own_settings() -> None:
         "tldr",
     ]
     assert [b.judged_by(language).orders for b in (validation, tldr)] == [2, 1]
-    assert settings.evaluation.baselines[0] == "sft"
+    assert settings.evaluation.baseline_of(validation) == "sft"
     assert judge_title(alpaca.judged_by(language)) == "judge gpt-4o, prompt alpaca_eval v1"
 
 
@@ -210,6 +210,5 @@ def test_several_benchmarks_have_one_budget(tmp_path: Path) -> None:
 
 
 def test_arena_hards_questions_are_read() -> None:
-    assert prompt_of({"turns": [{"content": "why?"}], "question_id": "q"}, "prompt") == [
-        {"role": "user", "content": "why?"}
-    ]
+    asked = prompt_of({"turns": [{"content": "why?"}], "question_id": "q"}, "prompt")
+    assert asked.messages == [{"role": "user", "content": "why?"}]

@@ -148,8 +148,8 @@ def test_one_game_that_is_refused_or_never_answered_is_left_out(
     with serving(answer) as server:
         rulings = judge(server.url, tmp_path, concurrency=2).rule(GAMES)
     assert [i for i, ruling in enumerate(rulings) if ruling.outcome is None] == [3, 5]
-    assert rulings[3].text == "refused with status 400"
-    assert rulings[5].text == "no answer (status 500)"
+    assert rulings[3].text == "refused with status 400: too long"
+    assert rulings[5].text == "no answer (status 500: oh)"
     kept = [i for i in range(len(GAMES)) if i not in (3, 5)]
     assert [rulings[i].outcome for i in kept] == [expected(GAMES[i]) for i in kept]
 
@@ -174,7 +174,7 @@ def test_keys_are_told_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     refused = Reply({"error": {"message": f"wrong key {KEY}"}}, 401)
     with (
         serving(lambda number, body: said(body) if number < 5 else refused) as server,
-        pytest.raises(JudgeError, match=r"refused with status 401$") as error,
+        pytest.raises(JudgeError, match=r"refused with status 401: wrong key …$") as error,
     ):
         judge(server.url, tmp_path, concurrency=1).rule(GAMES)
     assert KEY not in str(error.value)

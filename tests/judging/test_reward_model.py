@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from raydaa.data import pocket
 from raydaa.judging.reward_model import load_reward_model, reward_scores
 from raydaa.settings import PocketSettings
-from raydaa.training.model import load_tokenizer
+from raydaa.training.tokenizer import load_tokenizer
 
 PROMPTS = [[{"role": "user", "content": f"list the animals : cat {'fox ' * (i % 3)}"}] for i in range(20)]
 RESPONSES = ["sure , cat and fox ." + " well" * (i % 4) for i in range(20)]

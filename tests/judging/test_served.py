@@ -17,8 +17,9 @@ from raydaa.data.prepare import tokenizer_hash
 from raydaa.generation.serving import available
 from raydaa.judging.cache import VerdictCache
 from raydaa.results import TrialResults
-from raydaa.training.model import Policy, load_model, load_tokenizer
+from raydaa.training.model import Policy, load_model
 from raydaa.training.reference import score
+from raydaa.training.tokenizer import load_tokenizer
 from tests.command import Command
 from tests.models import save_llama
 from tests.studies import done, micro, written

@@ -15,7 +15,8 @@ from raydaa.pipeline import _prepare
 from raydaa.pipeline.reference import reference_key
 from raydaa.progress import Progress
 from raydaa.study import Study
-from raydaa.training.model import load_model, load_tokenizer
+from raydaa.training.model import load_model
+from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro
 
 

@@ -15,7 +15,7 @@ from tests.studies import micro
 
 
 def context(resources: Resources, **scaling: Any) -> Context:
-    prepared = Prepared(Start("base", Path(), ""), {}, {}, {})
+    prepared = Prepared(Start("base", Path(), ""), Path(), {}, {}, {})
     return Context(Study.from_tree(micro(scaling=scaling)), Progress(1), resources, prepared)
 
 

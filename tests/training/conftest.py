@@ -7,8 +7,8 @@ import pytest
 
 from raydaa.data.prepare import open_inputs, prepare
 from raydaa.study import Study
-from raydaa.training.model import load_tokenizer
 from raydaa.training.spec import RunSpec
+from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro
 from tests.training.runs import Make, run_spec, write_references
 

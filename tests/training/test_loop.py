@@ -14,8 +14,9 @@ from raydaa.data.packing import PairTable, pack_responses
 from raydaa.records import REFERENCE, read, write
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.loop import NonFiniteLossError, Run
-from raydaa.training.model import Policy, StartWeights, load_model, load_tokenizer
+from raydaa.training.model import Policy, StartWeights, load_model
 from raydaa.training.spec import RunSpec
+from raydaa.training.tokenizer import load_tokenizer
 from raydaa.trial_folder import read_metrics
 from tests.training.runs import Make, losses
 

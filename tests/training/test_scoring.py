@@ -13,9 +13,8 @@ import transformers
 from torch import Tensor
 
 from raydaa.data.packing import ResponseTable, pack_responses
-from raydaa.training import attention
-from raydaa.training import model as models
-from raydaa.training.model import Policy, chunked_logps
+from raydaa.training import attention, probe
+from raydaa.training.model import Policy, chunked_logps, without_dropout
 from raydaa.training.reference import score
 
 Pair = tuple[list[int], list[int], list[int]]
@@ -143,11 +142,11 @@ def test_other_architectures_get_padded_rows_and_one_line_of_log(kind: str, capl
     config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     expected = [alone(model, prompt, response) for prompt, *responses in SHORT for response in responses]
-    models._known.clear()
-    with caplog.at_level(logging.WARNING, "raydaa.training.model"):
+    probe._known.clear()
+    with caplog.at_level(logging.WARNING, "raydaa.training.probe"):
         policy = Policy(model).eval()
-    assert [record.message for record in caplog.records if record.name == "raydaa.training.model"] == [
-        f"{kind}ForCausalLM can't take packed rows with sdpa attention: padded rows"
+    assert [record.message for record in caplog.records if record.name == "raydaa.training.probe"] == [
+        f"{kind}ForCausalLM with sdpa attention: padded rows"
     ]
     assert policy.attention == "padded"
     assert not policy.sharing.allowed
@@ -157,7 +156,15 @@ def test_other_architectures_get_padded_rows_and_one_line_of_log(kind: str, capl
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("Qwen2Moe", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0, "num_experts": 2}),
+        (
+            "Qwen2Moe",
+            {
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention", "full_attention"],
+                "num_experts": 8,
+            },
+        ),
         ("PhiMoE", {"sliding_window": 8}),
     ],
 )
@@ -176,7 +183,7 @@ def test_dropout_is_off() -> None:
     config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64)
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config)
-    models.without_dropout(model)
+    without_dropout(model)
     policy = Policy(model).train()
     assert packed(policy, SHORT, shared=False) == packed(policy, SHORT, shared=False)
     policy.eval()

@@ -1,0 +1,269 @@
+"""How a tokenizer's chat template speaks: the prompt, an answer in its context, and the token that ends a turn."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raydaa.data.sources import BadRowError, Message, Messages, Tools
+from raydaa.settings_file import first_line
+
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'][:1] | upper }}{{ message['role'][1:] }}:\n{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+MARK, NEXT = "raydaa", "aadyar"  # texts that no template changes, and no template says by itself
+ASKED = {"role": "user", "content": "?"}
+CALL = {"type": "function", "id": "call00000", "function": {"name": MARK, "arguments": {}}}
+_THOUGHT = re.compile(r"<(\w*think\w*|thought|reasoning)>\s*$|\[(THINK)\]\s*$", re.IGNORECASE)
+
+
+def with_template(tokenizer: Any, template: str | None = None, arguments: Mapping[str, Any] | None = None) -> Any:
+    """The tokenizer itself with the chat template that is to be spoken; ValueError without an EOS.
+
+    Args:
+        tokenizer: Its own template stays where it has one and ``template`` is None; `DEFAULT_TEMPLATE` is the last
+            resort.
+        template: Jinja text that takes the place of the tokenizer's.
+        arguments: What the template is given in every rendering. They become part of it, so that whoever serves the
+            model renders what was trained on; a caller's own arguments still win.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS token; a response could never end")
+    if template is not None:
+        tokenizer.chat_template = template
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = ("{{ bos_token }}" if has_bos(tokenizer) else "") + DEFAULT_TEMPLATE
+    if arguments:
+        head = "".join(
+            f"{{%- set {name} = {name} if {name} is defined else {_literal(value)} -%}}"
+            for name, value in arguments.items()
+        )
+        known = tokenizer.chat_template
+        several = known if isinstance(known, dict) else {"": known}
+        changed = {name: head + text for name, text in several.items()}
+        tokenizer.chat_template = changed if isinstance(known, dict) else changed[""]
+    return tokenizer
+
+
+def _literal(value: Any) -> str:
+    """A plain value as Jinja writes it."""
+    return json.dumps(value, ensure_ascii=False) if value is not None else "none"
+
+
+def has_bos(tokenizer: Any) -> bool:
+    """Whether texts begin with BOS; one that is EOS as well, as GPT-2's, would end a text before it begins."""
+    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
+
+
+@dataclass(frozen=True)
+class TurnEnd:
+    """How an assistant's turn ends.
+
+    ``token`` is the id, ``text`` what the template says from the end of the answer up to and including it (None where
+    the template says it only when somebody else speaks, or never: then the id is appended), ``rest`` what it says
+    after it.
+    """
+
+    token: int
+    text: str | None
+    rest: str
+
+
+class ChatFormat:
+    """The chat template of one tokenizer, as text; `Encoder` makes ids of it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.added: dict[int, str] = {token: str(text) for token, text in tokenizer.added_tokens_decoder.items()}
+        self.added |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        answered = [ASKED, {"role": "assistant", "content": MARK}]
+        self.in_parts = False  # whether the template reads a message's text from a list of parts alone
+        if MARK not in (self._probe(answered) or ""):
+            self.in_parts = True
+            self.in_parts = MARK in (self._probe(answered) or "")
+        self.end = self._turn_end(answered[-1], {"role": "user", "content": NEXT})
+        self.call_end = self._call_end()
+        prompt = self._probe([ASKED], True) or ""
+        self.thought = _THOUGHT.search(prompt)  # a thinking block that the prompt opens
+        whole = self._probe(answered) or ""
+        # What the model says before its answer, as a channel or an empty thought.
+        self.lead = whole[len(prompt) : whole.rfind(MARK)] if whole.startswith(prompt) else ""
+
+    def render(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
+        """The template's text; BadRowError where it refuses the conversation."""
+        try:
+            return self._rendered(messages, tools, add_generation_prompt)
+        except Exception as error:  # a template is a program of its own and may raise anything
+            other = _with_other_arguments(messages)
+            if other != messages:  # OpenAI writes a call's arguments as text; most templates want what it says
+                try:
+                    return self._rendered(other, tools, add_generation_prompt)
+                except Exception:
+                    pass
+            raise BadRowError(f"the chat template refuses the conversation: {first_line(error)}") from None
+
+    def _rendered(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
+        given = {} if tools is None else {"tools": tools}
+        if self.in_parts:
+            messages = [_in_parts(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **given
+        )
+        return str(text)
+
+    def _probe(self, messages: Messages, add_generation_prompt: bool = False) -> str | None:
+        """None where the template refuses them."""
+        try:
+            return self.render(messages, None, add_generation_prompt)
+        except BadRowError:
+            return None
+
+    @property
+    def without_thought(self) -> str:
+        """How to have a template that opens thinking blocks leave them out."""
+        known = self.tokenizer.chat_template
+        text = known if isinstance(known, str) else json.dumps(known)
+        for name in ("enable_thinking", "thinking"):
+            if re.search(rf"\b{name}\b", text):
+                return f"data.chat_template.arguments: {{{name}: false}}"
+        return "data.chat_template.file: a template without it"
+
+    def reply(self, messages: Messages, answer: Message, tools: Tools, prompt: str) -> tuple[str, int | None]:
+        """What the model says after ``prompt`` up to the end of its turn, and the id to append where it isn't said.
+
+        ``prompt`` is the rendering of ``messages``. The reply is the template's own, where that goes on from the
+        prompt; where the prompt opens what the template then leaves out, it is the answer and the end of the turn.
+        """
+        whole = self.render([*messages, answer], tools, False)
+        end = self.call_end if answer.get("tool_calls") else self.end
+        whole, token = self._cut(whole, end)
+        if whole.startswith(prompt):
+            said = whole[len(prompt) :]
+        else:
+            said = self._apart(whole, answer.get("content") or "", end, prompt)
+        for call in answer.get("tool_calls") or []:
+            name = (call.get("function") or call).get("name", "")
+            if name not in said:
+                raise BadRowError("the chat template leaves the answer's tool calls out")
+        return said, token
+
+    def _apart(self, whole: str, content: str, end: TurnEnd, prompt: str) -> str:
+        """The reply in a rendering that does not go on from the prompt: the answer and what the template adds to it."""
+        if self.thought is not None and content.lstrip().startswith(self.thought[0].strip()):
+            said = content.lstrip().removeprefix(self.thought[0].strip())
+            return said.lstrip("\n") + (end.text or "")
+        agreed = len(_shared(whole, prompt))
+        if not prompt[agreed:].strip():  # the prompt has a line break more
+            return whole[agreed:]
+        for said in (content, content.strip(), content.rpartition("</think>")[2].strip()):
+            place = whole.rfind(said, agreed) if said else -1
+            if place >= 0:
+                return whole[place:]
+        raise BadRowError("the chat template does not say the answer")
+
+    def _cut(self, whole: str, end: TurnEnd) -> tuple[str, int | None]:
+        """A rendered conversation up to the end of its last turn."""
+        if end.text is None:
+            return whole.removesuffix(end.rest), end.token
+        if whole.endswith(end.text + end.rest):
+            return whole[: len(whole) - len(end.rest)], None
+        last = self.added[end.token]
+        before, found, _ = whole.rpartition(last)
+        return (before + found, None) if found else (whole, end.token)
+
+    def _turn_end(self, answer: Message, other: Message) -> TurnEnd:
+        """Where the template ends ``answer``, found from what it says after it alone, and before ``other``'s turn."""
+        alone, followed = self._after_mark([ASKED, answer]), self._after_mark([ASKED, answer, other])
+        if alone is None:
+            return TurnEnd(self.tokenizer.eos_token_id, None, "")
+        before_next = alone if followed is None else followed.partition(NEXT)[0]
+        shared = _shared(alone, before_next)
+        call = "tool_calls" in answer
+        # A turn may end with several tokens (Cohere 2), and a text with one that is not the turn's (Phi-3).
+        places = self._added_in(shared)[-1:] or (self._added_in(alone)[-1:] if call else self._added_in(alone)[:1])
+        if call and self.end.text is None:
+            places = []  # what stands last closes the call
+        for token, end in places:
+            return TurnEnd(token, alone[:end], alone[end:])
+        # Nothing ends it but the next one's beginning (GLM).
+        bos = self.tokenizer.bos_token_id if has_bos(self.tokenizer) else None
+        begins = [token for token, _ in self._added_in(before_next[len(shared) :]) if token != bos]
+        return TurnEnd((begins or [self.tokenizer.eos_token_id])[0], None, "" if call else alone)
+
+    def _call_end(self) -> TurnEnd:
+        """As `_turn_end`, of a turn that calls a tool."""
+        response = {"role": "tool", "name": MARK, "tool_call_id": CALL["id"], "content": NEXT}
+        for content in ("", None):
+            call = {"role": "assistant", "content": content, "tool_calls": [CALL]}
+            if self._after_mark([ASKED, call]) is not None:
+                return self._turn_end(call, response)
+        return self.end
+
+    def _after_mark(self, messages: Messages) -> str | None:
+        _, found, after = (self._probe(messages) or "").partition(MARK)
+        return after if found else None
+
+    def _added_in(self, text: str) -> list[tuple[int, int]]:
+        """Added tokens in a text, each with the place where it ends."""
+        found = []
+        for token, written in self.added.items():
+            found += [(match.end(), token) for match in re.finditer(re.escape(written), text)]
+        return [(token, end) for end, token in sorted(found)]
+
+    def stops(self, more: Iterable[int] = ()) -> tuple[int, ...]:
+        """Every id that ends a turn: the template's, the tokenizer's, and ``more``."""
+        ends = {self.end.token, self.tokenizer.eos_token_id, *more}
+        if self.call_end.text is None:
+            ends.add(self.call_end.token)
+        return tuple(sorted(ends))
+
+    def answer(self, tokens: Sequence[int], stops: Iterable[int]) -> str:
+        """The text of a generated response: without what ends it, and without what the template says before it."""
+        tokens = list(tokens)
+        if tokens and tokens[-1] in set(stops):
+            tokens.pop()
+        lead = list(self.tokenizer(self.lead.strip(), add_special_tokens=False)["input_ids"]) if self.lead else []
+        for place in range(len(tokens) - len(lead), -1, -1):
+            if lead and tokens[place : place + len(lead)] == lead:
+                return str(self.tokenizer.decode(tokens[place + len(lead) :], skip_special_tokens=True)).lstrip()
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _shared(one: str, other: str) -> str:
+    """What two texts begin with alike."""
+    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return one[:place]
+    return min(one, other, key=len)
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def _with_other_arguments(messages: Messages) -> Messages:
+    """The same messages with the arguments of calls as what JSON text says, or as JSON text."""
+
+    def other(call: Any) -> Any:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or "arguments" not in function:
+            return call
+        arguments = function["arguments"]
+        try:
+            changed = json.loads(arguments) if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        except ValueError:
+            return call
+        return {**call, "function": {**function, "arguments": changed}}
+
+    return [
+        {**message, "tool_calls": [other(call) for call in message["tool_calls"]]}
+        if isinstance(message.get("tool_calls"), list)
+        else message
+        for message in messages
+    ]

@@ -1,0 +1,35 @@
+"""Which failures the same command gets over when it is given again."""
+
+import errno
+
+# Of Ray: a process, a machine or what lay in its memory is gone. By name: nobody imports Ray to read an error.
+LOST = {
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "ObjectLostError",
+    "OwnerDiedError",
+    "RayActorError",
+    "RaySystemError",
+    "RpcError",
+    "WorkerCrashedError",
+    "WorkerGroupStartupTimeoutError",
+    "WorkerHealthCheckTimeoutError",
+}
+ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether ``error``, or what caused it, is about a machine that may be well by now, not about the work itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, ConnectionError | TimeoutError):
+            return True
+        if isinstance(error, OSError) and error.errno in ROOM:
+            return True
+        if LOST & {cls.__name__ for cls in type(error).__mro__}:
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False

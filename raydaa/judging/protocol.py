@@ -1,0 +1,163 @@
+"""What endpoints of OpenAI's chat protocol send back, odd ones among them: an answer, or why there is none."""
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raydaa.judging.prompt import Answer
+
+SAID = 300  # characters of a server's sentence that are shown
+_REFUSED_KEY = re.compile(
+    r"not support|unsupport|unrecogni|unknown|not permitted|not allowed|extra input|extra field|unexpected|deprecat"
+    r"|only the default",
+    re.IGNORECASE,
+)
+_INSTEAD = re.compile(r"\buse\s+['\"`]?(\w+)['\"`]?\s+instead", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NoAnswerError(Exception):
+    """A reply without a completion; ``status`` is the error's own where a success carries one."""
+
+    sentence: str
+    status: int | None = None
+
+
+def read_completion(text: str) -> tuple[Answer, tuple[int, int]]:
+    """The answer in a reply's body, and its prompt and completion tokens (0 where they are not told).
+
+    Server-sent events are put together. NoAnswerError where it holds none.
+    """
+    body = _parsed(text)
+    if not isinstance(body, dict):
+        raise NoAnswerError(sentence_of(text) or "an empty reply")
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        error = body.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else None
+        raise NoAnswerError(sentence_of(text) or "a reply without an answer", status)
+    choice = choices[0]
+    message: dict[str, Any] = choice["message"] if isinstance(choice.get("message"), dict) else {}
+    cut = choice.get("finish_reason") == "length"
+    said = _text(message.get("content")) or _text(choice.get("text")) or _text(message.get("refusal"))
+    return Answer(said, _likeliest(choice.get("logprobs")), cut), _used(body.get("usage"))
+
+
+def _parsed(text: str) -> Any:
+    if text.lstrip().startswith("data:"):
+        return _joined(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _joined(text: str) -> dict[str, Any] | None:
+    """The completion that a stream of events tells piece by piece."""
+    pieces, reason, usage, logprobs = [], None, None, None
+    events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    for event in events:
+        try:
+            chunk = json.loads(event)
+        except ValueError:
+            continue
+        if not isinstance(chunk, dict):
+            continue
+        if "error" in chunk:
+            return chunk
+        usage = chunk.get("usage") or usage
+        for choice in (chunk.get("choices") or [])[:1]:
+            pieces.append(_text((choice.get("delta") or choice.get("message") or {}).get("content")))
+            reason, logprobs = choice.get("finish_reason") or reason, logprobs or choice.get("logprobs")
+    if not pieces:
+        return None
+    choice = {"message": {"content": "".join(pieces)}, "finish_reason": reason, "logprobs": logprobs}
+    return {"choices": [choice], "usage": usage}
+
+
+def _text(content: Any) -> str:
+    """A message's content: text, or a list of parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = [part if isinstance(part, str) else part.get("text") for part in content if isinstance(part, str | dict)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _likeliest(logprobs: Any) -> list[tuple[str, float]]:
+    """Alternatives of the first token with their log-probabilities, where they were sent."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = content[0] if isinstance(content, list) and content else None
+    known = (first.get("top_logprobs") or []) if isinstance(first, dict) else []
+    return [
+        (each["token"], float(each["logprob"]))
+        for each in known
+        if isinstance(each, dict)
+        and isinstance(each.get("token"), str)
+        and isinstance(each.get("logprob"), int | float)
+    ]
+
+
+def _used(usage: Any) -> tuple[int, int]:
+    if not isinstance(usage, dict):
+        return 0, 0
+    found = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (int(value) if isinstance(value, int | float) else 0 for value in found)
+    return prompt, completion
+
+
+def sentence_of(text: str, secret: str = "") -> str:
+    """What a server says of an error, on one line and without the key."""
+    body = _parsed(text)
+    said = _message(body) if isinstance(body, dict | list) else re.sub(r"<[^>]*>", " ", text)
+    said = " ".join(html.unescape(said).split())
+    if secret:
+        said = said.replace(secret, "…")
+    said = re.sub(r"\b(sk|pk|key|Bearer)[-_ ][\w*.…-]{6,}", "…", said)
+    return said if len(said) <= SAID else said[: SAID - 1] + "…"
+
+
+def _message(body: Any) -> str:
+    """The sentence in an error's body, wherever servers put it."""
+    if isinstance(body, str):
+        return body
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(_message, body)))
+    if isinstance(body, dict):
+        for name in ("error", "message", "detail", "msg", "errors"):
+            if body.get(name) and (said := _message(body[name])):
+                return said
+    return ""
+
+
+def adapted(options: Mapping[str, Any], text: str) -> tuple[str, str | None] | None:
+    """The option that an endpoint refuses, by its error's body, and what it wants in its place (None: nothing).
+
+    None where the error is about something else.
+    """
+    body = _parsed(text)
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    said = sentence_of(text)
+    code = str(error.get("code", "")) if isinstance(error, dict) else ""
+    if not (_REFUSED_KEY.search(said) or code.startswith(("unsupported", "unknown"))):
+        return None
+    named = error.get("param") if isinstance(error, dict) else None
+    refused = next((name for name in _first([named], _words(text)) if name in options), None)
+    if refused is None:
+        return None
+    instead = _INSTEAD.search(said)
+    return refused, instead[1] if instead and instead[1] not in options else None
+
+
+def _first(*groups: Iterable[Any]) -> Iterable[str]:
+    for group in groups:
+        yield from (str(name) for name in group if name)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)

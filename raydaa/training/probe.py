@@ -1,0 +1,166 @@
+"""How a model is asked for log-probabilities so that they are those of its own forward pass: tried on a few tokens.
+
+Packed rows with our own head over scored tokens are what is fastest. An architecture whose attention can't take packed
+rows is given padded ones; one whose head is more than a matrix (a multiplier, a second layer) is asked for its own
+logits. Where nothing agrees with the plain forward pass there is no number to be trusted, and no study.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from raydaa.data.packing import pack_responses
+from raydaa.settings_file import first_line
+from raydaa.training import attention
+from raydaa.training.attention import FLEX, SDPA, register
+from raydaa.training.engine import most_of_workers
+
+if TYPE_CHECKING:
+    from raydaa.training.model import Policy
+
+logger = logging.getLogger(__name__)
+
+IMPLEMENTATIONS = {"sdpa": SDPA, "flex": FLEX, "flash_attention_2": "flash_attention_2"}
+PADDED = "padded"
+
+
+class ArchitectureError(ValueError):
+    """No way of asking this architecture gives the log-probabilities of its own forward pass; one line."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """``attention`` is over packed rows, or `PADDED`; ``own_head``: whole logits by the model itself."""
+
+    attention: str
+    own_head: bool = False
+
+
+_known: dict[tuple[str, str], Way] = {}
+
+
+def find_way(policy: "Policy", wanted: str) -> Way:
+    """The fastest way that agrees with the model's plain forward pass, once in a process for an architecture.
+
+    The model's attention is set to it. Every worker of a group finds the same. ArchitectureError where there is none.
+    """
+    model = policy.model
+    key = (model.config.to_json_string(), wanted)
+    settable = model._can_set_attn_implementation()
+    register()
+    if key not in _known:
+        policy.eval()
+        with torch.no_grad():
+            _known[key] = _first_that_agrees(policy, wanted, settable)
+        if _known[key] != Way(wanted):
+            how = "padded rows" if _known[key].attention == PADDED else "packed rows"
+            head = " and its own head" if _known[key].own_head else ""
+            logger.warning("%s with %s attention: %s%s", type(model).__name__, wanted, how, head)
+    way = _known[key]
+    if way.attention != PADDED:
+        model.set_attn_implementation(IMPLEMENTATIONS[way.attention])
+    else:
+        _be_plain(model)
+    return way
+
+
+def _be_plain(model: Any) -> None:
+    """The stock attention where the architecture has a choice."""
+    with contextlib.suppress(ValueError):  # some say that they have one and have none, as Mamba
+        if model._can_set_attn_implementation():
+            model.set_attn_implementation(plain_attention(model))
+
+
+def _ways(wanted: str, settable: bool) -> Iterator[Way]:
+    for name in [wanted] * settable + [PADDED]:
+        yield Way(name)
+        yield Way(name, own_head=True)
+
+
+def _first_that_agrees(policy: "Policy", wanted: str, settable: bool) -> Way:
+    model = policy.model
+    rows = _drawn_rows(model, sharing=wanted != "flash_attention_2")
+    _be_plain(model)
+    try:
+        plain = [_plain_logp(model, prompt, response) for prompt, responses, _ in rows for response in responses]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of somebody's modelling code
+        raise ArchitectureError(f"{type(model).__name__} can't be run: {first_line(error)}") from None
+    expected = torch.stack(plain)
+    for way in _ways(wanted, settable):
+        agrees = bool(torch.isfinite(expected).all()) and _agrees(policy, way, rows, expected)
+        # Every worker must pack alike, whatever one of them ran into.
+        if not most_of_workers(int(not agrees), model.device):
+            return way
+    raise ArchitectureError(
+        f"{type(model).__name__} is not supported: its log-probabilities could not be had as its own forward pass "
+        f"gives them"
+    )
+
+
+def _drawn_rows(model: Any, sharing: bool) -> list[tuple[np.ndarray, list[np.ndarray], bool]]:
+    """A few random prompts with two responses each."""
+    generator = torch.Generator().manual_seed(0)
+    size = model.get_input_embeddings().weight.shape[0]
+
+    def draw(length: int) -> np.ndarray:
+        return torch.randint(0, size, (length,), generator=generator).numpy()
+
+    return [(draw(prompt), [draw(length) for length in responses], sharing) for prompt, responses in SIZES]
+
+
+SIZES = [(5, (7, 3)), (2, (4, 6))]  # tokens of prompts and their responses
+
+
+def _plain_logp(model: Any, prompt: np.ndarray, response: np.ndarray) -> Tensor:
+    tokens = torch.from_numpy(np.concatenate([prompt, response])).to(model.device)
+    logits = model(tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    return -cross_entropy(logits, tokens[len(prompt) :], reduction="sum")
+
+
+def _agrees(policy: "Policy", way: Way, rows: list[Any], expected: Tensor) -> bool:
+    model, packed = policy.model, way.attention != PADDED
+    attention.windows_seen.clear()
+    flash = way.attention == "flash_attention_2"
+    given = [(prompt, responses, shares and packed) for prompt, responses, shares in rows]
+    try:
+        if packed:
+            model.set_attn_implementation(IMPLEMENTATIONS[way.attention])
+        else:
+            _be_plain(model)
+        # FlashAttention takes no float32; DeepSpeed casts weights only later.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=flash):
+            found = policy.ask(pack_responses(given).to(model.device), way)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of somebody's modelling code, asked for what it may not know
+        return False
+    exact = model.dtype == torch.float32 and not policy.autocast and not flash
+    relative, absolute = (1e-5, 5e-4) if exact else (2e-2, 0.2)
+    same = torch.allclose(found, expected, rtol=relative, atol=absolute)
+    return same and (not packed or _windows_reach_attention(model.config.get_text_config()))
+
+
+def plain_attention(model: Any) -> str:
+    """The stock attention that computes what the architecture says."""
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped or not model._supports_sdpa else "sdpa"
+
+
+def _windows_reach_attention(config: Any) -> bool:
+    """Whether attention hears of every limit to what a token sees; some models put it into their masks alone."""
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return False
+    kinds = getattr(config, "layer_types", None)
+    limited = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    if kinds is not None:
+        limited = any(kind != "full_attention" for kind in kinds)
+    return not limited or any(window is not None for window in attention.windows_seen)
