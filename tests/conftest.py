@@ -52,6 +52,15 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """A pretrained chat model of 135M parameters, as `tests.real_model` makes it."""
+    folder = os.environ.get("RAYDAA_TEST_MODEL")
+    if not folder or not (Path(folder) / "config.json").is_file():
+        pytest.skip("RAYDAA_TEST_MODEL does not name the folder that python -m tests.real_model makes")
+    return Path(folder)
+
+
 @pytest.fixture(scope="module")
 def own_ray() -> Iterator[None]:
     """A Ray of this test module's own, with its own folder and ports."""

@@ -58,10 +58,14 @@ def _found(include_path: str | None, _: str, names: tuple[str, ...]) -> Any:
     return TaskManager(include_path=include_path)
 
 
-def ask(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
-    """Scores by task and metric, each with its ``value`` and ``standard_error`` (None where the harness has none)."""
+def ask(endpoint: Endpoint, model: Path, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
+    """Scores of ``model``, which answers at ``endpoint``, by task and metric.
+
+    Each has its ``value`` and ``standard_error`` (None where the harness has none). Prompts are read, and as chats
+    rendered, by the tokenizer in the folder ``tokenizer``.
+    """
     with without_proxies():
-        found: Any = _evaluated(endpoint, tokenizer, settings)
+        found: Any = _evaluated(endpoint, settings.max_length or positions(model), tokenizer, settings)
     return {task: _metrics(values) for task, values in found["results"].items()}
 
 
@@ -81,7 +85,7 @@ def without_proxies() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _evaluated(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -> Any:
+def _evaluated(endpoint: Endpoint, longest: int, tokenizer: Path, settings: HarnessSettings) -> Any:
     from lm_eval import simple_evaluate
 
     return simple_evaluate(
@@ -92,7 +96,7 @@ def _evaluated(endpoint: Endpoint, tokenizer: Path, settings: HarnessSettings) -
             "tokenizer": str(tokenizer),
             "tokenizer_backend": "huggingface",
             "num_concurrent": settings.concurrency,
-            "max_length": settings.max_length or positions(tokenizer),
+            "max_length": longest,
         },
         tasks=list(settings.tasks),
         task_manager=_tasks(settings),

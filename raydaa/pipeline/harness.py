@@ -25,11 +25,15 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     context.progress.start("harness", f"{len(asked)} models, {', '.join(settings.tasks)}")
     tasks, scores, made, failure = identity(settings), {}, 0, None
     for title, model in asked.items():
-        folder = context.folder / "harness" / key_of(model=model_hash(model), tasks=tasks)
+        folder = (
+            context.folder
+            / "harness"
+            / key_of(model=model_hash(model), tokenizer=context.prepared.tokenizer.name, tasks=tasks)
+        )
 
         def fill(temporary: Path, model: Path = model) -> None:
             with serve(model, max_num_seqs=settings.concurrency) as endpoint:
-                write_json(temporary / "scores.json", ask(endpoint, model, settings))
+                write_json(temporary / "scores.json", ask(endpoint, model, context.prepared.tokenizer, settings))
 
         try:
             made += make_folder(folder, fill)

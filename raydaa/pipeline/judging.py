@@ -21,6 +21,9 @@ from raydaa.records import REWARDS, VERDICTS, read, write
 from raydaa.settings_file import InputError, first_line
 
 Rows = list[dict[str, Any]]
+NOTHING_TO_JUDGE = (
+    "every response equals the baseline's; train longer or at a higher rate, or generate at a higher temperature"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[
     if missing:
         judges: dict[str, Callable[[Context, JudgeSettings, _Matches], dict[str, Rows]]]
         judges = {"rule": _by_rule, "reward_model": _by_reward, "openai": _by_model, "served": _by_model}
+        others = {name: given for name, given in responses.items() if name != benchmark.baseline}
+        if others and all(given == against for given in others.values()):
+            raise _stopped(context, NOTHING_TO_JUDGE)
         matches = _Matches(prompts, against, missing)
         for name, verdicts in judges[by.kind](context, by, matches).items():
             _check_readable(context, matches, name, verdicts)

@@ -1,6 +1,8 @@
 """Chat templates as they are published, each with a small tokenizer that has the tokens which it names."""
 
+import copy
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ ENDS = {"gptoss": "<|return|>", "phi3": "<|endoftext|>", "glm": "<|endoftext|>",
 NAMED = re.compile(r"<\|[\w/ ]+\|>|<｜[^<>｜]+｜>|<(?:start|end)_of_\w+>|</?think>|<\|\w+>|<\w+\|>|\[gMASK\]|<sop>")
 
 
+@cache
 def published() -> dict[str, str]:
     """Name and text of every template that TRL ships."""
     import trl
@@ -20,9 +23,14 @@ def published() -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
 
 
+@cache
+def _plain() -> Any:
+    return make_tokenizer(TEXTS, 320)
+
+
 def tokenizer_for(name: str, template: str) -> Any:
     """A byte-level tokenizer with the template's own tokens as tokens."""
-    made = make_tokenizer(TEXTS, 320)
+    made = copy.deepcopy(_plain())
     eos = next((end for kind, end in ENDS.items() if name.startswith(kind)), "<eos>")
     made.add_tokens(sorted(set(NAMED.findall(template))), special_tokens=True)
     made.add_special_tokens({"eos_token": eos})

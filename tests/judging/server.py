@@ -80,7 +80,7 @@ def serving(answer: Callable[[int, Body], Reply], port: int = 0) -> Iterator[Jud
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
     judge.port, judge.url = server.server_port, f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield judge
     finally:

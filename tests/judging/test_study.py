@@ -35,6 +35,30 @@ def test_a_judge_that_sees_only_the_order_is_told_of(command: Command, undisturb
     assert "favours the response" in (folder / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "changes", "message"),
+    [
+        ("I like both.", [], "only 0 of 4 verdicts can be read, e.g. 'I like both.'; use another judge"),
+        ("Winner: A", ["search.learning_rate=[1.0e-12]", "generation.temperature=0"], "response equals the baseline's"),
+    ],
+)
+def test_figures_that_would_say_nothing_are_not_given(
+    command: Command, undisturbed: tuple[Path, str], said: str, changes: list[str], message: str
+) -> None:
+    """A judge that can't be understood, and models that answer as the baseline does: the study stops instead."""
+    folder = command.folder / f"nothing-{len(changes)}"
+    shutil.copytree(undisturbed[0], folder)
+    with serving(lambda number, body: Reply(completion(said))) as server:
+        judge = {"kind": "openai", "model": "judge", "base_url": server.url, "prompt": "tldr", "api_key_env": None}
+        settings = [f"evaluation.judge={json.dumps(judge)}", "search.methods=[{name: dpo, beta: [0.1]}]"]
+        given = [part for item in [*settings, "data.prompts.num=4", *changes] for part in ("--set", item)]
+        result = command.run("run", str(command.folder / "micro.yaml"), "--output", str(folder), *given)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "what is judged is kept" in result.stderr or "use another judge" in result.stderr
+
+
 def test_a_judge_that_could_not_be_asked_is_said_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
