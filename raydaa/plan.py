@@ -109,6 +109,7 @@ class _Planned:
         self.notes.append("data: " + ", ".join(f"{count} {name}" for name, count in prepared.rows.items()))
         rejected = tables.report["rejected"].items()
         self.notes += [f"  problem: {reason}: {count} rows rejected" for reason, count in rejected if count]
+        self.notes += [f"  note: {count} {note}" for note, count in tables.report["notes"].items() if count]
         return prepared
 
     @property

@@ -218,7 +218,8 @@ def check_study(command: Command, tree: dict[str, Any], folder: Path) -> TrialRe
     results = TrialResults.load(folder)
     (row,) = results
     assert row.state == "finished"
-    (validation,) = (command.folder / "cache" / "raydaa").glob("prepared/pairs-*/validation.parquet")
+    prepared = (command.folder / "cache" / "raydaa").glob("prepared/pairs-*/validation.parquet")
+    validation = max(prepared, key=lambda path: path.stat().st_mtime)  # other studies of the session lie there too
     check_learned(read_metrics(folder / "trials" / row.key)[-1], validation, folder / "best" / "dpo")
     assert row.kl is not None
     stops = set(read_json(folder / "best" / "dpo" / "generation_config.json")["eos_token_id"])

@@ -231,7 +231,8 @@ class ChatFormat:
         for place in range(len(tokens) - len(lead), -1, -1):
             if lead and tokens[place : place + len(lead)] == lead:
                 return str(self.tokenizer.decode(tokens[place + len(lead) :], skip_special_tokens=True)).lstrip()
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return text.removeprefix(self.lead) if self.lead.isspace() else text
 
 
 def _shared(one: str, other: str) -> str:

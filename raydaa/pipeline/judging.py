@@ -61,7 +61,7 @@ def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[
         judges: dict[str, Callable[[Context, JudgeSettings, _Matches], dict[str, Rows]]]
         judges = {"rule": _by_rule, "reward_model": _by_reward, "openai": _by_model, "served": _by_model}
         others = {name: given for name, given in responses.items() if name != benchmark.baseline}
-        if others and all(given == against for given in others.values()):
+        if by.by_language and others and all(given == against for given in others.values()):
             raise _stopped(context, NOTHING_TO_JUDGE)
         matches = _Matches(prompts, against, missing)
         for name, verdicts in judges[by.kind](context, by, matches).items():

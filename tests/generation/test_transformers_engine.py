@@ -36,6 +36,19 @@ def test_same_seed_same_tokens(model: Any) -> None:
     assert runs[0] != runs[2]
 
 
+def test_ends_at_whichever_stop_comes_first(model: Any) -> None:
+    """A turn may end with several ids; what would have followed is not kept."""
+    sampling = Sampling(0.0, 0, 1.0, 12, seed=0)
+    plain = generate(model, PROMPTS, sampling, stops=[2], pad=0, batch_size=4)
+    early = plain[0].tokens[3]
+    for before, after in zip(plain, generate(model, PROMPTS, sampling, [early, 2], 0, batch_size=4), strict=True):
+        if early in before.tokens:
+            assert after.tokens == before.tokens[: before.tokens.index(early) + 1]
+            assert not after.cut
+        else:
+            assert after == before
+
+
 def test_ends_at_eos_or_is_marked_as_cut(model: Any) -> None:
     sampling = Sampling(1.0, 0, 1.0, 40, seed=0)
     responses = generate(model, PROMPTS * 30, sampling, stops=[2], pad=0, batch_size=32)

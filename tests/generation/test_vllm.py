@@ -109,6 +109,15 @@ def test_another_architecture_is_refused_and_the_server_goes_on(
     assert ask(pool, checkpoints[1], GREEDY) != []
 
 
+def test_both_engines_end_at_whichever_stop_comes_first(pool: Pool, checkpoints: list[Path]) -> None:
+    early = by_transformers(checkpoints[0])[0].tokens[3]
+    model = load_model(checkpoints[0]).eval()
+    expected = generate(model, PROMPTS, GREEDY, stops=[2, early], pad=0, batch_size=8)
+    found = pool.ask(checkpoints[0], model_hash(checkpoints[0]), PROMPTS, NAMES, GREEDY, [2, early])()
+    assert [(r.tokens, r.cut) for r in found] == [(r.tokens, r.cut) for r in expected]
+    assert found[0].tokens[-1] == early
+
+
 def test_merged_adapters_answer_as_adapters_do(pool: Pool, checkpoints: list[Path], tmp_path: Path) -> None:
     """What is handed over after LoRA is whole weights; the model with its adapters beside it says the same."""
     model = load_model(checkpoints[0])
