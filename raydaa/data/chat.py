@@ -161,9 +161,10 @@ class ChatFormat:
         if not prompt[agreed:].strip():  # the prompt has a line break more
             return whole[agreed:]
         for said in (content, content.strip(), content.rpartition("</think>")[2].strip()):
-            place = whole.rfind(said, agreed) if said else -1
+            place = whole.rfind(said, agreed, len(whole) - len(end.text or "")) if said else -1
             if place >= 0:
-                return whole[place:]
+                lead = self.lead if self.lead.isspace() and whole[:place].endswith(self.lead) else ""
+                return lead + whole[place:]
         raise BadRowError("the chat template does not say the answer")
 
     def _cut(self, whole: str, end: TurnEnd) -> tuple[str, int | None]:

@@ -203,7 +203,7 @@ class LanguageJudge:
                 reply = await client.chat.completions.with_raw_response.create(
                     model=self.endpoint.model, messages=messages, extra_body=options
                 )
-                answer, used = read_completion(reply.text)
+                answer, used = read_completion(reply.text, self._key)
                 return self._heard(answer, used), used
             except openai.APIStatusError as error:
                 status, text = error.status_code, error.response.text
@@ -257,10 +257,10 @@ class LanguageJudge:
         name, instead = found
         if name in ("logprobs", "top_logprobs") and self.asked.by_token:
             raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
-        if name not in self.adapted:
-            logger.warning(
-                "judge %s refuses %s: %s", self._where, name, f"sent as {instead}" if instead else "left out"
-            )
+        if name in self.adapted or instead in self.adapted:  # it refuses what it asked for
+            return False
+        done = f"sent as {instead}" if instead else "left out"
+        logger.warning("judge %s refuses %s: %s", self._where, name, done)
         self.adapted[name] = instead
         return True
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from raydaa.judging.prompt import Answer
 
+MOST_TOKENS = 10**9  # of one answer
 SAID = 300  # characters of a server's sentence that are shown
 _REFUSED_KEY = re.compile(
     r"not support|unsupport|unrecogni|unknown|not permitted|not allowed|extra input|extra field|unexpected|deprecat"
@@ -26,20 +27,20 @@ class NoAnswerError(Exception):
     status: int | None = None
 
 
-def read_completion(text: str) -> tuple[Answer, tuple[int, int]]:
+def read_completion(text: str, secret: str = "") -> tuple[Answer, tuple[int, int]]:
     """The answer in a reply's body, and its prompt and completion tokens (0 where they are not told).
 
     Server-sent events are put together. NoAnswerError where it holds none.
     """
     body = _parsed(text)
     if not isinstance(body, dict):
-        raise NoAnswerError(sentence_of(text) or "an empty reply")
+        raise NoAnswerError(sentence_of(text, secret) or "an empty reply")
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         error = body.get("error")
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else None
-        raise NoAnswerError(sentence_of(text) or "a reply without an answer", status)
+        raise NoAnswerError(sentence_of(text, secret) or "a reply without an answer", status)
     choice = choices[0]
     message: dict[str, Any] = choice["message"] if isinstance(choice.get("message"), dict) else {}
     cut = choice.get("finish_reason") == "length"
@@ -48,7 +49,7 @@ def read_completion(text: str) -> tuple[Answer, tuple[int, int]]:
 
 
 def _parsed(text: str) -> Any:
-    if text.lstrip().startswith("data:"):
+    if re.match(r"\s*(data|event|id|retry)?:", text):  # server-sent events; a line may be a comment
         return _joined(text)
     try:
         return json.loads(text)
@@ -59,19 +60,25 @@ def _parsed(text: str) -> Any:
 def _joined(text: str) -> dict[str, Any] | None:
     """The completion that a stream of events tells piece by piece."""
     pieces, reason, usage, logprobs = [], None, None, None
-    events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    lines = re.split(r"\r\n|\n|\r", text)
+    events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     for event in events:
         try:
             chunk = json.loads(event)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(chunk, dict):
             continue
-        if "error" in chunk:
+        if chunk.get("error"):
             return chunk
         usage = chunk.get("usage") or usage
-        for choice in (chunk.get("choices") or [])[:1]:
-            pieces.append(_text((choice.get("delta") or choice.get("message") or {}).get("content")))
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict) or choice.get("index", 0) not in (0, None):
+                continue
+            delta = choice.get("delta") or choice.get("message")
+            pieces.append(_text(delta.get("content")) if isinstance(delta, dict) else "")
+            pieces[-1] = pieces[-1] or _text(choice.get("text"))
             reason, logprobs = choice.get("finish_reason") or reason, logprobs or choice.get("logprobs")
     if not pieces:
         return None
@@ -106,9 +113,14 @@ def _likeliest(logprobs: Any) -> list[tuple[str, float]]:
 def _used(usage: Any) -> tuple[int, int]:
     if not isinstance(usage, dict):
         return 0, 0
-    found = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (int(value) if isinstance(value, int | float) else 0 for value in found)
+    prompt, completion = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     return prompt, completion
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; 0 for what can't be one."""
+    known = isinstance(value, int | float) and 0 <= value < MOST_TOKENS  # NaN is not
+    return int(value) if known else 0
 
 
 def sentence_of(text: str, secret: str = "") -> str:

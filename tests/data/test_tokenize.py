@@ -275,3 +275,11 @@ def test_tokenizer_without_eos_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no EOS token"):
         Encoder(tokenizer, 10)
+
+
+@pytest.mark.parametrize("answer", ["end", "c", "of", "e", "fine"])
+def test_an_answer_is_not_looked_for_in_the_end_of_its_turn(answer: str) -> None:
+    made = tokenizer_for("deepseek_r1_distill", published()["deepseek_r1_distill"])
+    made.add_special_tokens({"eos_token": "<｜end▁of▁sentence｜>"})
+    ids = Encoder(made, 4000).pair(PreferencePair([USER], answer, "no"))
+    assert made.decode(ids.chosen) == f"{answer}<｜end▁of▁sentence｜>"

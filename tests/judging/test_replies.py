@@ -12,6 +12,7 @@ from raydaa.judging import language
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.language import JudgeError
 from raydaa.judging.prompt import Answer, Reading, judge_prompt
+from raydaa.judging.protocol import read_completion
 from tests.judging.server import Body, Reply, completion, serving
 from tests.judging.test_language import GAMES, KEY, expected, judge, said
 
@@ -240,3 +241,48 @@ def test_degrees_are_read_in_markdown(text: str, verdict: str | None) -> None:
     assert judge_prompt("arena_hard").read(Answer(f"<think>[[A=B]]</think>{text}")) == (
         None if verdict is None else Reading(*DEGREES[verdict])
     )
+
+
+def test_no_part_of_a_key_is_left_where_an_error_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "deadbeefcafe0123456789abcdef99"
+    monkeypatch.setenv("RAYDAA_TEST_JUDGE", secret)
+    reply = Reply({"error": {"message": "x" * 285 + f" {secret}", "code": 401}})
+    with serving(lambda number, body: reply) as server, pytest.raises(JudgeError) as error:
+        judge(server.url, tmp_path).rule(GAMES[:1])
+    assert secret[:6] not in str(error.value)
+
+
+def test_options_that_each_name_the_other_are_adapted_to_once(tmp_path: Path) -> None:
+    def answer(body: Body) -> Reply:
+        name, other = ("max_tokens", "max_completion_tokens")
+        name, other = (name, other) if name in body else (other, name)
+        message = f"Unsupported parameter: '{name}' is not supported here. Use '{other}' instead."
+        return Reply({"error": {"message": message, "param": name, "code": "unsupported_parameter"}}, 400)
+
+    with (
+        serving(lambda number, body: answer(body)) as server,
+        pytest.raises(JudgeError, match="refused with status 400"),
+    ):
+        judge(server.url, tmp_path, concurrency=1, parameters={"max_tokens": 9}, max_requests=40).rule(GAMES[:2])
+    assert len(server.asked) <= 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"choices": [{"message": {"content": "Winner: A"}}], "usage": {"prompt_tokens": Infinity}}',
+        '{"choices": [{"message": {"content": "Winner: A"}}], "usage": {"prompt_tokens": NaN}}',
+        '{"choices": [{"message": {"content": "Winner: A"}}], "usage": {"prompt_tokens": 1e30, "total_tokens": -5}}',
+        ': WAIT\n\ndata: {"choices": [{"delta": {"content": "Winner: A"}}]}\n\n',
+        'event: message\ndata: {"choices": [{"delta": {"content": "Winner: A"}}], "error": null}\n\n',
+        'data: {"choices": [1]}\n\ndata: {"choices": [{"delta": {"content": "Winner:\u2028A"}}]}\n\n',
+        'data: {"choices": [{"index": 0, "delta": {"content": "Winner: A"}}, {"index": 1, "text": "B"}]}\n\n',
+        'data: {"choices": {}}\n\ndata: {"choices": [{"text": "Winner: A"}]}\n\n',
+    ],
+)
+def test_odd_bodies_are_read(text: str) -> None:
+    answer, used = read_completion(text)
+    reading = judge_prompt("tldr").read(answer)
+    assert reading is not None
+    assert reading.outcome == 1.0
+    assert used == (0, 0)
