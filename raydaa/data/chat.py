@@ -1,5 +1,6 @@
 """How a tokenizer's chat template speaks: the prompt, an answer in its context, and the token that ends a turn."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,9 @@ DEFAULT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # of a message
 MARK, NEXT = "raydaa", "aadyar"  # texts that no template changes, and no template says by itself
-ASKED = {"role": "user", "content": "?"}
+ASKED, SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "."}
 CALL = {"type": "function", "id": "call00000", "function": {"name": MARK, "arguments": {}}}
 _THOUGHT = re.compile(r"<(\w*think\w*|thought|reasoning)>\s*$|\[(THINK)\]\s*$", re.IGNORECASE)
 
@@ -82,6 +84,10 @@ class ChatFormat:
         self.added: dict[int, str] = {token: str(text) for token, text in tokenizer.added_tokens_decoder.items()}
         self.added |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         answered = [ASKED, {"role": "assistant", "content": MARK}]
+        self.before: Messages = []  # what a template wants to be said first
+        self.in_parts = False
+        if self._probe(answered) is None and self._probe([SYSTEM, *answered]) is not None:
+            self.before = [SYSTEM]
         self.in_parts = False  # whether the template reads a message's text from a list of parts alone
         if MARK not in (self._probe(answered) or ""):
             self.in_parts = True
@@ -99,12 +105,12 @@ class ChatFormat:
         try:
             return self._rendered(messages, tools, add_generation_prompt)
         except Exception as error:  # a template is a program of its own and may raise anything
+            # OpenAI writes a call's arguments as text and no content beside it; most templates want neither.
             other = _with_other_arguments(messages)
-            if other != messages:  # OpenAI writes a call's arguments as text; most templates want what it says
-                try:
-                    return self._rendered(other, tools, add_generation_prompt)
-                except Exception:
-                    pass
+            for changed in (_without_null_content(messages), other, _without_null_content(other)):
+                with contextlib.suppress(Exception):
+                    if changed != messages:
+                        return self._rendered(changed, tools, add_generation_prompt)
             raise BadRowError(f"the chat template refuses the conversation: {first_line(error)}") from None
 
     def _rendered(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
@@ -119,7 +125,7 @@ class ChatFormat:
     def _probe(self, messages: Messages, add_generation_prompt: bool = False) -> str | None:
         """None where the template refuses them."""
         try:
-            return self.render(messages, None, add_generation_prompt)
+            return self.render([*self.before, *messages], None, add_generation_prompt)
         except BadRowError:
             return None
 
@@ -145,18 +151,29 @@ class ChatFormat:
         if whole.startswith(prompt):
             said = whole[len(prompt) :]
         else:
-            said = self._apart(whole, answer.get("content") or "", end, prompt)
+            said = self._apart(whole, self._with_thought(answer), end, prompt)
         for call in answer.get("tool_calls") or []:
             name = (call.get("function") or call).get("name", "")
             if name not in said:
                 raise BadRowError("the chat template leaves the answer's tool calls out")
         return said, token
 
+    def _with_thought(self, answer: Message) -> str:
+        """An answer's text after its thought, where the prompt opens one that stands in a field of its own."""
+        content = answer.get("content") or ""
+        thought = next((answer[name] for name in THOUGHTS if answer.get(name)), None)
+        if self.thought is None or not isinstance(thought, str):
+            return content
+        opened = self.thought[0].strip()
+        closed = opened.replace("<", "</", 1).replace("[", "[/", 1)
+        return f"{thought}\n{closed}\n\n{content}"
+
     def _apart(self, whole: str, content: str, end: TurnEnd, prompt: str) -> str:
         """The reply in a rendering that does not go on from the prompt: the answer and what the template adds to it."""
-        if self.thought is not None and content.lstrip().startswith(self.thought[0].strip()):
-            said = content.lstrip().removeprefix(self.thought[0].strip())
-            return said.lstrip("\n") + (end.text or "")
+        opened = "" if self.thought is None else self.thought[0].strip()
+        closed = opened.replace("<", "</", 1).replace("[", "[/", 1)
+        if opened and closed in content:  # with or without its opening, as models give it back
+            return content.lstrip().removeprefix(opened).lstrip("\n") + (end.text or "")
         agreed = len(_shared(whole, prompt))
         if not prompt[agreed:].strip():  # the prompt has a line break more
             return whole[agreed:]
@@ -165,6 +182,9 @@ class ChatFormat:
             if place >= 0:
                 lead = self.lead if self.lead.isspace() and whole[:place].endswith(self.lead) else ""
                 return lead + whole[place:]
+        if not content:  # a call alone: what stands after the last token that both have
+            both = [place for _, place in self._added_in(whole) if place <= agreed]
+            return whole[both[-1] if both else agreed :]
         raise BadRowError("the chat template does not say the answer")
 
     def _cut(self, whole: str, end: TurnEnd) -> tuple[str, int | None]:
@@ -247,6 +267,11 @@ def _shared(one: str, other: str) -> str:
 def _in_parts(message: Message) -> Message:
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def _without_null_content(messages: Messages) -> Messages:
+    """The same messages, with no text where the content is null."""
+    return [{**message, "content": ""} if message.get("content") is None else message for message in messages]
 
 
 def _with_other_arguments(messages: Messages) -> Messages:

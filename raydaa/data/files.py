@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -160,7 +161,7 @@ def _parse_json(name: str, content: bytes, wanted: Collection[str] | None) -> Pa
         if lines[0]:
             return lines
         raise DataError(f"{name}: can't be read: {first_line(error)}") from None
-    if isinstance(items, dict) and content.count(b"\n") <= 1:  # one line of JSON lines
+    if isinstance(items, dict) and b"\n" not in content.strip():  # one line of JSON lines
         items = [items]
     if not isinstance(items, list):
         raise DataError(f"{name}: holds no list of rows; write [{{…}}, …], or an object a line")
@@ -207,7 +208,7 @@ def _parse_jsonl(name: str, content: bytes, wanted: Collection[str] | None) -> P
     rejects = []
     try:
         lines = (gzip.decompress(content) if name.endswith(".gz") else content).removesuffix(b"\n").split(b"\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}: can't be read: {error}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():

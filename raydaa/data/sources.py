@@ -65,7 +65,7 @@ def preference_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> Prefe
     if chosen_context != rejected_context:
         raise BadRowError("chosen and rejected answer different prompts")
     prompt = _with_system(_joined(_given_prompt(row, columns["prompt"]), chosen_context), row)
-    if not any(_says_something(message) for message in prompt):
+    if not any(_says_something(message) for message in _system_apart(prompt)[1]):
         raise BadRowError("empty prompt")
     for answer in (chosen, rejected):
         if not _says_something(as_message(answer)):
@@ -102,6 +102,8 @@ def prompt_of(row: Mapping[str, Any], column: str) -> Conversation:
     prompt = _given_prompt(row, column)
     if prompt is None:
         raise BadRowError("the prompt is neither text nor chat messages")
+    if not any(_says_something(message) for message in _system_apart(prompt)[1]):
+        raise BadRowError("empty prompt")
     return Conversation(_with_system(prompt, row), tools_of(row))
 
 
@@ -120,13 +122,13 @@ def tools_of(row: Mapping[str, Any]) -> Tools:
         if not isinstance(tools, list):
             raise BadRowError("tools is not a list")
         return [_without_nulls(json.loads(tool) if isinstance(tool, str) else tool) for tool in tools]
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise BadRowError("tools is not JSON") from None
 
 
 def _given_prompt(row: Mapping[str, Any], column: str) -> Messages | None:
     """What a row says of its prompt apart from the answers: its own column, an instruction, or the first turn."""
-    if row.get(column) is not None:
+    if row.get(column) not in (None, "", []):
         return messages_of(row[column])
     if row.get("instruction") is not None:
         return _instruction(row)
@@ -145,7 +147,10 @@ def _instruction(row: Mapping[str, Any]) -> Messages:
     if not text.strip():
         raise BadRowError("empty prompt")
     before: Messages = []
-    for turn in row.get("history") or []:
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise BadRowError("history is not a list of questions with their answers")
+    for turn in history:
         if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(said, str) for said in turn):
             raise BadRowError("history is not a list of questions with their answers")
         before += [{"role": "user", "content": turn[0]}, as_message(turn[1])]

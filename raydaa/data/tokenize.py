@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.data.chat import ChatFormat, has_bos, with_template
+from raydaa.data.chat import THOUGHTS, ChatFormat, has_bos, with_template
 from raydaa.data.sources import Answer, BadRowError, Message, Messages, PreferencePair, Tools, as_message
 
 SPANNED = "responses whose first token the template would join with the prompt's last"
@@ -137,13 +137,18 @@ class Encoder:
     def _ids_after(self, text: str, said: str) -> list[int]:
         """Ids of ``said`` as it stands after ``text``, where the token at the border belongs to both."""
         if not self.tokenizer.is_fast:
-            return self._ids(said)
+            return self._inner_ids(said)
         whole = self.tokenizer(text + said, add_special_tokens=False, return_offsets_mapping=True)
         border = len(text)
         spans = list(zip(whole["input_ids"], whole["offset_mapping"], strict=True))
         after = next((place for place, (_, span) in enumerate(spans) if span[0] >= border), len(spans))
         clean = spans[after][1][0] if after < len(spans) else len(text) + len(said)
-        return self._ids((text + said)[border:clean]) + [token for token, _ in spans[after:]]
+        return self._inner_ids((text + said)[border:clean]) + [token for token, _ in spans[after:]]
+
+    def _inner_ids(self, text: str) -> list[int]:
+        """Ids of a text that begins none: behind a line break, SentencePiece puts no space before it."""
+        anchor, whole = self._ids("\n"), self._ids("\n" + text)
+        return whole[len(anchor) :] if whole[: len(anchor)] == anchor else self._ids(text)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         if len(ids) > room:
@@ -153,5 +158,5 @@ class Encoder:
 
 def _has_thought(message: Message) -> bool:
     text = message.get("content") or ""
-    said = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+    said = any(message.get(name) for name in THOUGHTS)
     return said or ("</" in text and "think" in text) or "[/THINK]" in text

@@ -17,9 +17,12 @@ _WINNER = re.compile(
     r"^[ \t>*_`#~-]*Winner[*_`]*\s*[:：][*_`\s]*(?:\[{1,2}|\(|\"|'|\$?\\boxed\{|\$)?[*_`]*([ABC])(?![A-Za-z0-9])",
     re.MULTILINE,
 )
-_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_OPEN = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+# As models mark their thoughts; some have channels of their own.
+_BEGINS = r"(?:<(?:\w+:)?(?:think|thinking|thought|reasoning)\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>)"
+_ENDS = r"(?:</(?:\w+:)?(?:think|thinking|thought|reasoning)\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>)"
+_THOUGHT = re.compile(f"{_BEGINS}.*?{_ENDS}", re.DOTALL | re.IGNORECASE)
+_CLOSED = re.compile(_ENDS, re.IGNORECASE)
+_OPEN = re.compile(rf"{_BEGINS}|<\|channel\|>analysis(?!.*<\|channel\|>final)", re.DOTALL | re.IGNORECASE)
 WINNERS = {"A": 1.0, "B": 0.0, "C": 0.5}
 LABELS = ("m", "M")  # of the first response and the second
 

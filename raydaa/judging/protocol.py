@@ -9,6 +9,7 @@ from typing import Any
 
 from raydaa.judging.prompt import Answer
 
+CUT = ("length", "max_tokens", "content_filter")  # reasons why an answer is not whole
 MOST_TOKENS = 10**9  # of one answer
 SAID = 300  # characters of a server's sentence that are shown
 _REFUSED_KEY = re.compile(
@@ -43,7 +44,7 @@ def read_completion(text: str, secret: str = "") -> tuple[Answer, tuple[int, int
         raise NoAnswerError(sentence_of(text, secret) or "a reply without an answer", status)
     choice = choices[0]
     message: dict[str, Any] = choice["message"] if isinstance(choice.get("message"), dict) else {}
-    cut = choice.get("finish_reason") == "length"
+    cut = choice.get("finish_reason") in CUT
     said = _text(message.get("content")) or _text(choice.get("text")) or _text(message.get("refusal"))
     return Answer(said, _likeliest(choice.get("logprobs")), cut), _used(body.get("usage"))
 
@@ -92,7 +93,8 @@ def _text(content: Any) -> str:
         return content
     if not isinstance(content, list):
         return ""
-    texts = [part if isinstance(part, str) else part.get("text") for part in content if isinstance(part, str | dict)]
+    parts = [{"text": part} if isinstance(part, str) else part for part in content]
+    texts = [p.get("text") for p in parts if isinstance(p, dict) and p.get("type", "text") in ("text", "output_text")]
     return "".join(text for text in texts if isinstance(text, str))
 
 

@@ -332,3 +332,30 @@ def test_only_columns_that_are_needed_are_read(tmp_path: Path) -> None:
     assert (read.rows, [reject.row for reject in read.rejects]) == ([(2, {"bad": "cd"})], [1])
     with pytest.raises(DataError, match=r"x\.parquet: is not a readable"):
         read_rows(str(path), "train", ["far"])
+
+
+def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(jsonl(ROWS).encode())[:10] + b"\xff" * 40)
+    with pytest.raises(DataError, match=r"x\.jsonl\.gz: can't be read"):
+        read_rows(str(path), "train")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "i", "history": 5, "chosen": "y", "rejected": "n"}, "history is not a list"),
+        ({"prompt": "p", "chosen": "y", "rejected": "n", "tools": "[" * 100_000}, "tools is not JSON"),
+        ({"prompt": [SYSTEM], "chosen": "y", "rejected": "n"}, "empty prompt"),
+        ({"system": "Be brief.", "prompt": " ", "chosen": "y", "rejected": "n"}, "empty prompt"),
+    ],
+)
+def test_odd_rows_are_rejects(row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRowError, match=reason):
+        preference_pair(row, COLUMNS)
+
+
+@pytest.mark.parametrize("prompt", [None, "", []])
+def test_an_empty_prompt_beside_whole_conversations_is_none(prompt: Any) -> None:
+    row = {"prompt": prompt, "chosen": [USER, YES], "rejected": [USER, NO]}
+    assert preference_pair(row, COLUMNS).prompt == [USER]

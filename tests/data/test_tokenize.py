@@ -283,3 +283,63 @@ def test_an_answer_is_not_looked_for_in_the_end_of_its_turn(answer: str) -> None
     made.add_special_tokens({"eos_token": "<｜end▁of▁sentence｜>"})
     ids = Encoder(made, 4000).pair(PreferencePair([USER], answer, "no"))
     assert made.decode(ids.chosen) == f"{answer}<｜end▁of▁sentence｜>"
+
+
+R1 = "deepseek_r1_distill"
+CALLS = {
+    name: {"role": "assistant", "content": text, "tool_calls": [CALL]} for name, text in (("", ""), ("null", None))
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("hm\n</think>\n\nfine", "hm\n</think>\n\nfine"),  # as servers of such models give it back
+        ({"role": "assistant", "content": "fine", "reasoning_content": "hm"}, "hm\n</think>\n\nfine"),
+    ],
+)
+def test_a_thought_that_the_template_leaves_out_is_kept(answer: Any, said: str) -> None:
+    made = tokenizer_for(R1, published()[R1])
+    encoder = Encoder(made, 4000)
+    ids = encoder.pair(PreferencePair([USER], answer, "no"))
+    assert made.decode(ids.chosen) == said + made.decode(encoder.chat.end.token)
+
+
+def test_a_template_that_needs_a_system_message_ends_its_turns() -> None:
+    template = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('system needed') }}{% endif %}"
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    made = tokenizer_for("own", template)
+    encoder = Encoder(made, 200)
+    ids = encoder.pair(PreferencePair([{"role": "system", "content": "S"}, USER], "fine", "no"))
+    assert made.decode(ids.chosen) == "fine<|end|>"
+    assert made.convert_tokens_to_ids("<|end|>") in encoder.chat.stops()
+
+
+@pytest.mark.parametrize("content", CALLS)
+@pytest.mark.parametrize("name", ["gptoss", "qwen3_vl", "lfm2_2_5", "qwen3", "deepseekv3_training"])
+def test_calls_without_text_are_said(name: str, content: str) -> None:
+    """OpenAI's null content too, which many templates stumble over."""
+    made = tokenizer_for(name, published()[name])
+    said = made.decode(Encoder(made, 4000).pair(PreferencePair([USER], CALLS[content], "no", TOOLS)).chosen)
+    assert "add" in said
+    assert "None" not in said
+
+
+def test_the_middle_of_a_text_begins_none() -> None:
+    """SentencePiece would write its space again after a token that spans the border."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    core.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<s>", "</s>"])
+    core.train_from_iterator(["USER: Hello ASSISTANT: Fine thanks.\n"] * 4, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    made.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} ASSISTANT:"
+        "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    ids = Encoder(made, 200).pair(PreferencePair([USER], "Fine thanks.", "no"))
+    whole = made.apply_chat_template([USER, {**ANSWER, "content": "Fine thanks."}], tokenize=False)
+    assert made.decode(ids.prompt + ids.chosen).strip() == made.decode(made(whole, add_special_tokens=False).input_ids)

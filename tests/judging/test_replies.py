@@ -286,3 +286,21 @@ def test_odd_bodies_are_read(text: str) -> None:
     assert reading is not None
     assert reading.outcome == 1.0
     assert used == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("[THINK]\nWinner: A", None),
+        ("[THINK]\nWinner: A\n[/THINK]\nI cannot say.", None),
+        ("[THINK]no[/THINK]\nWinner: A", 1.0),
+        ("<seed:think>\nWinner: A", None),
+        ("<think >\nWinner: A", None),
+        ("◁think▷\nWinner: A", None),
+        ("<|begin_of_thought|>\nWinner: A", None),
+        ("<|channel|>analysis<|message|>\nWinner: A", None),
+    ],
+)
+def test_thoughts_are_known_by_other_marks_too(text: str, outcome: float | None) -> None:
+    reading = judge_prompt("tldr").read(Answer(text))
+    assert (None if reading is None else reading.outcome) == outcome
