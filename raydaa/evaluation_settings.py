@@ -1,14 +1,27 @@
 """What a study file may say about judging: benchmarks, judges, and what they are compared with."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
 
 from raydaa.search_settings import Names, Natural, NonNegative, PositiveFloat, PositiveInt, Settings, Share, wrong
 
 HELD_OUT = "preferences.validation"  # as a source: the prompts of the held-out pairs
 CHOSEN = "chosen"  # as a baseline: the response that stands beside each prompt
 FILES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def finite(value: JsonValue) -> JsonValue:
+    """``value``, which goes out as JSON or into a template; neither has a word for what is not finite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise wrong("has a number that JSON can't say") from None
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(finite)]
 
 
 class PromptSource(Settings):
@@ -46,7 +59,7 @@ class JudgeSettings(Settings):
     patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
     max_requests: PositiveInt | None = None  # of one run
     max_tokens: PositiveInt | None = None
-    parameters: dict[str, JsonValue] = Field(default_factory=dict)  # sent instead of ours; null: not sent
+    parameters: dict[str, Json] = Field(default_factory=dict)  # sent instead of ours; null: not sent
     function: str = "pocket"  # or module:function of your own, (prompt, response) → reward
 
     @model_validator(mode="after")

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from raydaa.evaluation_settings import (
     CHOSEN,
     HELD_OUT,
     EvaluationSettings,
     GenerationSettings,
+    Json,
     PromptSource,
 )
 from raydaa.search_settings import (
@@ -56,7 +57,7 @@ class ChatTemplateSettings(Settings):
     """The template that is spoken instead of the model's own, and what every rendering of it is given."""
 
     file: str | None = None  # Jinja
-    arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], JsonValue] = Field(
+    arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Json] = Field(
         default_factory=dict
     )  # e.g. {enable_thinking: false}
 

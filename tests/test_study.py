@@ -120,6 +120,10 @@ WRONG = [
     (changed("search.seeds", [-1]), "search.seeds[0]: -1"),
     (changed("sft.fractions", []), "sft.fractions: []"),
     (changed("evaluation.baseline", "chosen"), "evaluation.baseline: 'chosen' needs prompts with a preferred response"),
+    (
+        changed("data.chat_template", {"arguments": {"a": [float("inf")]}}),
+        "chat_template.arguments.a: has a number that JSON can't say",
+    ),
     (changed("name", "a/b"), "name: 'a/b'"),
     (changed("evaluation.judge", "oracle"), "evaluation.judge.kind: 'oracle'"),
     (changed("search.methods[7].beta", 1), "search.methods[7]: there is no such entry; the list has 2"),

@@ -1,65 +1,21 @@
 """How a tokenizer's chat template speaks: the prompt, an answer in its context, and the token that ends a turn."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raydaa.data.sources import BadRowError, Message, Messages, Tools
+from raydaa.data.template import has_bos, rendering
 from raydaa.settings_file import first_line
 
-DEFAULT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ message['role'][:1] | upper }}{{ message['role'][1:] }}:\n{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
-)
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # of a message
 MARK, NEXT = "raydaa", "aadyar"  # texts that no template changes, and no template says by itself
 ASKED, SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "."}
+TOOL = {"type": "function", "function": {"name": "any", "description": ".", "parameters": {"type": "object"}}}
 CALL = {"type": "function", "id": "call00000", "function": {"name": MARK, "arguments": {}}}
 _THOUGHT = re.compile(r"<(\w*think\w*|thought|reasoning)>\s*$|\[(THINK)\]\s*$", re.IGNORECASE)
-
-
-def with_template(tokenizer: Any, template: str | None = None, arguments: Mapping[str, Any] | None = None) -> Any:
-    """The tokenizer itself with the chat template that is to be spoken; ValueError without an EOS.
-
-    Args:
-        tokenizer: Its own template stays where it has one and ``template`` is None; `DEFAULT_TEMPLATE` is the last
-            resort.
-        template: Jinja text that takes the place of the tokenizer's.
-        arguments: What the template is given in every rendering. They become part of it, so that whoever serves the
-            model renders what was trained on; a caller's own arguments still win.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token; a response could never end")
-    if template is not None:
-        tokenizer.chat_template = template
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = ("{{ bos_token }}" if has_bos(tokenizer) else "") + DEFAULT_TEMPLATE
-    if arguments:
-        head = "".join(
-            f"{{%- set {name} = {name} if {name} is defined else {_literal(value)} -%}}"
-            for name, value in arguments.items()
-        )
-        known = tokenizer.chat_template
-        several = known if isinstance(known, dict) else {"": known}
-        changed = {name: head + text for name, text in several.items()}
-        tokenizer.chat_template = changed if isinstance(known, dict) else changed[""]
-    return tokenizer
-
-
-def _literal(value: Any) -> str:
-    """A plain value as Jinja writes it."""
-    return json.dumps(value, ensure_ascii=False) if value is not None else "none"
-
-
-def has_bos(tokenizer: Any) -> bool:
-    """Whether texts begin with BOS; one that is EOS as well, as GPT-2's, would end a text before it begins."""
-    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
 
 
 @dataclass(frozen=True)
@@ -79,8 +35,10 @@ class TurnEnd:
 class ChatFormat:
     """The chat template of one tokenizer, as text; `Encoder` makes ids of it."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, tools: Tools = None) -> None:
+        """``tools``: of the conversations; a tokenizer may have another template for those that have any."""
         self.tokenizer = tokenizer
+        self.tools = tools
         self.added: dict[int, str] = {token: str(text) for token, text in tokenizer.added_tokens_decoder.items()}
         self.added |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
         answered = [ASKED, {"role": "assistant", "content": MARK}]
@@ -103,29 +61,14 @@ class ChatFormat:
     def render(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
         """The template's text; BadRowError where it refuses the conversation."""
         try:
-            return self._rendered(messages, tools, add_generation_prompt)
-        except Exception as error:  # a template is a program of its own and may raise anything
-            # OpenAI writes a call's arguments as text and no content beside it; most templates want neither.
-            other = _with_other_arguments(messages)
-            for changed in (_without_null_content(messages), other, _without_null_content(other)):
-                with contextlib.suppress(Exception):
-                    if changed != messages:
-                        return self._rendered(changed, tools, add_generation_prompt)
+            return rendering(self.tokenizer, messages, tools, add_generation_prompt, self.in_parts)
+        except Exception as error:
             raise BadRowError(f"the chat template refuses the conversation: {first_line(error)}") from None
-
-    def _rendered(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
-        given = {} if tools is None else {"tools": tools}
-        if self.in_parts:
-            messages = [_in_parts(message) for message in messages]
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **given
-        )
-        return str(text)
 
     def _probe(self, messages: Messages, add_generation_prompt: bool = False) -> str | None:
         """None where the template refuses them."""
         try:
-            return self.render([*self.before, *messages], None, add_generation_prompt)
+            return self.render([*self.before, *messages], self.tools, add_generation_prompt)
         except BadRowError:
             return None
 
@@ -262,35 +205,3 @@ def _shared(one: str, other: str) -> str:
         if mine != theirs:
             return one[:place]
     return min(one, other, key=len)
-
-
-def _in_parts(message: Message) -> Message:
-    content = message.get("content")
-    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
-
-
-def _without_null_content(messages: Messages) -> Messages:
-    """The same messages, with no text where the content is null."""
-    return [{**message, "content": ""} if message.get("content") is None else message for message in messages]
-
-
-def _with_other_arguments(messages: Messages) -> Messages:
-    """The same messages with the arguments of calls as what JSON text says, or as JSON text."""
-
-    def other(call: Any) -> Any:
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or "arguments" not in function:
-            return call
-        arguments = function["arguments"]
-        try:
-            changed = json.loads(arguments) if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        except ValueError:
-            return call
-        return {**call, "function": {**function, "arguments": changed}}
-
-    return [
-        {**message, "tool_calls": [other(call) for call in message["tool_calls"]]}
-        if isinstance(message.get("tool_calls"), list)
-        else message
-        for message in messages
-    ]

@@ -43,7 +43,8 @@ class Reject:
 class Rows:
     """Parsed rows with their row numbers, the rows that could not be parsed, and a hash of the content.
 
-    ``columns`` are all that the source has; rows hold only those that were asked for.
+    ``columns`` are all that the source has; rows hold only those that were asked for. ``by_split``: whether they were
+    chosen by their column ``split``.
     """
 
     source: str
@@ -51,6 +52,7 @@ class Rows:
     rows: list[tuple[int, dict[str, Any]]]
     rejects: list[Reject] = field(default_factory=list)
     columns: tuple[str, ...] = ()
+    by_split: bool = False
 
     def require(self, columns: Sequence[str]) -> None:
         """DataError unless every column stands in some row."""
@@ -112,10 +114,11 @@ def _read_files(source: str, split: str | None, wanted: Collection[str] | None) 
         columns |= dict.fromkeys(names)
         before += count
     content_of = {"file": digests[0]} if len(digests) == 1 else {"files": digests}
-    if split is not None and SPLIT in columns:
+    by_split = split is not None and SPLIT in columns
+    if split is not None and by_split:
         rows, without = _of_split(source, rows, split)
         rejects += without
-    return Rows(source, key_of(**content_of, split=split), rows, rejects, tuple(columns))
+    return Rows(source, key_of(**content_of, split=split), rows, rejects, tuple(columns), by_split)
 
 
 def _contents(source: str) -> Iterator[tuple[str, bytes]]:
@@ -276,7 +279,7 @@ def _of_split(
     source: str, rows: list[tuple[int, dict[str, Any]]], split: str
 ) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject]]:
     """The rows of a split, and those that name none beside others that do."""
-    kept = [(number, row) for number, row in rows if row.get(SPLIT) == split]
+    kept = [(number, row) for number, row in rows if row.get(SPLIT) is not None and str(row[SPLIT]) == split]
     if rows and not kept:
         names = sorted({str(row[SPLIT]) for _, row in rows if row.get(SPLIT) is not None})
         raise DataError(

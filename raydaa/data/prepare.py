@@ -41,7 +41,7 @@ from raydaa.settings import PREFERRED, DataSettings, PocketSettings, PreferenceS
 POCKET = "pocket"
 PROMPT_FIELDS = ("prompt", "response", "question_id")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
-VERSION = 4  # of the tables' content; raise it when the same input gives other tables
+VERSION = 5  # of the tables' content; raise it when the same input gives other tables
 
 
 class TooManyRejectsError(DataError):

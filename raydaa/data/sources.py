@@ -140,10 +140,10 @@ def _given_prompt(row: Mapping[str, Any], column: str) -> Messages | None:
 
 def _instruction(row: Mapping[str, Any]) -> Messages:
     """An instruction with what it is about, after the turns before it."""
-    about = row.get("input") or row.get("context")
-    if not isinstance(row["instruction"], str) or not isinstance(about or "", str):
+    parts = [row["instruction"], *(row.get(name) or "" for name in ("input", "context"))]
+    if not all(isinstance(part, str) for part in parts):
         raise BadRowError("the instruction is not text")
-    text = row["instruction"] + (f"\n\n{about}" if about else "")
+    text = "\n\n".join(part for part in dict.fromkeys(parts) if part)
     if not text.strip():
         raise BadRowError("empty prompt")
     before: Messages = []
@@ -192,12 +192,14 @@ def _with_system(messages: Messages, row: Mapping[str, Any]) -> Messages:
     """With the system message that stands in a column of its own."""
     for column in SYSTEMS:
         text = row.get(column)
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text or "", str):
+            raise BadRowError(f"the column {column} is not text")
+        if not text or not text.strip():
             continue
         said, others = _system_apart(messages)
         if said and said[0]["content"] != text:
             raise BadRowError(f"the column {column} disagrees with the conversation's system message")
-        return [{"role": "system", "content": text}, *others]
+        messages = [{"role": "system", "content": text}, *others]
     return messages
 
 
@@ -218,6 +220,11 @@ def _message(given: Mapping[str, Any]) -> Message:
     if isinstance(content, list) and content and all(isinstance(p, dict) and _is_text(p) for p in content):
         content = "".join(part["text"] for part in content)
     extras = {name: _without_nulls(given[name]) for name in EXTRAS if given.get(name)}
+    if given.get("function_call") and "tool_calls" not in extras:  # as OpenAI wrote calls before tools
+        extras["tool_calls"] = [{"type": "function", "function": _without_nulls(given["function_call"])}]
+    if given.get("weight") == 0:
+        extras["weight"] = 0
+    role = "tool" if role == "function" else role
     if not isinstance(role, str) or not (isinstance(content, str) or (content is None and "tool_calls" in extras)):
         raise BadRowError("the prompt is neither text nor chat messages")
     return {"role": role, "content": content, **extras}

@@ -69,7 +69,7 @@ def parsed(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], tally: 
         tally.reject(table, reject.row, reject.reason)
     seen: set[str] = set()
     kept = _kept(rows.rows, table, lambda row: parse(_Observed(row, seen)), tally)
-    unread = [name for name in rows.columns if name not in {*seen, SPLIT}]
+    unread = [name for name in rows.columns if name not in seen and not (name == SPLIT and rows.by_split)]
     if unread:
         tally.unread[table] = unread
     return kept

@@ -10,11 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.data.chat import THOUGHTS, ChatFormat, has_bos, with_template
+from raydaa.data.chat import THOUGHTS, TOOL, ChatFormat
 from raydaa.data.sources import Answer, BadRowError, Message, Messages, PreferencePair, Tools, as_message
+from raydaa.data.template import has_bos, with_template
 
 SPANNED = "responses whose first token the template would join with the prompt's last"
 REMOVED = "responses with BOS or an end of turn inside, removed"
+UNSAID = "responses whose thought, or text beside a call, the template leaves out"
 NO_THOUGHT = "responses without a thought to prompts that open one"  # and what to do about it
 
 
@@ -41,10 +43,12 @@ class Encoder:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer = with_template(tokenizer)
         self.chat = ChatFormat(self.tokenizer)
+        self._chat_with_tools = ChatFormat(self.tokenizer, [TOOL])
         self.max_length = max_length
         self.bos: int | None = tokenizer.bos_token_id if has_bos(tokenizer) else None
         self.notes: Counter[str] = Counter()
-        ends = {self.chat.end.token, self.chat.call_end.token, tokenizer.eos_token_id, self.bos}
+        turns = [end.token for chat in (self.chat, self._chat_with_tools) for end in (chat.end, chat.call_end)]
+        ends = {*turns, tokenizer.eos_token_id, self.bos}
         self._inside = [self.chat.added[token] for token in sorted(e for e in ends if e in self.chat.added)]
 
     def prompt_text(self, messages: Messages, tools: Tools = None) -> str:
@@ -73,13 +77,14 @@ class Encoder:
     def examples(self, messages: Messages, tools: Tools = None) -> list[TokenizedExample]:
         """A whole conversation, every assistant turn scored in the context that the template gives it as the last.
 
+        A turn whose ``weight`` is 0, as OpenAI's files have it, is context alone.
         One example where the template keeps earlier turns as they were, more where it says them otherwise.
         """
         found: list[TokenizedExample] = []
         tokens: list[int] = []
         scored: list[bool] = []
         for index, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or message.get("weight") == 0:
                 continue
             context = messages[:index]
             text = self.prompt_text(context, tools)
@@ -92,6 +97,8 @@ class Encoder:
             tokens = prompt + answer
         if tokens:
             found.append(TokenizedExample(tokens, scored))
+        if not found:
+            raise BadRowError("no assistant turn has a weight")
         kept = [self._shortened(example) for example in found]
         if not any(any(example.scored[1:]) for example in kept):
             raise BadRowError("prompt longer than max_length")
@@ -106,9 +113,12 @@ class Encoder:
     def _response(self, messages: Messages, answer: Answer, tools: Tools, text: str, prompt: list[int]) -> list[int]:
         """Ids after ``prompt``, whose text is ``text``, to the end of the assistant's turn."""
         message = self._clean(as_message(answer))
-        said, end = self.chat.reply(messages, message, tools, text)
-        if self.chat.thought is not None and not _has_thought(message):
-            self.notes[f"{NO_THOUGHT} (set {self.chat.without_thought})"] += 1
+        chat = self._chat_with_tools if tools else self.chat
+        said, end = chat.reply(messages, message, tools, text)
+        if chat.thought is not None and not _has_thought(message):
+            self.notes[f"{NO_THOUGHT} (set {chat.without_thought})"] += 1
+        if any(part.strip() not in said for part in _beside(message)):
+            self.notes[UNSAID] += 1
         ids = self._ids(text + said)
         if ids[: len(prompt)] == prompt:
             ids = ids[len(prompt) :]
@@ -119,16 +129,24 @@ class Encoder:
 
     def _clean(self, message: Message) -> Message:
         """Without tokens inside its text that would begin a text or end the turn."""
-        text = message.get("content") or ""
-        kept = text
-        for token in self._inside:
-            kept = kept.replace(token, "")
-        if kept == text:
+        parts = {name: message[name] for name in ("content", "tool_calls", *THOUGHTS) if message.get(name)}
+        kept = {name: self._without_ends(part) for name, part in parts.items()}
+        if kept == parts:
             return message
         self.notes[REMOVED] += 1
-        if not kept.strip():
+        if not any(str(kept.get(name, "")).strip() for name in ("content", "tool_calls")):
             raise BadRowError("empty response")
-        return {**message, "content": kept}
+        return {**message, **kept}
+
+    def _without_ends(self, value: Any) -> Any:
+        """A text, or all texts in a nested value, without those tokens."""
+        if isinstance(value, dict):
+            return {name: self._without_ends(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._without_ends(item) for item in value]
+        for token in self._inside if isinstance(value, str) else ():
+            value = value.replace(token, "")
+        return value
 
     def _ids(self, text: str) -> list[int]:
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -160,3 +178,10 @@ def _has_thought(message: Message) -> bool:
     text = message.get("content") or ""
     said = any(message.get(name) for name in THOUGHTS)
     return said or ("</" in text and "think" in text) or "[/THINK]" in text
+
+
+def _beside(message: Message) -> list[str]:
+    """What an answer says beside its text, or beside its calls: a thought in a field of its own is among it."""
+    thoughts = [message[name] for name in THOUGHTS if isinstance(message.get(name), str)]
+    text = message.get("content") if message.get("tool_calls") else None
+    return [*thoughts, *([text] if text else [])]

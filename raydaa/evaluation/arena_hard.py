@@ -13,6 +13,7 @@ from raydaa.evaluation.win_rate import interval
 # Outcome for assistant A and the game's weight: a clear verdict counts as three.
 DEGREES = {"A>>B": (1.0, 3.0), "A>B": (1.0, 1.0), "A=B": (0.5, 1.0), "B>A": (0.0, 1.0), "B>>A": (0.0, 3.0)}
 _FINAL = re.compile(r"\[\[\s*([AB])\s*(>>|>|=|<|<<)\s*([AB])\s*\]\]")
+_SIGNS = str.maketrans({"≫": ">>", "≪": "<<", "＞": ">", "＜": "<", "＝": "=", "≈": "="})
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class ArenaScore:
 
 def read_verdict(text: str) -> str | None:
     """The last verdict in a judge's answer, one of `DEGREES`, also in Markdown or escaped; None where there is none."""
-    plain = re.sub(r"[*_`\\]", "", html.unescape(text))
-    found = [match for match in _FINAL.findall(plain) if {match[0], match[2]} == {"A", "B"}]
+    plain = re.sub(r"[*_`\\]", "", html.unescape(text)).translate(_SIGNS)
+    found = [match for match in _FINAL.findall(plain.upper()) if {match[0], match[2]} == {"A", "B"}]
     if not found:
         return None
     left, sign, right = found[-1]

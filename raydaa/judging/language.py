@@ -203,17 +203,17 @@ class LanguageJudge:
                 reply = await client.chat.completions.with_raw_response.create(
                     model=self.endpoint.model, messages=messages, extra_body=options
                 )
-                answer, used = read_completion(reply.text, self._key)
+                answer, used = read_completion(reply.text)
                 return self._heard(answer, used), used
             except openai.APIStatusError as error:
                 status, text = error.status_code, error.response.text
             except NoAnswerError as error:
-                status, text = error.status, error.sentence
+                status, text = error.status, error.text
             except (openai.APIConnectionError, ValueError) as error:
                 status, text = None, type(error).__name__
-            if status in ABOUT_THE_GAME and self._adapt(options, text):
+            if status in (None, *ABOUT_THE_GAME) and self._adapt(options, text):
                 continue
-            said = sentence_of(text, self._key)
+            said = sentence_of(text, self._key) or ("a reply without an answer" if text.strip() else "an empty reply")
             told = f"status {status}" + (f": {said}" if said else "") if status else said
             others_answered = self.heard > begun
             if status is not None and status < 500 and status not in LATER:

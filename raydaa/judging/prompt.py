@@ -1,5 +1,6 @@
 """What a language model is asked when it judges, and how its answer is read: the files in ``prompts/``."""
 
+import html
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,9 +13,15 @@ import yaml
 from raydaa.evaluation.arena_hard import DEGREES, read_verdict
 
 _FIELD = re.compile(r"\{(prompt|first|second)\}")
-# Markdown around a verdict is none of its words.
+# Markdown, HTML, TeX or quotation marks around a verdict are none of its words.
+_TAG = re.compile(r"</?(?:b|strong|i|em|u|p|br|hr|li|ul|ol|div|span|code|pre|mark|h\d|td|tr|th|table)\b[^<>\n]*>")
+_TEX = r"(?:(?:boxed|text|textbf|mathbf|mathrm)[\W_]*)*"
+_MARKS = r"(?:[^\w\n]|_)*"
+_LISTED = rf"(?:[/|&]|\b(?:or|and|vs)\b|,(?={_MARKS}[ABC]{_MARKS}\bor\b))"
+_ONE = rf"([ABC])(?![A-Za-z0-9])(?!{_MARKS}{_LISTED}{_MARKS}[ABC](?![A-Za-z0-9]))"  # and not several
 _WINNER = re.compile(
-    r"^[ \t>*_`#~-]*Winner[*_`]*\s*[:：][*_`\s]*(?:\[{1,2}|\(|\"|'|\$?\\boxed\{|\$)?[*_`]*([ABC])(?![A-Za-z0-9])",
+    rf"^{_MARKS}{_TEX}(?:Winner|WINNER){_MARKS}[:：|][\W_]*{_TEX}(?:(?:Summary|Response|Assistant|Option)[\W_]+)?"
+    + _ONE,
     re.MULTILINE,
 )
 # As models mark their thoughts; some have channels of their own.
@@ -101,7 +108,7 @@ def _degrees(answer: Answer) -> Reading | None:
 
 
 def _winner(answer: Answer) -> Reading | None:
-    found = _WINNER.findall(answer.verdict)
+    found = _WINNER.findall(_TAG.sub("", html.unescape(answer.verdict)))
     return Reading(WINNERS[found[-1]]) if found else None
 
 

@@ -9,8 +9,24 @@ from typing import Any
 
 from raydaa.judging.prompt import Answer
 
-CUT = ("length", "max_tokens", "content_filter")  # reasons why an answer is not whole
+CUT = ("length", "max_tokens", "content_filter", "safety", "error", "abort")  # reasons why an answer is not whole
 MOST_TOKENS = 10**9  # of one answer
+# Statuses of errors that are told by name.
+NAMED = {
+    "invalid_request_error": 400,
+    "context_length_exceeded": 400,
+    "content_filter": 400,
+    "unsupported_parameter": 400,
+    "unsupported_value": 400,
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "insufficient_quota": 403,
+    "permission_error": 403,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+}
 SAID = 300  # characters of a server's sentence that are shown
 _REFUSED_KEY = re.compile(
     r"not support|unsupport|unrecogni|unknown|not permitted|not allowed|extra input|extra field|unexpected|deprecat"
@@ -22,31 +38,42 @@ _INSTEAD = re.compile(r"\buse\s+['\"`]?(\w+)['\"`]?\s+instead", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class NoAnswerError(Exception):
-    """A reply without a completion; ``status`` is the error's own where a success carries one."""
+    """A reply without a completion: its ``text``, and the ``status`` that a success tells of its own error."""
 
-    sentence: str
+    text: str
     status: int | None = None
 
 
-def read_completion(text: str, secret: str = "") -> tuple[Answer, tuple[int, int]]:
+def read_completion(text: str) -> tuple[Answer, tuple[int, int]]:
     """The answer in a reply's body, and its prompt and completion tokens (0 where they are not told).
 
     Server-sent events are put together. NoAnswerError where it holds none.
     """
     body = _parsed(text)
-    if not isinstance(body, dict):
-        raise NoAnswerError(sentence_of(text, secret) or "an empty reply")
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        error = body.get("error")
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else None
-        raise NoAnswerError(sentence_of(text, secret) or "a reply without an answer", status)
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise NoAnswerError(text, _status(body))
+    if choices[0].get("error"):  # a model behind the server failed, perhaps half-way
+        error = {"error": choices[0]["error"]}
+        raise NoAnswerError(json.dumps(error), _status(error))
     choice = choices[0]
     message: dict[str, Any] = choice["message"] if isinstance(choice.get("message"), dict) else {}
-    cut = choice.get("finish_reason") in CUT
+    cut = str(choice.get("finish_reason")).lower() in CUT
     said = _text(message.get("content")) or _text(choice.get("text")) or _text(message.get("refusal"))
     return Answer(said, _likeliest(choice.get("logprobs")), cut), _used(body.get("usage"))
+
+
+def _status(body: Any) -> int | None:
+    """The HTTP status that an error's body names; None where it names none, or is no error's."""
+    error = body.get("error") if isinstance(body, dict) else None
+    for each in (error, body):
+        for name in ("code", "status", "status_code", "type"):
+            value = each.get(name) if isinstance(each, dict) else None
+            if str(value) in NAMED:
+                return NAMED[str(value)]
+            if isinstance(value, int | str) and re.fullmatch(r"[45]\d\d", str(value)):
+                return int(value)
+    return None
 
 
 def _parsed(text: str) -> Any:
@@ -126,7 +153,7 @@ def _count(value: Any) -> int:
 
 
 def sentence_of(text: str, secret: str = "") -> str:
-    """What a server says of an error, on one line and without the key."""
+    """What a server says instead of an answer, on one line and without the key."""
     body = _parsed(text)
     said = _message(body) if isinstance(body, dict | list) else re.sub(r"<[^>]*>", " ", text)
     said = " ".join(html.unescape(said).split())

@@ -15,7 +15,6 @@ from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import LossOutput
 from raydaa.algorithms.objective import Objective, preference_loss, sft_loss
 from raydaa.artifacts import make_folder, read_json, write_json
-from raydaa.data.chat import with_template
 from raydaa.data.packing import (
     ExampleTable,
     PackedBatch,
@@ -26,6 +25,7 @@ from raydaa.data.packing import (
     split_work,
     subset,
 )
+from raydaa.data.template import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
 from raydaa.training.engine import Engine, make_engine, rank, sum_over_workers, world_size

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json
-from raydaa.data.chat import ChatFormat, with_template
+from raydaa.data.chat import TOOL, ChatFormat
 from raydaa.data.prepare import tokenizer_hash
+from raydaa.data.template import with_template
 from raydaa.settings import ChatTemplateSettings
 from raydaa.settings_file import InputError, first_line
 from raydaa.training.imports import quiet_transformers
@@ -14,7 +15,7 @@ from raydaa.training.imports import quiet_transformers
 logger = logging.getLogger(__name__)
 
 GENERATION = "generation_config.json"
-VERSION = 1  # of the folder's content; raise it when the same input gives another
+VERSION = 2  # of the folder's content; raise it when the same input gives another
 
 
 class TokenizerError(ValueError):
@@ -57,7 +58,8 @@ def study_tokenizer(base: Path, settings: ChatTemplateSettings, cache: Path, tru
             raise TokenizerError(f"{base}: {error}") from None
         tokenizer.save_pretrained(temporary)
         config = mended(generation_config(base))
-        config.eos_token_id = list(ChatFormat(tokenizer).stops(_ids(config.eos_token_id)))
+        stops = ChatFormat(tokenizer).stops(_ids(config.eos_token_id))
+        config.eos_token_id = list(ChatFormat(tokenizer, [TOOL]).stops(stops))
         config.save_pretrained(temporary)
 
     make_folder(folder, fill)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydaa.data.files import DataError, read_rows
-from raydaa.data.sources import BadRowError, conversation, preference_pair, prompt_of
+from raydaa.data.sources import BadRowError, conversation, messages_of, preference_pair, prompt_of
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(4)]
 COLUMNS = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
@@ -348,11 +348,45 @@ def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
         ({"prompt": "p", "chosen": "y", "rejected": "n", "tools": "[" * 100_000}, "tools is not JSON"),
         ({"prompt": [SYSTEM], "chosen": "y", "rejected": "n"}, "empty prompt"),
         ({"system": "Be brief.", "prompt": " ", "chosen": "y", "rejected": "n"}, "empty prompt"),
+        ({"system": ["Be brief."], "prompt": "p", "chosen": "y", "rejected": "n"}, "column system is not text"),
+        (
+            {"system": "S", "system_prompt": "T", "prompt": "p", "chosen": "y", "rejected": "n"},
+            "system_prompt disagrees",
+        ),
     ],
 )
 def test_odd_rows_are_rejects(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadRowError, match=reason):
         preference_pair(row, COLUMNS)
+
+
+def test_a_column_of_whole_numbers_names_splits(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(jsonl([{"prompt": "a", "split": 0}, {"prompt": "b", "split": 1}, {"prompt": "c", "split": 1}]))
+    assert [number for number, _ in read_rows(str(path), "1").rows] == [2, 3]
+    with pytest.raises(DataError, match="no split 'train'; its column split has 0, 1"):
+        read_rows(str(path), "train")
+
+
+def test_an_instruction_says_all_that_it_is_about() -> None:
+    row = {"instruction": "Sum up.", "input": "One.", "context": "Two.", "output": "y"}
+    columns = {name: name for name in ("messages", "prompt", "response")}
+    assert conversation(row, columns).messages[0]["content"] == "Sum up.\n\nOne.\n\nTwo."
+    assert conversation({**row, "context": "One."}, columns).messages[0]["content"] == "Sum up.\n\nOne."
+
+
+def test_calls_as_they_were_written_before_tools() -> None:
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    messages = messages_of(
+        [
+            {"role": "assistant", "content": None, "function_call": function},
+            {"role": "function", "name": "add", "content": "3"},
+        ]
+    )
+    assert messages == [
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "name": "add", "content": "3"},
+    ]
 
 
 @pytest.mark.parametrize("prompt", [None, "", []])

@@ -1,5 +1,6 @@
 """Ids of prompts and turns are those of the chat template's own rendering, whatever the template."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from raydaa.data.chat import DEFAULT_TEMPLATE, ChatFormat, with_template
-from raydaa.data.sources import BadRowError, PreferencePair
-from raydaa.data.tokenize import NO_THOUGHT, REMOVED, SPANNED, Encoder, TokenizedExample
+from raydaa.data.chat import ChatFormat
+from raydaa.data.sources import BadRowError, PreferencePair, messages_of
+from raydaa.data.template import DEFAULT_TEMPLATE, with_template
+from raydaa.data.tokenize import NO_THOUGHT, REMOVED, SPANNED, UNSAID, Encoder, TokenizedExample
 from tests.data.chat_templates import TEXTS, published, tokenizer_for
 from tests.models import make_tokenizer
 
@@ -343,3 +345,76 @@ def test_the_middle_of_a_text_begins_none() -> None:
     ids = Encoder(made, 200).pair(PreferencePair([USER], "Fine thanks.", "no"))
     whole = made.apply_chat_template([USER, {**ANSWER, "content": "Fine thanks."}], tokenize=False)
     assert made.decode(ids.prompt + ids.chosen).strip() == made.decode(made(whole, add_special_tokens=False).input_ids)
+
+
+ARGUMENTS = '{"a": "x \\"y\\""}'
+
+
+@pytest.mark.parametrize("name", [n for n in published() if "training" not in n])
+def test_arguments_that_are_json_text_are_said_once(name: str) -> None:
+    """As OpenAI's files have them; a server parses them before it renders, so that none stands inside quotes."""
+    made = tokenizer_for(name, published()[name])
+    texts = []
+    for arguments in (ARGUMENTS, json.loads(ARGUMENTS)):
+        call = {**CALL, "function": {"name": "add", "arguments": arguments}}
+        answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+        try:
+            encoder = Encoder(made, 4000)
+            texts.append(made.decode(encoder.pair(PreferencePair([USER], answer, "no", TOOLS)).chosen))
+        except BadRowError as error:
+            pytest.skip(f"{name}: {error}")
+    assert texts[0] == texts[1]
+    assert "None" not in texts[0]
+
+
+def test_a_thought_or_text_that_is_left_out_beside_a_call_is_told() -> None:
+    encoder = Encoder(tokenizer_for("gptoss", published()["gptoss"]), 4000)
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    encoder.pair(PreferencePair([USER], {**call, "thinking": "hm"}, "no", TOOLS))
+    assert encoder.notes[UNSAID] == 0
+    encoder.pair(PreferencePair([USER], {**call, "reasoning_content": "hm"}, "no", TOOLS))
+    assert encoder.notes[UNSAID] == 1
+
+
+def test_ends_of_turns_are_removed_wherever_an_answer_has_them() -> None:
+    made = tokenizer_for("qwen3", published()["qwen3"])
+    call = {**CALL, "function": {"name": "add", "arguments": {"a": ["1<|im_end|>"]}}}
+    answer = {"role": "assistant", "content": "ok", "reasoning_content": "hm<|im_end|>m", "tool_calls": [call]}
+    encoder = Encoder(made, 4000)
+    chosen = encoder.pair(PreferencePair([USER], answer, "no", TOOLS)).chosen
+    assert chosen.count(made.convert_tokens_to_ids("<|im_end|>")) == 1
+    assert "hmm" in made.decode(chosen)
+    assert '["1"]' in made.decode(chosen)
+    assert encoder.notes[REMOVED] == 1
+
+
+def test_a_template_for_tools_ends_its_turns_in_its_own_way() -> None:
+    one = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|END|>{% endfor %}"
+    one += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    other = one.replace("<|END|>", "<|eot|>")
+    made = tokenizer_for("own", one + other)
+    made.chat_template = {"default": one.replace("<|END|>", "<|end|>"), "tool_use": other}
+    made.add_tokens(["<|end|>", "<|eot|>"], special_tokens=True)
+    encoder = Encoder(made, 400)
+    for tools, end in ((None, "<|end|>"), (TOOLS, "<|eot|>")):
+        ids = encoder.pair(PreferencePair([USER], "fine", "no", tools))
+        assert made.decode(ids.chosen) == f"fine{end}"
+
+
+def test_a_turn_without_weight_is_context_alone() -> None:
+    encoder = Encoder(make_tokenizer(TEXTS, 320), 400)
+    talk = messages_of([TALK[0], {**TALK[1], "weight": 0}, TALK[2], {**TALK[3], "weight": 1}])
+    (example,) = encoder.examples(talk)
+    ((context, answer),) = scored_turns([example])
+    assert (context, encoder.tokenizer.decode(answer)) == (encoder.prompt(TALK[:3]), "thanks.<eos>")
+    with pytest.raises(BadRowError, match="no assistant turn has a weight"):
+        encoder.examples(talk[:2])
+
+
+def test_arguments_may_be_nested() -> None:
+    made = with_template(
+        make_tokenizer(TEXTS, 320),
+        "{{ given.a is none }} {{ given.b[1] }} {{ given.c is true }}{% for m in messages %}{% endfor %}",
+        {"given": {"a": None, "b": [1, "x'\"\n"], "c": True}},
+    )
+    assert Encoder(made, 200).prompt_text([USER]) == "True x'\"\n True"

@@ -68,6 +68,14 @@ GOOD: dict[str, Body | str | Reply] = {
     "bold name": with_choice(message={"content": "**Winner:** A."}),
     "a quotation": with_choice(message={"content": "> - Winner: [[A]]"}),
     "boxed": with_choice(message={"content": "Winner: $\\boxed{A}$"}),
+    "capitals": with_choice(message={"content": "WINNER: A"}),
+    "curly quotation marks": with_choice(message={"content": "Winner: “A”"}),
+    "HTML": with_choice(message={"content": "<p><b>Winner:</b> <span class='x'>A</span></p>"}),
+    "boxed with its name": with_choice(message={"content": "\\boxed{\\text{Winner: A}}"}),
+    "a table": with_choice(message={"content": "| | |\n|---|---|\n| Winner | A | shorter |"}),
+    "angles": with_choice(message={"content": "Winner: <A>"}),
+    "a noun": with_choice(message={"content": "Winner: Summary A (B is long)"}),
+    "its reason": with_choice(message={"content": "Winner: A, B is too long or vague"}),
     "carriage returns": with_choice(message={"content": "Comparison: x\r\nWinner: A\r\n"}),
 }
 # Replies without a verdict, for every asking: left out and counted, never a tie.
@@ -82,6 +90,14 @@ NONE: dict[str, Body | str | Reply] = {
     "only reasoning": with_choice(message={"content": None, "reasoning_content": "Winner: A"}),
     "tool calls": with_choice(finish_reason="tool_calls", message={"content": None, "tool_calls": []}),
     "a message that is none": with_choice(message={"content": {"text": "Winner: A"}}),
+    "both": with_choice(message={"content": "Winner: A/B"}),
+    "one or the other": with_choice(message={"content": "Winner: **A** or **B**"}),
+    "the form": with_choice(message={"content": "Winner: <A, B, or C for a tie>"}),
+    "a choice that failed": with_choice(error={"code": 400, "message": "flagged"}, finish_reason="error"),
+    "a choice that broke off": with_choice(finish_reason="ERROR"),
+    "200 with a status in words": {"error": {"code": "context_length_exceeded", "message": "too long"}},
+    "200 with a status that is text": {"error": {"code": "400", "message": "too long"}},
+    "200 as old servers have it": {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400},
     "400": Reply({"error": {"message": "the prompt is too long"}}, 400),
     "400 by a content filter": Reply({"error": {"code": "content_filter", "message": "policy"}}, 400),
     "413": Reply("<html><h1>Request Entity Too Large</h1></html>", 413, {"Content-Type": "text/html"}),
@@ -123,6 +139,7 @@ FATAL = {
     "no right": (Reply({"message": "forbidden"}, 403), "status 403: forbidden"),
     "always 400": (Reply({"error": {"message": "bad schema"}}, 400), "status 400: bad schema"),
     "always 422": (Reply({"detail": [{"msg": "no such route"}]}, 422), "status 422: no such route"),
+    "no key by its name": ({"error": {"code": "invalid_api_key", "message": "who?"}}, "status 401: who\\?"),
     "always an error at 200": ({"error": {"code": 404, "message": "gone"}}, "status 404: gone"),
 }
 
@@ -180,6 +197,17 @@ def test_what_an_endpoint_refuses_is_adapted_to_once(tmp_path: Path) -> None:
         assert not {"max_tokens", "temperature"} & set(last)
 
 
+def test_what_is_refused_at_status_200_is_adapted_to_too(tmp_path: Path) -> None:
+    error = {"message": "Unsupported value.", "param": "temperature", "code": "unsupported_value"}
+
+    def answer(body: Body) -> Reply:
+        return Reply({"error": error}) if "temperature" in body else said(body)
+
+    with serving(lambda number, body: answer(body)) as server:
+        assert judge(server.url, tmp_path, concurrency=1).rule(GAMES[:2])[1].outcome == expected(GAMES[1])
+        assert len(server.asked) == 3
+
+
 def test_an_error_about_the_length_takes_no_option_away(tmp_path: Path) -> None:
     message = "'max_tokens' is too large: this model's maximum context length is 100 tokens; reduce the messages"
 
@@ -233,6 +261,8 @@ def test_proxies_never_stand_before_what_this_machine_serves(tmp_path: Path, mon
         ("My final verdict is: [[ **A = B** ]]", "A=B"),
         ("`[[B>>A]]`", "B>>A"),
         ("[[A>>B]] … no: [[B>A]]", "B>A"),
+        ("[[A≫B]]", "A>>B"),
+        ("[[b＞a]]", "B>A"),
         ("A>>B", None),
     ],
 )
