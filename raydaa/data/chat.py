@@ -199,6 +199,11 @@ class ChatFormat:
         return text.removeprefix(self.lead) if self.lead.isspace() else text
 
 
+def turn_ends(tokenizer: Any, more: Iterable[int] = ()) -> tuple[int, ...]:
+    """`ChatFormat.stops` of conversations with tools and without."""
+    return ChatFormat(tokenizer, [TOOL]).stops(ChatFormat(tokenizer).stops(more))
+
+
 def _shared(one: str, other: str) -> str:
     """What two texts begin with alike."""
     for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):

@@ -13,8 +13,10 @@ from typing import Any
 from ray.serve.llm import LLMConfig, LLMServer
 
 from raydaa.artifacts import model_hash
+from raydaa.data.chat import turn_ends
 from raydaa.generation.checkpoints import architecture_of
 from raydaa.generation.sample import Response, Sampling
+from raydaa.training.tokenizer import token_ids
 
 
 def _engine() -> Any:
@@ -44,8 +46,13 @@ class Replica(LLMServer):
         self.turn = asyncio.Lock()
 
     async def _start_engine(self) -> None:
-        """As Ray's, without the actor that it starts to count who uses what."""
+        """As Ray's, without the actor that it starts to count who uses what, and with every end of a turn."""
         await self.engine.start()
+        client = self.engine._engine_client
+        tokenizer = client.get_tokenizer()
+        if getattr(tokenizer, "chat_template", None):
+            known = client.input_processor.generation_config_fields  # of a model that nobody made ready for a study
+            known["eos_token_id"] = list(turn_ends(tokenizer, token_ids(known.get("eos_token_id"))))
 
     async def generate(
         self, checkpoint: str, prompts: list[list[int]], names: list[str], sampling: Sampling, stops: list[int]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json
-from raydaa.data.chat import TOOL, ChatFormat
+from raydaa.data.chat import turn_ends
 from raydaa.data.prepare import tokenizer_hash
 from raydaa.data.template import with_template
 from raydaa.settings import ChatTemplateSettings
@@ -58,8 +58,7 @@ def study_tokenizer(base: Path, settings: ChatTemplateSettings, cache: Path, tru
             raise TokenizerError(f"{base}: {error}") from None
         tokenizer.save_pretrained(temporary)
         config = mended(generation_config(base))
-        stops = ChatFormat(tokenizer).stops(_ids(config.eos_token_id))
-        config.eos_token_id = list(ChatFormat(tokenizer, [TOOL]).stops(stops))
+        config.eos_token_id = list(turn_ends(tokenizer, token_ids(config.eos_token_id)))
         config.save_pretrained(temporary)
 
     make_folder(folder, fill)
@@ -75,7 +74,7 @@ def _template_text(settings: ChatTemplateSettings) -> str | None:
         raise InputError(f"data.chat_template.file: {settings.file}: can't be read: {first_line(error)}") from None
 
 
-def _ids(value: Any) -> list[int]:
+def token_ids(value: Any) -> list[int]:
     """One id, several or none, as a list."""
     if value is None:
         return []

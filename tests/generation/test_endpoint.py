@@ -2,6 +2,7 @@
 client that everybody uses."""
 
 import concurrent.futures
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,11 +41,22 @@ PROMPT = "list the animals : cat red pie fox"
 
 
 @pytest.fixture(scope="module")
-def config(pocket_model: Path) -> dict[str, Any]:
+def model(pocket_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pocket model with a template that ends turns by another token than EOS, which nothing else names."""
+    folder = tmp_path_factory.mktemp("served") / "model"
+    shutil.copytree(pocket_model, folder)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "<unk>")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(model: Path) -> dict[str, Any]:
     """The shipped file, over a model and a port of this test."""
     made: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
     sizes = {"dtype": "float32", "max_model_len": 200, "max_num_seqs": 64}
-    made["applications"][0]["args"] |= {"model": str(pocket_model), "name": "pocket", **sizes}
+    made["applications"][0]["args"] |= {"model": str(model), "name": "pocket", **sizes}
     made["http_options"]["port"] = free_ports(1)[0]
     return made
 
@@ -140,6 +152,15 @@ def test_a_chat_prompt_has_the_ids_that_were_trained_on(client: Any, pocket_mode
         model="pocket", messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
     )
     assert answer.prompt_token_ids == Encoder(load_tokenizer(pocket_model), 200).prompt(messages)
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(client: Any, model: Path) -> None:
+    tokenizer = load_tokenizer(model)
+    for token, reason in ((tokenizer.unk_token_id, "stop"), (tokenizer.convert_tokens_to_ids("cat"), "length")):
+        answer = client.completions.create(
+            model="pocket", prompt=PROMPT, max_tokens=4, temperature=0, logit_bias={str(token): 100}
+        )
+        assert answer.choices[0].finish_reason == reason
 
 
 def test_prompt_logprobs_are_the_training_scorers(client: Any, pocket_model: Path) -> None:
