@@ -1,5 +1,7 @@
 """What tests share: the pocket world's base model, made once."""
 
+import tests.shared_cores  # noqa: F401, I001  before anything that imports torch
+
 import contextlib
 import fcntl
 import json
@@ -21,9 +23,6 @@ from tests.studies import micro, written
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-# Two test files at a time: threads that spin for each other's cores make products ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Commands have caches of their own; what vLLM finds out about its models takes it a process of a quarter minute.
 os.environ.setdefault("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
 

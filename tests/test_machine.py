@@ -164,10 +164,11 @@ print(ray.get(ray.remote(lambda: "still here").remote()), results.judged)
 def test_a_study_in_a_notebook_with_a_ray_of_its_own(command: Command, tmp_path: Path) -> None:
     """An event loop runs, Ray is there before and after, and a judge behind an endpoint is asked."""
     pytest.importorskip("openai", reason="openai is not installed")
-    search = {"learning_rate": [1e-3], "methods": [{"name": "dpo", "beta": [0.1]}], "early_stopping": None}
+    search = {"init": "base", "learning_rate": [1e-3], "methods": [{"name": "dpo", "beta": [0.1]}]}
     with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
         asked = {"kind": "openai", "model": "judge", "base_url": server.url, "api_key_env": None, "prompt": "tldr"}
-        tree = micro(search=search, evaluation={"judge": asked, "kl_prompts": 8}, data=few_prompts())
+        judged = {"judge": asked, "baseline": "base", "models": [], "kl_prompts": 8}
+        tree = micro(search={**search, "early_stopping": None}, evaluation=judged, data=few_prompts())
         study = written(command.folder, {**tree, "name": "notebook"})
         with command.start_code(NOTEBOOK, str(study), str(tmp_path / "out")) as process:
             output, _ = process.communicate(timeout=300)
