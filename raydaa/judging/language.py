@@ -83,10 +83,12 @@ class Game:
 
 @dataclass
 class Spent:
-    """What one judge was asked for in one run; several `LanguageJudge`s may share it."""
+    """What one endpoint was asked for in one run, and which options it refuses (with what it wants in their place);
+    several `LanguageJudge`s may share it."""
 
     requests: int = 0
     tokens: int = 0
+    adapted: dict[str, str | None] = field(default_factory=dict)
 
 
 class LanguageJudge:
@@ -97,7 +99,6 @@ class LanguageJudge:
         self.spent = spent or Spent()
         self.heard = time.monotonic()
         self.answered = False  # whether it has said anything at all, now or in the cache
-        self.adapted: dict[str, str | None] = {}  # options that it refuses, and what it wants in their place
 
     def rule(self, games: Sequence[Game], told: Callable[[int, int], None] = lambda done, of: None) -> list[Ruling]:
         """A ruling for every game, in their order; ``told`` hears how many are there.
@@ -243,7 +244,7 @@ class LanguageJudge:
         if "max_completion_tokens" in self.endpoint.parameters:  # the same by its newer name
             options.pop("max_tokens", None)
         options |= self.endpoint.parameters
-        for name, instead in self.adapted.items():
+        for name, instead in self.spent.adapted.items():
             value = options.pop(name, None)
             if instead is not None and value is not None:
                 options.setdefault(instead, value)
@@ -257,11 +258,11 @@ class LanguageJudge:
         name, instead = found
         if name in ("logprobs", "top_logprobs") and self.asked.by_token:
             raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
-        if name in self.adapted or instead in self.adapted:  # it refuses what it asked for
+        if name in self.spent.adapted or instead in self.spent.adapted:  # it refuses what it asked for
             return False
         done = f"sent as {instead}" if instead else "left out"
         logger.warning("judge %s refuses %s: %s", self._where, name, done)
-        self.adapted[name] = instead
+        self.spent.adapted[name] = instead
         return True
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from raydaa.evaluation.arena_hard import DEGREES, read_verdict
 from raydaa.judging import language
 from raydaa.judging.cache import VerdictCache
-from raydaa.judging.language import JudgeError
+from raydaa.judging.language import READINGS, JudgeError, LanguageJudge
 from raydaa.judging.prompt import Answer, Reading, judge_prompt
 from raydaa.judging.protocol import read_completion
 from tests.judging.server import Body, Reply, completion, serving
@@ -197,6 +197,9 @@ def test_what_an_endpoint_refuses_is_adapted_to_once(tmp_path: Path) -> None:
         last = server.asked[-1]
         assert last["max_completion_tokens"] == 50
         assert not {"max_tokens", "temperature"} & set(last)
+        other = LanguageJudge(asked.endpoint, judge_prompt("arena_hard"), VerdictCache(tmp_path), asked.spent)
+        other.rule(GAMES[:1])  # as another benchmark of the same run
+        assert [body.keys() for body in server.asked[len(GAMES) + 2 :]] == [last.keys()] * READINGS
 
 
 def test_what_is_refused_at_status_200_is_adapted_to_too(tmp_path: Path) -> None:
