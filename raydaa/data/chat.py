@@ -199,8 +199,9 @@ class ChatFormat:
         return text.removeprefix(self.lead) if self.lead.isspace() else text
 
 
-def turn_ends(tokenizer: Any, more: Iterable[int] = ()) -> tuple[int, ...]:
-    """`ChatFormat.stops` of conversations with tools and without."""
+def turn_ends(tokenizer: Any, known: int | Sequence[int] | None) -> tuple[int, ...]:
+    """`ChatFormat.stops` of conversations with tools and without, and those that a generation config names."""
+    more = [known] if isinstance(known, int) else known or ()
     return ChatFormat(tokenizer, [TOOL]).stops(ChatFormat(tokenizer).stops(more))
 
 

@@ -16,7 +16,6 @@ from raydaa.artifacts import model_hash
 from raydaa.data.chat import turn_ends
 from raydaa.generation.checkpoints import architecture_of
 from raydaa.generation.sample import Response, Sampling
-from raydaa.training.tokenizer import token_ids
 
 
 def _engine() -> Any:
@@ -52,7 +51,7 @@ class Replica(LLMServer):
         tokenizer = client.get_tokenizer()
         if getattr(tokenizer, "chat_template", None):
             known = client.input_processor.generation_config_fields  # of a model that nobody made ready for a study
-            known["eos_token_id"] = list(turn_ends(tokenizer, token_ids(known.get("eos_token_id"))))
+            known["eos_token_id"] = list(turn_ends(tokenizer, known.get("eos_token_id")))
 
     async def generate(
         self, checkpoint: str, prompts: list[list[int]], names: list[str], sampling: Sampling, stops: list[int]

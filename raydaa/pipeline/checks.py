@@ -134,7 +134,10 @@ def check_room(context: Context) -> None:
         if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
             raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
         if attention == "flash_attention_2" and find_spec("flash_attn") is None:
-            raise InputError("training.attention: flash_attn is not installed; pip install -e '.[gpu]', or use auto")
+            raise InputError(
+                "training.attention: flash_attn is not installed; use auto, or "
+                "pip install --no-build-isolation 'raydaa[flash-attn]'"
+            )
     if context.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
     if context.concurrent_trials:  # on a cluster that may grow, those that the study asks for

@@ -58,7 +58,7 @@ def study_tokenizer(base: Path, settings: ChatTemplateSettings, cache: Path, tru
             raise TokenizerError(f"{base}: {error}") from None
         tokenizer.save_pretrained(temporary)
         config = mended(generation_config(base))
-        config.eos_token_id = list(turn_ends(tokenizer, token_ids(config.eos_token_id)))
+        config.eos_token_id = list(turn_ends(tokenizer, config.eos_token_id))
         config.save_pretrained(temporary)
 
     make_folder(folder, fill)
@@ -72,13 +72,6 @@ def _template_text(settings: ChatTemplateSettings) -> str | None:
         return Path(settings.file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"data.chat_template.file: {settings.file}: can't be read: {first_line(error)}") from None
-
-
-def token_ids(value: Any) -> list[int]:
-    """One id, several or none, as a list."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else [int(token) for token in value]
 
 
 def generation_config(folder: Path) -> Any:
