@@ -1,6 +1,6 @@
 """What test processes and their commands take of the machine; imported before torch, which reads it when it is loaded.
 
-Two test files run at a time. Threads that spin for each other's cores make products ten times slower.
+Several test files run at a time. Threads that spin for each other's cores make products ten times slower.
 """
 
 import os

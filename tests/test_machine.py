@@ -1,4 +1,4 @@
-"""Odd machines and odd callers: masks, locks, temporary folders, proxies, notebooks; what is promised after errors."""
+"""Odd machines and odd callers: masks, locks, temporary folders, proxies; what is promised after errors."""
 
 import errno
 import fcntl
@@ -19,8 +19,6 @@ from raydaa.failures import is_passing
 from raydaa.generation.harness import without_proxies
 from raydaa.pipeline import _locked
 from raydaa.settings_file import InputError
-from tests.command import Command
-from tests.judging.server import Reply, completion, serving
 from tests.studies import micro, written
 
 
@@ -143,40 +141,3 @@ def chained(error: Exception, cause: Exception) -> Exception:
 )
 def test_what_the_same_command_gets_over(error: Exception, passing: bool) -> None:
     assert is_passing(error) is passing
-
-
-NOTEBOOK = """
-import asyncio, os, sys, yaml
-import ray
-ray.init(num_cpus=2, include_dashboard=False, _temp_dir=os.environ["RAY_TMPDIR"])
-
-async def cell():
-    from raydaa import Study
-    return Study.from_tree(yaml.safe_load(open(sys.argv[1])), {"storage.study": sys.argv[2]}).run()
-
-results = asyncio.run(cell())
-assert ray.is_initialized()
-print(ray.get(ray.remote(lambda: "still here").remote()), results.judged)
-"""
-
-
-@pytest.mark.slow
-def test_a_study_in_a_notebook_with_a_ray_of_its_own(command: Command, tmp_path: Path) -> None:
-    """An event loop runs, Ray is there before and after, and a judge behind an endpoint is asked."""
-    pytest.importorskip("openai", reason="openai is not installed")
-    search = {"init": "base", "learning_rate": [1e-3], "methods": [{"name": "dpo", "beta": [0.1]}]}
-    with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
-        asked = {"kind": "openai", "model": "judge", "base_url": server.url, "api_key_env": None, "prompt": "tldr"}
-        judged = {"judge": asked, "baseline": "base", "models": [], "kl_prompts": 8}
-        tree = micro(search={**search, "early_stopping": None}, evaluation=judged, data=few_prompts())
-        study = written(command.folder, {**tree, "name": "notebook"})
-        with command.start_code(NOTEBOOK, str(study), str(tmp_path / "out")) as process:
-            output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-        assert "still here True" in output
-        assert "the Ray that this process is connected to is used, and left running" in output
-        assert server.asked
-
-
-def few_prompts() -> dict[str, Any]:
-    return {**micro()["data"], "prompts": {"source": "pocket", "num": 8}}

@@ -1,4 +1,4 @@
-"""A study with someone's own loss: from a file beside it, and from a script that defines the class."""
+"""A study with someone's own loss: from a file beside it, and from a notebook that defines the class."""
 
 import subprocess
 import sys
@@ -9,6 +9,7 @@ import pytest
 
 from raydaa.results import TrialResults
 from tests.command import Command
+from tests.judging.server import Reply, completion, serving
 from tests.studies import begun, micro, written
 
 pytestmark = pytest.mark.slow
@@ -36,14 +37,20 @@ class Broken(Hinge):
         raise ValueError("no such thing as a loss")
 """
 SCRIPT = """
-import sys, yaml
+import asyncio, os, sys, yaml
+import ray
 from raydaa import Study
 {loss}
 
-if __name__ == "__main__":
+async def cell():
     tree = yaml.safe_load(open(sys.argv[1]))
     tree["search"]["methods"] = [{{"name": Hinge, "beta": [0.1]}}, {{"name": "rso", "beta": [0.1]}}]
-    results = Study.from_tree(tree, {{"storage.study": sys.argv[2]}}).run()
+    return Study.from_tree(tree, {{"storage.study": sys.argv[2]}}).run()
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=os.environ["RAY_TMPDIR"])
+    results = asyncio.run(cell())
+    print(ray.get(ray.remote(lambda: "still here").remote()))
     print(results.best("hinge").ranking, results.best("hinge").checkpoint)
 """
 
@@ -90,15 +97,21 @@ def test_from_a_file_beside_the_study(command: Command, folder: Path) -> None:
     assert command.wait_until_gone() == {}
 
 
-def test_from_a_script_that_defines_it(command: Command, folder: Path) -> None:
+def test_from_a_notebook_that_defines_it(command: Command, folder: Path) -> None:
+    """An event loop runs, Ray is there before and after, and a judge behind an endpoint is asked."""
+    pytest.importorskip("openai", reason="openai is not installed")
     script = command.folder / "script.py"
     script.write_text(textwrap.dedent(SCRIPT.format(loss=LOSS)))
-    study = written(command.folder, micro(name="own"))
-    run = [sys.executable, str(script), str(study), str(folder)]
-    result = subprocess.run(
-        run, env=command.environment, cwd=command.folder, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == f"pairwise {folder}/best/hinge"
+    with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
+        judge = {"kind": "openai", "model": "judge", "base_url": server.url, "api_key_env": None, "prompt": "tldr"}
+        study = written(command.folder, micro(name="own", evaluation={"judge": judge, "models": [], "kl_prompts": 8}))
+        run = [sys.executable, str(script), str(study), str(folder)]
+        result = subprocess.run(
+            run, env=command.environment, cwd=command.folder, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.stdout.splitlines()[-2:] == ["still here", f"pairwise {folder}/best/hinge"]
+        assert "the Ray that this process is connected to is used, and left running" in result.stdout + result.stderr
+        assert server.asked
     check(folder)
     assert command.wait_until_gone() == {}
