@@ -30,6 +30,8 @@ def test_a_judge_that_sees_only_the_order_is_told_of(command: Command, undisturb
     assert 0 < len(server.asked) <= 240  # 3 models, 40 prompts, both orders; what is the same is asked once
     results = TrialResults.load(folder)
     assert {row.win_rate for row in results if row.state == "finished"} == {50.0}
+    assert "index.html: nothing was told apart: every prompt is a tie on validation (judge" in output.splitlines()[-1]
+    assert "50.0" not in output.splitlines()[-1]
     assert any("favours the response it sees first 100.0 % [100.0, 100.0]" in note for note in results.notes)
     assert any("which is a bias by position; in both orders it says the same of 0 %" in note for note in results.notes)
     assert "favours the response" in (folder / "report" / "index.html").read_text()
