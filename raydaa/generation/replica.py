@@ -49,7 +49,7 @@ class Replica(LLMServer):
         await self.engine.start()
         client = self.engine._engine_client
         tokenizer = client.get_tokenizer()
-        if getattr(tokenizer, "chat_template", None):
+        if getattr(tokenizer, "chat_template", None) and tokenizer.eos_token_id is not None:
             known = client.input_processor.generation_config_fields  # of a model that nobody made ready for a study
             known["eos_token_id"] = list(turn_ends(tokenizer, known.get("eos_token_id")))
 
