@@ -161,14 +161,13 @@ class TrialResults:
         best = found[0]
         settings = ", ".join(f"{k} {v:g}" for k, v in best.parameters.items() if k != "length_normalized")
         how = f"{best.title} ({settings}, learning rate {best.learning_rate:g})"
-        lead = ""
-        if best.win_rate is not None and best.win_rate_low == best.win_rate_high == 50:  # then it is no finding
-            lead = f"nothing was told apart: every prompt is a tie on {self.judged_by}; "
-        if best.win_rate is not None and not lead:
+        tied = best.win_rate_low == best.win_rate_high == 50  # on every prompt: then the rate is no finding
+        lead = f"nothing was told apart: every prompt is a tie on {self.judged_by}; " if tied else ""
+        if best.win_rate is None or tied:
+            figures = f"held-out preference loss {best.preference_loss or 0:.3f}"
+        else:
             interval = f"[{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
             figures = f"win rate {best.win_rate:.1f} % {interval} on {self.judged_by}"
-        else:
-            figures = f"held-out preference loss {best.preference_loss or 0:.3f}"
         distance = f" at KL {best.kl:.2f} nats" if best.kl is not None else ""
         return f"{lead}best is {how}, {figures}{distance}"
 

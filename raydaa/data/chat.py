@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.data.sources import BadRowError, Message, Messages, Tools
+from raydaa.data.sources import THOUGHTS, BadRowError, Message, Messages, Tools
 from raydaa.data.template import has_bos, rendering
 from raydaa.settings_file import first_line
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # of a message
 MARK, NEXT = "raydaa", "aadyar"  # texts that no template changes, and no template says by itself
 ASKED, SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "."}
 TOOL = {"type": "function", "function": {"name": "any", "description": ".", "parameters": {"type": "object"}}}

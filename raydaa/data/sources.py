@@ -11,7 +11,8 @@ Answer = str | Message  # a message where it is more than text
 Tools = list[Any] | None  # JSON schemas, as chat templates take them
 
 # Of a message, beside role and content: what chat templates read.
-EXTRAS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+EXTRAS = ("name", "tool_calls", "tool_call_id", *THOUGHTS)
 SYSTEMS = ("system", "system_prompt")
 INSTRUCTION = ("instruction", "input", "context", "history")
 # Columns that are read where a row has them, whatever is mapped.
@@ -65,10 +66,10 @@ def preference_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> Prefe
     if chosen_context != rejected_context:
         raise BadRowError("chosen and rejected answer different prompts")
     prompt = _with_system(_joined(_given_prompt(row, columns["prompt"]), chosen_context), row)
-    if not any(_says_something(message) for message in _system_apart(prompt)[1]):
+    if not any(says_something(message) for message in _system_apart(prompt)[1]):
         raise BadRowError("empty prompt")
     for answer in (chosen, rejected):
-        if not _says_something(as_message(answer)):
+        if not says_something(as_message(answer)):
             raise BadRowError("empty response")
     if chosen == rejected:
         raise BadRowError("chosen equals rejected")
@@ -92,7 +93,7 @@ def conversation(row: Mapping[str, Any], columns: Mapping[str, str]) -> Conversa
     answers = [message for message in messages if message["role"] == "assistant"]
     if not answers or next(m["role"] for m in messages if m["role"] != "system") == "assistant":
         raise BadRowError("no assistant turn that answers a prompt")
-    if not all(_says_something(answer) for answer in answers):
+    if not all(says_something(answer) for answer in answers):
         raise BadRowError("empty response")
     return Conversation(messages, tools_of(row))
 
@@ -102,7 +103,7 @@ def prompt_of(row: Mapping[str, Any], column: str) -> Conversation:
     prompt = _given_prompt(row, column)
     if prompt is None:
         raise BadRowError("the prompt is neither text nor chat messages")
-    if not any(_says_something(message) for message in _system_apart(prompt)[1]):
+    if not any(says_something(message) for message in _system_apart(prompt)[1]):
         raise BadRowError("empty prompt")
     return Conversation(_with_system(prompt, row), tools_of(row))
 
@@ -241,7 +242,8 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _says_something(message: Message) -> bool:
+def says_something(message: Message) -> bool:
+    """Whether a message has text or calls a tool."""
     return bool((message.get("content") or "").strip() or message.get("tool_calls"))
 
 

@@ -10,8 +10,18 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.data.chat import THOUGHTS, TOOL, ChatFormat
-from raydaa.data.sources import Answer, BadRowError, Message, Messages, PreferencePair, Tools, as_message
+from raydaa.data.chat import TOOL, ChatFormat
+from raydaa.data.sources import (
+    THOUGHTS,
+    Answer,
+    BadRowError,
+    Message,
+    Messages,
+    PreferencePair,
+    Tools,
+    as_message,
+    says_something,
+)
 from raydaa.data.template import has_bos, with_template
 
 SPANNED = "responses whose first token the template would join with the prompt's last"
@@ -51,9 +61,12 @@ class Encoder:
         ends = {*turns, tokenizer.eos_token_id, self.bos}
         self._inside = [self.chat.added[token] for token in sorted(e for e in ends if e in self.chat.added)]
 
+    def _chat(self, tools: Tools) -> ChatFormat:
+        return self._chat_with_tools if tools else self.chat
+
     def prompt_text(self, messages: Messages, tools: Tools = None) -> str:
         """What the model reads before it answers, as text."""
-        return self.chat.render(messages, tools, True)
+        return self._chat(tools).render(messages, tools, True)
 
     def prompt(self, messages: Messages, tools: Tools = None) -> list[int]:
         """Ids of `prompt_text`; a BOS that stands twice at the start stands once."""
@@ -113,7 +126,7 @@ class Encoder:
     def _response(self, messages: Messages, answer: Answer, tools: Tools, text: str, prompt: list[int]) -> list[int]:
         """Ids after ``prompt``, whose text is ``text``, to the end of the assistant's turn."""
         message = self._clean(as_message(answer))
-        chat = self._chat_with_tools if tools else self.chat
+        chat = self._chat(tools)
         said, end = chat.reply(messages, message, tools, text)
         if chat.thought is not None and not _has_thought(message):
             self.notes[f"{NO_THOUGHT} (set {chat.without_thought})"] += 1
@@ -134,9 +147,10 @@ class Encoder:
         if kept == parts:
             return message
         self.notes[REMOVED] += 1
-        if not any(str(kept.get(name, "")).strip() for name in ("content", "tool_calls")):
+        cleaned = {**message, **kept}
+        if not says_something(cleaned):
             raise BadRowError("empty response")
-        return {**message, **kept}
+        return cleaned
 
     def _without_ends(self, value: Any) -> Any:
         """A text, or all texts in a nested value, without those tokens."""
@@ -181,7 +195,6 @@ def _has_thought(message: Message) -> bool:
 
 
 def _beside(message: Message) -> list[str]:
-    """What an answer says beside its text, or beside its calls: a thought in a field of its own is among it."""
-    thoughts = [message[name] for name in THOUGHTS if isinstance(message.get(name), str)]
-    text = message.get("content") if message.get("tool_calls") else None
-    return [*thoughts, *([text] if text else [])]
+    """The thoughts of an answer that stand in fields of their own, and its text where it is beside a call."""
+    names = [*THOUGHTS, "content"] if message.get("tool_calls") else THOUGHTS
+    return [message[name] for name in names if isinstance(message.get(name), str)]

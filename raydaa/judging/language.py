@@ -215,7 +215,7 @@ class LanguageJudge:
             if status in (None, *ABOUT_THE_GAME) and self._adapt(options, text):
                 continue
             said = sentence_of(text, self._key) or ("a reply without an answer" if text.strip() else "an empty reply")
-            told = f"status {status}" + (f": {said}" if said else "") if status else said
+            told = f"status {status}: {said}" if status else said
             others_answered = self.heard > begun
             if status is not None and status < 500 and status not in LATER:
                 if status in ABOUT_THE_GAME or (status == 403 and self.answered and FILTERED.search(said)):

@@ -49,29 +49,30 @@ def read_completion(text: str) -> tuple[Answer, tuple[int, int]]:
 
     Server-sent events are put together. NoAnswerError where it holds none.
     """
-    body = _parsed(text)
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(body, dict) or not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    parsed = _parsed(text)
+    body: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
         raise NoAnswerError(text, _status(body))
-    if choices[0].get("error"):  # a model behind the server failed, perhaps half-way
-        error = {"error": choices[0]["error"]}
+    if choice.get("error"):  # a model behind the server failed, perhaps half-way
+        error = {"error": choice["error"]}
         raise NoAnswerError(json.dumps(error), _status(error))
-    choice = choices[0]
     message: dict[str, Any] = choice["message"] if isinstance(choice.get("message"), dict) else {}
     cut = str(choice.get("finish_reason")).lower() in CUT
     said = _text(message.get("content")) or _text(choice.get("text")) or _text(message.get("refusal"))
     return Answer(said, _likeliest(choice.get("logprobs")), cut), _used(body.get("usage"))
 
 
-def _status(body: Any) -> int | None:
+def _status(body: dict[str, Any]) -> int | None:
     """The HTTP status that an error's body names; None where it names none, or is no error's."""
-    error = body.get("error") if isinstance(body, dict) else None
-    for each in (error, body):
+    error = body.get("error")
+    for each in (error if isinstance(error, dict) else {}, body):
         for name in ("code", "status", "status_code", "type"):
-            value = each.get(name) if isinstance(each, dict) else None
-            if str(value) in NAMED:
-                return NAMED[str(value)]
-            if isinstance(value, int | str) and re.fullmatch(r"[45]\d\d", str(value)):
+            value = str(each.get(name))
+            if value in NAMED:
+                return NAMED[value]
+            if re.fullmatch(r"[45]\d\d", value):
                 return int(value)
     return None
 
