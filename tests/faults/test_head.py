@@ -11,7 +11,7 @@ from tests.command import Command, wait_for
 from tests.own_cluster import OwnCluster
 from tests.studies import begun, done, table
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 def test_the_head_is_killed(command: Command, undisturbed: tuple[Path, str]) -> None:
