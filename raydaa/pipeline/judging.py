@@ -176,9 +176,9 @@ def reward_in_process(
     import torch
 
     from raydaa.judging.reward_model import load_reward_model, reward_scores
+    from raydaa.training.device import device_of_worker
     from raydaa.training.imports import quiet_transformers
     from raydaa.training.launch import prepare_process
-    from raydaa.training.model import device_of_worker
 
     def fill(temporary: Path) -> None:
         prepare_process(threads)
@@ -226,7 +226,7 @@ def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[st
         if by.kind == "served" and asked.missing(games):
             from raydaa.generation.server import serve
 
-            with serve(model, max_num_seqs=by.concurrency) as there:
+            with serve(model, max_num_seqs=by.concurrency, gpus=by.gpus) as there:
                 asked.endpoint = replace(endpoint, model=there.model, base_url=there.url)
                 rulings = asked.rule(games, told)
         else:

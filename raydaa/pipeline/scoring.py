@@ -1,6 +1,12 @@
-"""The stage score: responses under models that did not give them, by the training scorer."""
+"""The stage score: log-probabilities of responses by the training scorer, under what models started from.
+
+Two engines that round differently, as all do in bf16, disagree about responses that one of them drew, and not by
+chance: to that one they are likelier. There a KL is of the scorer's numbers alone, which takes a pass under each model
+itself.
+"""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +22,39 @@ LOOKED_AT = 32  # responses whose log-probability is taken twice
 AGREEMENT = 1e-4  # nats between the two that are nothing but rounding
 
 
-def score(context: Context, wanted: dict[str, tuple[Job, Start]]) -> dict[str, Path]:
-    """Log-probabilities of each job's responses under the model beside it; a folder with them by name."""
-    items = {name: _item(context, job, model) for name, (job, model) in wanted.items()}
-    context.progress.start("score", f"{len(items)} models under what they started from")
-    made = _score(context, items.values())
-    kept = len(items) - made
+@dataclass(frozen=True)
+class Scores:
+    """Folders with the log-probabilities of responses: under what the model started from, and under itself, where those
+    that came with the responses will not do."""
+
+    start: Path
+    own: Path | None
+
+
+def score(context: Context, wanted: dict[str, tuple[Job, Start]], alone: bool) -> dict[str, Scores]:
+    """Log-probabilities of each job's responses under the model beside it; ``alone``: and under its own."""
+    starts = {name: _item(context, job, model) for name, (job, model) in wanted.items()}
+    own = {name: _item(context, job, job.model) for name, (job, _) in wanted.items() if alone}
+    own = {name: item for name, item in own.items() if _can_be(item)}
+    context.progress.start("score", f"{len(starts)} models under what they started from{' and themselves' * alone}")
+    made = _score(context, [*starts.values(), *own.values()])
+    kept = len(starts) + len(own) - made
     context.progress.end(f"{made} models scored{f'; {kept} kept from before' if kept else ''}")
-    return {name: Path(folder) for name, (_, folder, *_) in items.items()}
+    return {name: Scores(_folder(starts[name]), _folder(own[name]) if name in own else None) for name in starts}
+
+
+def is_scored(context: Context, job: Job) -> bool:
+    """Whether a job's responses have been scored under their own model."""
+    return intact(_folder(_item(context, job, job.model)))
+
+
+def _folder(item: tuple[Any, ...]) -> Path:
+    return Path(item[1])
+
+
+def _can_be(item: tuple[Any, ...]) -> bool:
+    """Whether the model is there, or what it said while it was."""
+    return intact(_folder(item)) or (Path(item[2]) / "config.json").exists()
 
 
 def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
@@ -36,14 +67,14 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
         return 0.0
     item = _item(context, job, job.model, LOOKED_AT)
     _score(context, [item])
-    scored = read(Path(item[1]) / "scores.parquet")["logp"].to_numpy()
+    scored = read(_folder(item) / "scores.parquet")["logp"].to_numpy()
     told = read(job.folder / "responses.parquet")["logp"].to_numpy()[: len(scored)]
     return float(np.abs(told - scored).mean())
 
 
 def _score(context: Context, items: Iterable[tuple[Any, ...]]) -> int:
     """Score what is not scored yet; how many that were."""
-    missing = [item for item in items if not intact(Path(item[1]))]
+    missing = [item for item in items if not intact(_folder(item))]
     at_once = processes(context, [(job, Path(model)) for job, _, model, *_ in missing])
     map_on_cluster(score_in_process, missing, context.workers.cpus, context.workers.gpus, at_once=at_once)
     return len(missing)
@@ -77,8 +108,8 @@ def score_in_process(
 ) -> None:
     """Log-probabilities of a job's responses under ``start``, as one sealed folder."""
     from raydaa.data.packing import ResponseTable
+    from raydaa.training.device import device_of_worker
     from raydaa.training.launch import prepare_process
-    from raydaa.training.model import device_of_worker
     from raydaa.training.reference import make_policy
     from raydaa.training.reference import score as score_rows
 
