@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+CHECKED = ".checked.json"  # of a sealed folder: sizes and times of files whose content is the manifest's
 _MASK = os.umask(0)  # it can only be read by setting it
 os.umask(_MASK)
 
@@ -78,16 +79,40 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def intact(folder: Path) -> bool:
-    """Whether a sealed folder still holds exactly the bytes it was sealed with."""
+    """Whether a sealed folder still holds exactly the bytes it was sealed with.
+
+    Files that have not been written to since their content was last compared are not read again.
+    """
     if not (folder / MANIFEST).exists():
         return False
     manifest = read_json(folder / MANIFEST)
-    found = {str(path.relative_to(folder)) for path in files_below(folder)}
-    whole = isinstance(manifest, dict) and found == set(manifest)
-    if whole and all(file_hash(folder / name) == digest for name, digest in manifest.items()):
-        return True
+    marks = marks_below(folder)
+    checked = read_json(folder / CHECKED)
+    checked = checked if isinstance(checked, dict) else {}
+    if isinstance(manifest, dict) and set(marks) == set(manifest):
+        changed = [name for name, mark in marks.items() if checked.get(name) != mark]
+        if all(file_hash(folder / name) == manifest[name] for name in changed):
+            if changed:
+                _note_checked(folder, marks)
+            return True
     logger.warning("%s is damaged and is not used", folder)
     return False
+
+
+def _mark(path: Path) -> list[int]:
+    """What changes whenever a file is written to."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def marks_below(folder: Path) -> dict[str, list[int]]:
+    """Size and time of every file below a folder."""
+    return {str(path.relative_to(folder)): _mark(path) for path in files_below(folder)}
+
+
+def _note_checked(folder: Path, marks: dict[str, list[int]]) -> None:
+    with contextlib.suppress(OSError):  # it only spares reading
+        write_json(folder / CHECKED, marks)
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
@@ -144,10 +169,24 @@ def seal(folder: Path) -> None:
     """Write the manifest that `intact` checks; the files are as readable as others of this user's."""
     for path in (folder, *folder.rglob("*")):
         _as_umask_says(path)
-    write_json(folder / MANIFEST, {str(path.relative_to(folder)): file_hash(path) for path in files_below(folder)})
+    files = {str(path.relative_to(folder)): path for path in files_below(folder)}
+    for path in files.values():
+        with path.open("rb") as file:  # else a machine that loses its power may keep sizes and times of lost content
+            os.fsync(file.fileno())
+    write_json(folder / MANIFEST, {name: file_hash(path) for name, path in files.items()})
+    _note_checked(folder, marks_below(folder))
 
 
 def model_hash(folder: Path) -> str:
-    """Identity of a checkpoint: its weights and architecture, not its path nor its notes."""
+    """Identity of a checkpoint: its weights and architecture, not its path nor its notes.
+
+    What was sealed and has not been written to since is not read again.
+    """
     paths = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
-    return key_of(files={path.name: file_hash(path) for path in paths})
+    sealed, checked = (read_json(folder / name) or {} for name in (MANIFEST, CHECKED))
+
+    def digest(path: Path) -> str:
+        known = path.name in sealed and checked.get(path.name) == _mark(path)
+        return sealed[path.name] if known else file_hash(path)
+
+    return key_of(files={path.name: digest(path) for path in paths})

@@ -1,11 +1,13 @@
 """Folders are whole or not there, and damage is noticed."""
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from raydaa import artifacts
 from raydaa.artifacts import intact, key_of, make_folder, model_hash, write_json
 
 
@@ -83,3 +85,39 @@ def test_model_hash_sees_weights_and_architecture_only(tmp_path: Path) -> None:
     assert model_hash(tmp_path / "one") == model_hash(tmp_path / "two")
     (tmp_path / "two" / "model.safetensors").write_bytes(b"others!")
     assert model_hash(tmp_path / "one") != model_hash(tmp_path / "two")
+
+
+def test_what_was_not_written_to_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of 16 GB, fifty of them, at every start."""
+    folder = tmp_path / "model"
+
+    def weights(place: Path) -> None:
+        (place / "model.safetensors").write_bytes(bytes(1000))
+        (place / "config.json").write_text("{}")
+
+    make_folder(folder, weights)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    weights(plain)
+    expected, read = model_hash(plain), []
+    before = artifacts.file_hash
+
+    def note(path: Path) -> str:
+        read.append(path.name)
+        return before(path)
+
+    monkeypatch.setattr(artifacts, "file_hash", note)
+    assert intact(folder)
+    assert model_hash(folder) == expected
+    assert read == []
+    copy = tmp_path / "copy"  # with times of its own, as on another machine
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    assert model_hash(copy) == expected
+    assert intact(copy)
+    assert sorted(set(read)) == ["config.json", "model.safetensors"]
+    read.clear()
+    assert intact(copy)
+    assert read == []
+    (copy / "model.safetensors").write_bytes(bytes(999) + b"1")
+    assert not intact(copy)
+    assert model_hash(copy) != expected
