@@ -154,7 +154,7 @@ def _last_word(text: str) -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from raydaa.failures import is_passing
+    from raydaa.failures import is_passing, machine_error
     from raydaa.settings_file import InputError
 
     study = _study(options, {"storage.study": options.output} if options.output else {})
@@ -168,7 +168,7 @@ def _run(options: argparse.Namespace) -> int:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         advice = again if is_passing(error) else f"(see {log}; what is done is kept)"
-        print(f"raydaa: {lines[-1]} {advice}", file=sys.stderr)
+        print(f"raydaa: {machine_error(str(error)) or lines[-1]} {advice}", file=sys.stderr)
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be full
             import traceback
 

@@ -24,14 +24,17 @@ class Resources:
     cpus: int
     gpus: int
     local: bool
+    accelerators: tuple[str, ...] = ()  # by Ray's names
+    nodes: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of each
 
 
-# Drivers of trials and Serve's own actors ask for fractions of a CPU; without a spare logical one a machine whose
-# cores all belong to workers could never start the last worker.
+# Serve's own actors ask for fractions of a CPU; without a spare logical one a machine whose cores all belong to workers
+# could never start the last worker.
 SPARE_CPUS = 1
 KEPT_CPUS = 0.5  # of the spare one, which Ray wants whole: what is left is too small for a worker
 FEW_CORES = 8  # each has a process that waits, and with what trials import it takes half a GB
 LOOK_SECONDS = 2.0
+ACCELERATOR = "accelerator_type:"  # what Ray's names for nodes' accelerators begin with
 SOCKETS_BELOW = 38  # characters: Ray adds 69 to a temporary folder's path, and a socket's has at most 107
 
 logger = logging.getLogger(__name__)
@@ -214,7 +217,11 @@ def counted(local: bool) -> Resources:
     import ray
 
     total = ray.cluster_resources()
-    return Resources(int(total.get("CPU", 0)) - (SPARE_CPUS if local else 0), int(total.get("GPU", 0)), local)
+    accelerators = tuple(sorted(name.removeprefix(ACCELERATOR) for name in total if name.startswith(ACCELERATOR)))
+    cpus = int(total.get("CPU", 0)) - (SPARE_CPUS if local else 0)
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple((each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in alive)
+    return Resources(cpus, int(total.get("GPU", 0)), local, accelerators, nodes)
 
 
 def blind_nodes(folder: Path) -> list[str]:

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from raydaa.accelerators import ACCELERATORS, Accelerator
 from raydaa.algorithms.catalog import method_class
 from raydaa.cluster import Resources
 from raydaa.data.files import DataError
-from raydaa.data.packing import ExampleTable, PairTable, Sharing
+from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
 from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
 from raydaa.pipeline.reference import Reference
@@ -28,6 +29,7 @@ from raydaa.records import read
 from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
+from raydaa.training.checkpoint import RATE, foreseen
 from raydaa.training.imports import quiet_transformers
 from raydaa.training.memory import Layout, Memory, Shape, memory
 from raydaa.training.tokenizer import TokenizerError
@@ -35,31 +37,12 @@ from raydaa.tuning.play import Played, play
 from raydaa.tuning.search_space import Point, groups
 from raydaa.tuning.sweep import Purse, Sweep
 
-
-class Accelerator(NamedTuple):
-    """What one card holds and does."""
-
-    memory: float  # bytes
-    rate: float  # dense bf16 operations a second
-
-
-# As Ray names them.
-ACCELERATORS = {
-    "A100-40G": Accelerator(40e9, 312e12),
-    "A100-80G": Accelerator(80e9, 312e12),
-    "A100": Accelerator(40e9, 312e12),
-    "H100": Accelerator(80e9, 989e12),
-    "H200": Accelerator(141e9, 989e12),
-    "L40S": Accelerator(48e9, 362e12),
-    "L4": Accelerator(24e9, 121e12),
-    "A10G": Accelerator(24e9, 70e12),
-}
 UTILISATION = 0.4  # of those operations: an assumption, to be replaced by what a first trial shows
 UNKNOWN_STEPS = 100  # of a trial whose data could not be looked at; only shares are told then
 
 
 @dataclass(frozen=True)
-class Work:
+class Operations:
     """Operations of one pass over the tables."""
 
     train: float  # of all training pairs, forward and backward
@@ -95,6 +78,7 @@ class _Planned:
         if prepared is not None:
             work = _work(shape, prepared, bool(self.study.settings.data.sft))
             yield from self._hours(context, work, *played)
+            yield from self._saving(context, shape, work, played[0])
         yield from self._disk(context, shape, played[0])
 
     def _prepared(self) -> Prepared | None:
@@ -186,7 +170,7 @@ class _Planned:
         fits = f"fits, up to {most} tokens at a time" if most >= tokens else "does not fit"
         yield f"  {settings.scaling.accelerator} has {size_of(self.accelerator.memory)}: {fits}"
 
-    def _hours(self, context: Context, work: Work, played: Played, full: Played) -> Iterator[str]:
+    def _hours(self, context: Context, work: Operations, played: Played, full: Played) -> Iterator[str]:
         settings = self.study.settings
         starts = {trial.point.init for trial in played.trials}
         needing = {t.point.init for t in played.trials if method_class(t.point.method).needs_reference}
@@ -224,12 +208,23 @@ class _Planned:
         )
         yield from (f"  {value:.3g} {name}" for name, value in hours.items())
 
+    def _saving(self, context: Context, shape: Shape, work: Operations, played: Played) -> Iterator[str]:
+        """What the checkpoints of the longest trial take of its time."""
+        if self.accelerator is None:
+            return
+        cards = context.workers.count * context.workers.gpus
+        longest = max((trial.spec for trial in played.trials), key=lambda spec: spec.epochs * spec.fraction)
+        seconds = work.train * longest.epochs * longest.fraction / (self.accelerator.rate * UTILISATION * cards)
+        size = _checkpoint(context, shape)
+        saved = foreseen(seconds, longest.rungs, longest.checkpoint_minutes, size)
+        yield (
+            f"saving: {len(saved)} checkpoints of {size_of(size)} in a trial's {seconds / 60:.0f} min, "
+            f"{len(saved) * size / RATE / seconds:.0%} of them at {size_of(RATE)} a second"
+        )
+
     def _disk(self, context: Context, shape: Shape, played: Played) -> Iterator[str]:
-        half = self.study.settings.training.precision == "bf16"
-        model = shape.parameters * (2 if half else 4)
-        weights = 2 if half and context.engine == "deepspeed" else 4
-        moments = 12 if weights == 2 else 8  # of Adam, and DeepSpeed's float32 copy of bf16 weights
-        checkpoint = shape.parameters * weights + shape.trained * moments
+        model = shape.parameters * (2 if self.study.settings.training.precision == "bf16" else 4)
+        checkpoint = _checkpoint(context, shape)
         settings = self.study.settings
         finished = [trial for trial in played.trials if trial.state == "finished"]
         best = len({trial.point.method for trial in finished})
@@ -248,6 +243,13 @@ def size_of(amount: float) -> str:
     return f"{amount / unit:.1f} {name}"
 
 
+def _checkpoint(context: Context, shape: Shape) -> float:
+    """Bytes of a resume checkpoint."""
+    half = context.settings.training.precision == "bf16" and context.engine == "deepspeed"
+    moments = 12 if half else 8  # of Adam, and DeepSpeed's float32 copy of bf16 weights
+    return shape.parameters * (2 if half else 4) + shape.trained * moments
+
+
 def _layout(context: Context) -> Layout:
     training, scaling = context.settings.training, context.settings.scaling
     return Layout(
@@ -257,20 +259,15 @@ def _layout(context: Context) -> Layout:
         bf16=training.precision == "bf16",
         gradient_checkpointing=training.gradient_checkpointing,
         cpu_offload=scaling.cpu_offload,
+        on_gpu=bool(context.workers.gpus),
     )
 
 
-def _work(shape: Shape, prepared: Prepared, with_sft: bool) -> Work:
-    def pairs(name: str) -> float:
-        table = PairTable(read(prepared.table(name)), sharing=Sharing())
-        prompt, sizes = table.prompts.lengths.astype(float), [side.lengths.astype(float) for side in table.responses]
-        cells = prompt**2 / 2 + sum(prompt * size + size**2 / 2 for size in sizes)
-        return shape.flops(float(table.row_lengths.sum()), float(sum(size.sum() for size in sizes)), float(cells.sum()))
+def _work(shape: Shape, prepared: Prepared, with_sft: bool) -> Operations:
+    def of(table: PairTable | ExampleTable) -> float:
+        work = table.work(np.arange(len(table)))
+        return shape.flops(work.tokens, work.scored, work.cells)
 
-    def sft() -> float:
-        table = ExampleTable(read(prepared.table("sft")))
-        lengths = table.tokens.lengths.astype(float)
-        scored = float(table.scored.values.sum())
-        return shape.flops(float(lengths.sum()), scored, float(np.sum(lengths**2 / 2)))
-
-    return Work(pairs("train"), pairs("validation"), sft() if with_sft else 0.0, shape.forward)
+    train, held_out = (of(PairTable(read(prepared.table(name)))) for name in ("train", "validation"))
+    sft = of(ExampleTable(read(prepared.table("sft")))) if with_sft else 0.0
+    return Operations(train, held_out, sft, shape.forward)

@@ -111,7 +111,8 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
     validations: PositiveInt = 4
-    checkpoint_every: PositiveInt = 50
+    checkpoint_every: PositiveInt | None = None  # steps; None: by time
+    checkpoint_minutes: NonNegative = 5  # more where saving takes long
 
 
 class MethodSettings(Settings):

@@ -11,6 +11,7 @@ from raydaa.evaluation_settings import (
     GenerationSettings,
     Json,
     PromptSource,
+    share_or_whole,
 )
 from raydaa.search_settings import (
     FRACTION,
@@ -122,6 +123,13 @@ class ScalingSettings(Settings):
     cpu_offload: bool = False  # of DeepSpeed's optimizer states, and with ZeRO 3 of weights
     concurrent_trials: Literal["auto"] | PositiveInt = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def check(self) -> "ScalingSettings":
+        gpus = self.gpus_per_worker
+        if gpus != "auto" and 0 < share_or_whole(gpus, at="gpus_per_worker") < 1 < self.workers:
+            raise wrong(f"{gpus:g}: workers of one group can't share a GPU; use whole ones", "gpus_per_worker")
+        return self
 
 
 class StorageSettings(Settings):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 SPEC, RECORD, METRICS, MODEL = "settings.json", "record.json", "metrics.jsonl", "model"  # of a trial
+TOKENS = "tokens_per_microbatch"  # in what a trial reports: fewer than it began with where there was no room for them
 REMOVED = "removed"  # in the record of a trial whose model is no longer kept: the hash of its weights
 OPTUNA = "optuna.db"  # of a study: its searches, as Optuna keeps them
 COSTS = "costs.json"  # of a study: its worker groups, and what its reference log-probabilities took to make

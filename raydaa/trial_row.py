@@ -8,7 +8,7 @@ from raydaa.artifacts import read_json
 from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
-TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds")
+TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds", "mfu", "peak_memory")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ class TrialRow:
     distinct_1: float | None  # of the words and pairs of words in its responses, how many are different ones
     distinct_2: float | None
     cut_share: float | None
-    tokens_per_second: float | None
+    tokens_per_second: float | None  # the median step's, as those below
+    mfu: float | None  # the share of a card's operations that training took at the least
+    padding: float | None  # the share of tokens
+    peak_memory: float | None  # bytes of a card
+    attention: str | None
     seconds: float | None
     start_seconds: float | None
     benchmarks: dict[str, dict[str, Any]]  # figures by benchmark; those above are the first one's
@@ -78,7 +82,6 @@ def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], b
     figures = benchmarks.get(benchmark, {})
     rate, kl, point = figures.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
     controlled = figures.get("length_controlled", {})
-    speeds = sorted(m["tokens_per_second"] for m in metrics)
     finished = trial["state"] == "finished"
     return TrialRow(
         key=trial["key"],
@@ -119,10 +122,19 @@ def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], b
         distinct_1=figures.get("distinct_1"),
         distinct_2=figures.get("distinct_2"),
         cut_share=figures.get("cut_share"),
-        tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
+        tokens_per_second=_median(metrics, "tokens_per_second"),
+        mfu=_median(metrics, "mfu"),
+        padding=_median(metrics, "padding"),
+        peak_memory=max((m["peak_memory"] for m in metrics if "peak_memory" in m), default=None),
+        attention=metrics[-1].get("attention") if metrics else None,
         seconds=metrics[-1]["seconds"] if metrics else None,
         start_seconds=start.get("seconds"),
         benchmarks=benchmarks,
         verdicts=figures.get("verdicts"),
         checkpoint=str(place / MODEL) if finished and REMOVED not in record else None,
     )
+
+
+def _median(metrics: list[dict[str, Any]], name: str) -> float | None:
+    found = sorted(m[name] for m in metrics if name in m)
+    return found[len(found) // 2] if found else None

@@ -35,6 +35,14 @@ class Broken(Hinge):
 
     def per_pair(self, chosen, rejected, logps):
         raise ValueError("no such thing as a loss")
+
+@dataclass(frozen=True, kw_only=True)
+class Unfit(Hinge):
+    name = "unfit"
+
+    def per_pair(self, chosen, rejected, logps):
+        from raydaa.failures import MachineError
+        raise MachineError("this process was given GPU 0 and can't use it")
 """
 SCRIPT = """
 import asyncio, os, sys, yaml
@@ -94,6 +102,22 @@ def test_from_a_file_beside_the_study(command: Command, folder: Path) -> None:
     # Reading results needs no code.
     (command.folder / "mine.py").unlink()
     assert command.run("report", str(folder)).returncode == 0
+    assert command.wait_until_gone() == {}
+
+
+def test_what_no_trial_could_do_here_ends_the_study(command: Command, folder: Path) -> None:
+    """It is not tried again, nor by other trials."""
+    (command.folder / "mine.py").write_text(LOSS)
+    tree = micro(name="unfit")
+    tree["search"]["methods"] = [{"name": "mine:Unfit", "beta": [0.1, 0.2, 0.3]}]
+    tree["scaling"] = {"concurrent_trials": 1}
+    ended = command.run("run", str(written(command.folder, tree)), "--output", str(folder), "--allow-code")
+    assert ended.returncode == 1
+    log = folder / "logs" / "driver.log"
+    told = "this process was given GPU 0 and can't use it"
+    assert ended.stderr == f"raydaa: {told} (see {log}; what is done is kept)\n"
+    assert len(list(folder.glob("trials/*"))) == 1
+    assert "failed" not in ended.stdout
     assert command.wait_until_gone() == {}
 
 

@@ -42,6 +42,9 @@ def test_the_micro_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_hours_grow_with_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(written(tmp_path, micro()), capsys, "scaling={accelerator: A100-80G, workers: 8}")
     hours = [float(line.split()[0]) for line in text.partition("GPU-hours")[2].splitlines()[1:6]]
+    assert re.search(
+        r"saving: \d+ checkpoints of [\d.]+ [GM]B in a trial's \d+ min, \d+% of them at 0.5 GB a second", text
+    )
     sft, reference, trials, unstopped, live = hours
     assert sft > 0 < reference
     assert trials < unstopped < live
@@ -60,7 +63,7 @@ def test_without_data_or_weights_a_config_is_enough(tmp_path: Path, capsys: pyte
     assert "far: 4 trials" in text
     assert "65% of those without early stopping" in text
     assert "data: could not be looked at, so tokens and hours are not known: someone/somewhere" in text
-    assert "44.5 GB on each of 8 workers, ZeRO 3, bf16, 4096 tokens at a time" in text
+    assert "47.7 GB on each of 8 workers, ZeRO 3, bf16, 4096 tokens at a time" in text
     assert "80.0 GB: fits" in text
     assert "GPU-hours" not in text
 

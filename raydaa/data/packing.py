@@ -103,6 +103,13 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def work(self, rows: np.ndarray) -> "Work":
+        """What can't be saved: of each pair the prompt once."""
+        prompt, sizes = self.prompts.lengths[rows].astype(float), [side.lengths[rows] for side in self.responses]
+        cells = prompt**2 / 2 + sum(prompt * size + size**2 / 2 for size in sizes)
+        scored = float(sum(size.sum() for size in sizes))
+        return Work(float(prompt.sum()) + scored, scored, float(cells.sum()))
+
     def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
         """Pairs ``indices`` as one micro-batch; sequence 2i is pair i's chosen response, 2i + 1 its rejected."""
         rows = [(self.prompts[i], [side[i] for side in self.responses], bool(self.shared[i])) for i in indices]
@@ -139,6 +146,15 @@ class ResponseTable:
         return pack_responses(rows, weight)
 
 
+@dataclass(frozen=True)
+class Work:
+    """Of some rows: tokens, those the head scores, and pairs of a query and a key that it sees."""
+
+    tokens: float
+    scored: float
+    cells: float
+
+
 class ExampleTable:
     """SFT conversations ready to pack."""
 
@@ -148,6 +164,12 @@ class ExampleTable:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def work(self, rows: np.ndarray) -> Work:
+        """What can't be saved."""
+        sizes = self.row_lengths[rows].astype(float)
+        scored = float(sum(self.scored[row].sum() for row in rows))
+        return Work(float(sizes.sum()), scored, float((sizes**2 / 2).sum()))
 
     def pack(self, indices: Sequence[int], weight: float = 1.0) -> PackedBatch:
         """Conversations ``indices`` as one micro-batch; sequence i is conversation i."""

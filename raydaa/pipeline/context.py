@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
-from raydaa.artifacts import make_folder, model_hash, read_json
+from raydaa.artifacts import make_folder, model_hash, read_json, write_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
@@ -20,7 +21,7 @@ from raydaa.search_settings import TrainingSettings
 from raydaa.settings import StudySettings
 from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
-from raydaa.training.launch import DRIVER_CPUS, Workers
+from raydaa.training.launch import Workers
 from raydaa.training.model import write_model
 from raydaa.training.tokenizer import load_tokenizer, study_tokenizer
 
@@ -75,6 +76,12 @@ class Context:
             return ON_CPU
         return int(read_json(self.folder / BUDGET)["tokens"])
 
+    def keep_to(self, tokens: int | None) -> None:
+        """What was measured was too much for a trial: also a run that takes the study up again begins with less."""
+        known = read_json(self.folder / BUDGET)
+        if tokens is not None and known is not None and tokens < known["tokens"]:
+            write_json(self.folder / BUDGET, {**known, "tokens": tokens})
+
     @property
     def settings(self) -> StudySettings:
         """The study's settings."""
@@ -118,13 +125,25 @@ class Context:
             count=scaling.workers,
             cpus=scaling.cpus_per_worker,
             gpus=gpus,
-            accelerator=scaling.accelerator,
+            accelerator=self.accelerator,
             threads=scaling.cpus_per_worker,
             storage=str(self.folder / "ray"),
             max_failures=scaling.max_failures,
             methods=own_methods(self.settings),
             here=self.resources.local and not gpus,
+            together=bool(gpus) and any(self._groups_on(node, gpus) for node in self.resources.nodes),
         )
+
+    def _groups_on(self, node: tuple[float, float], gpus: float) -> int:
+        """How many of a trial's worker groups one node holds whole."""
+        scaling, (cpus_there, gpus_there) = self.settings.scaling, node
+        return int(min(cpus_there / scaling.cpus_per_worker, gpus_there / gpus) / scaling.workers)
+
+    @property
+    def accelerator(self) -> str | None:
+        """What the cluster calls the accelerator that the study names; that name itself where none is there yet."""
+        wanted = self.settings.scaling.accelerator
+        return None if wanted is None else name_there(wanted, self.resources.accelerators) or wanted
 
     @property
     def alone(self) -> Workers:
@@ -165,9 +184,9 @@ class Context:
     def room(self) -> int:
         """Worker groups that fit into the cluster at a time."""
         each = self.workers
-        # A group's driver takes a sliver of a CPU; on our own Ray there is a spare one for that.
-        sliver = DRIVER_CPUS if each.count > 1 and not self.resources.local else 0.0
-        room = int(self.resources.cpus / (each.cpus * each.count + sliver))
+        if each.together:
+            return sum(self._groups_on(node, each.gpus) for node in self.resources.nodes)
+        room = int(self.resources.cpus / (each.cpus * each.count))
         if each.gpus:
             room = min(room, int(self.resources.gpus / (each.gpus * each.count)))
         return room

@@ -62,7 +62,8 @@ def budget(context: Context) -> None:
         seed=0,
     )
     longest, place = settings.data.max_length, context.folder / BUDGET
-    key = key_of(model=context.prepared.base.hash, spec=spec.to_json(), longest=longest, workers=context.workers.count)
+    size = {"workers": context.workers.count, "accelerators": context.resources.accelerators}
+    key = key_of(model=context.prepared.base.hash, spec=spec.to_json(), longest=longest, **size)
     if (read_json(place) or {}).get("key") == key:
         return
     context.progress.start("budget", "tokens per micro-batch")
@@ -115,12 +116,11 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
 
 
 def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
-    names = "warmup_ratio max_grad_norm adam_betas weight_decay precision checkpoint_every validations"
+    names = "warmup_ratio max_grad_norm adam_betas weight_decay precision validations".split()
+    names += ["checkpoint_every", "checkpoint_minutes", "attention", "gradient_checkpointing"]
     return {
-        **{name: getattr(training, name) for name in names.split()},
+        **{name: getattr(training, name) for name in names},
         "tokens_per_microbatch": context.tokens_of(training),
-        "attention": training.attention,
-        "gradient_checkpointing": training.gradient_checkpointing,
         "lora": None if training.lora is None else training.lora.model_dump(mode="json"),
         "cpu_offload": context.settings.scaling.cpu_offload,
         "engine": context.engine,
@@ -183,6 +183,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     reached: dict[str, float] = {}
 
     def notify(trial: SweptTrial, result: dict[str, Any]) -> None:
+        context.keep_to(sweep.room)
         reached[trial.key] = result.get("step", 0) / trial.steps
         name = trial.point.label(trial.key)
         if trial.over:

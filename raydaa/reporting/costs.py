@@ -1,5 +1,6 @@
 """What a study's trials took, and what early stopping and the store of reference log-probabilities saved."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,11 @@ class Cost:
     trials: int
     stopped: int
     hours: float
-    tokens_per_second: float | None  # the median trial's
+    tokens_per_second: float | None  # the median trial's, as those below
+    mfu: float | None
+    padding: float | None
+    peak_memory: float | None  # bytes; of any trial
+    attention: str  # of its trials
     saved_by_stopping: float
     saved_by_reference: float | None  # what passes of their own over the reference model would have taken
 
@@ -49,7 +54,6 @@ def _cost(
     results: TrialResults, method: str, hours: float, workers: int, references: list[dict[str, Any]] | None
 ) -> Cost:
     rows = [row for row in results if row.method == method]
-    speeds = sorted(row.tokens_per_second for row in rows if row.tokens_per_second is not None)
     stopped = [row for row in rows if row.state == "stopped"]
     left = [(row.seconds or 0) * (row.steps / row.step - 1) for row in stopped if row.step]
     found = None if references is None else sum(_found(results, row, references) for row in rows)
@@ -58,10 +62,19 @@ def _cost(
         trials=len(rows),
         stopped=len(stopped),
         hours=hours * workers * sum(row.seconds or 0 for row in rows),
-        tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
+        tokens_per_second=_median(row.tokens_per_second for row in rows),
+        mfu=_median(row.mfu for row in rows),
+        padding=_median(row.padding for row in rows),
+        peak_memory=max((row.peak_memory for row in rows if row.peak_memory is not None), default=None),
+        attention=", ".join(sorted({row.attention for row in rows if row.attention is not None})) or "–",
         saved_by_stopping=hours * workers * sum(left),
         saved_by_reference=None if found is None else hours * found,
     )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    found = sorted(value for value in values if value is not None)
+    return found[len(found) // 2] if found else None
 
 
 def _found(results: TrialResults, row: TrialRow, references: list[dict[str, Any]]) -> float:

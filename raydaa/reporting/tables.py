@@ -5,7 +5,7 @@ from typing import Any
 
 from raydaa.evaluation.comparison import Comparison
 from raydaa.reporting.cells import Table, controlled, number, rate, with_error, with_interval
-from raydaa.reporting.costs import Costs
+from raydaa.reporting.costs import Cost, Costs
 from raydaa.reporting.scores import BENCHMARKS_HEADER, benchmark_table, harness_table
 from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow
@@ -134,6 +134,7 @@ def costs_table(found: Costs) -> Table:
             str(each.stopped),
             f"{each.hours:.3g}",
             number(each.tokens_per_second, 0),
+            *_use(each),
             f"{each.saved_by_stopping:.3g}",
             "–" if each.saved_by_reference is None else f"{each.saved_by_reference:.3g}",
         ]
@@ -146,9 +147,20 @@ def costs_table(found: Costs) -> Table:
         "stopped early",
         found.unit,
         "tokens/s",
+        "MFU (%)",
+        "padding (%)",
+        "peak memory (GB)",
+        "attention",
         *(f"{name} ({found.unit})" for name in saved),
     )
     return Table("What the trials took", header, rows)
+
+
+def _use(cost: Cost) -> list[str]:
+    """What the trials made of the machine."""
+    shares = [None if share is None else 100 * share for share in (cost.mfu, cost.padding)]
+    peak = None if cost.peak_memory is None else cost.peak_memory / 1e9
+    return [*(number(share, 1) for share in shares), number(peak, 1), cost.attention]
 
 
 def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:

@@ -14,5 +14,5 @@ def export_trial(trial: Path, target: Path) -> None:
     with SummaryWriter(str(target)) as writer:
         for metrics in read_metrics(trial):
             for name, value in metrics.items():
-                if name not in ("step", "total_steps"):
+                if name not in ("step", "total_steps") and not isinstance(value, str):
                     writer.add_scalar(name, value, metrics["step"])

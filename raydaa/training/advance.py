@@ -40,7 +40,7 @@ def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
         notify(metrics)
-        if run.step % run.spec.checkpoint_every == 0 and run.step < until:
+        if run.step < until and run.save_is_due:
             run.save(folder / "checkpoint")
     return metrics
 

@@ -6,7 +6,7 @@ no attention dropout: policies train without any.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from raydaa.data.packing import Block
+from raydaa.training.flex import packed_flex
 
 SDPA, FLEX = "raydaa_sdpa", "raydaa_flex"  # names in transformers' registry
 
@@ -25,9 +26,19 @@ windows_seen: set[int | None] = set()  # by the layers that were run: what a mod
 def register() -> None:
     """Make both known to transformers; models then call them with the keyword arguments of their forward."""
     from transformers import AttentionInterface
+    from transformers.integrations.flash_attention import flash_attention_forward
 
-    AttentionInterface.register(SDPA, packed_sdpa)
-    AttentionInterface.register(FLEX, packed_flex)
+    AttentionInterface.register(SDPA, _noting_windows(packed_sdpa))
+    AttentionInterface.register(FLEX, _noting_windows(packed_flex))
+    AttentionInterface.register("flash_attention_2", _noting_windows(flash_attention_forward))
+
+
+def _noting_windows(attend: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(*arguments: Any, sliding_window: int | None = None, **options: Any) -> Any:
+        windows_seen.add(sliding_window)
+        return attend(*arguments, sliding_window=sliding_window, **options)
+
+    return noting
 
 
 def packed_sdpa(
@@ -45,7 +56,6 @@ def packed_sdpa(
 ) -> tuple[Tensor, None]:
     """``(1, tokens, heads, size)`` from query ``(1, heads, tokens, size)``; block by block, nothing masked is computed
     but the upper triangle of second responses."""
-    windows_seen.add(sliding_window)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -91,73 +101,3 @@ def _mask(asked: int, seen: int, window: int | None, device: torch.device) -> Te
     everything = torch.ones(asked, seen, dtype=torch.bool, device=device)
     mask = everything.tril(seen - asked)
     return mask if window is None else mask & everything.triu(seen - asked - window + 1)
-
-
-def packed_flex(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: None,
-    *,
-    flex_masks: dict[int | None, Any],
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """As `packed_sdpa`, in one kernel that skips what a block mask rules out."""
-
-    windows_seen.add(sliding_window)
-
-    def capped(score: Tensor, *_: Tensor) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
-
-    output = _flex()(
-        query,
-        key,
-        value,
-        score_mod=None if softcap is None else capped,
-        block_mask=flex_masks[sliding_window],
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output.transpose(1, 2), None
-
-
-@lru_cache(maxsize=1)
-def _flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True) if torch.cuda.is_available() else flex_attention
-
-
-@lru_cache(maxsize=1)
-def _block_masks() -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    # Not compiled it would lay out a mask of every token with every token first.
-    return torch.compile(create_block_mask, dynamic=True) if torch.cuda.is_available() else create_block_mask
-
-
-def flex_masks(blocks: Sequence[Block], positions: Tensor, windows: Sequence[int | None]) -> dict[int | None, Any]:
-    """A block mask for each of ``windows`` (None: the whole past), over the row that ``blocks`` and ``positions``
-    describe."""
-    segments = torch.full((2, len(positions)), -1)
-    for number, block in enumerate(blocks):
-        segments[0, block.start : block.end] = number
-        segments[1, block.start : block.prompt_end] = 0
-        segments[1, block.prompt_end : block.first_end] = 1
-        segments[1, block.first_end : block.end] = 2
-    owner, part = segments.to(positions.device)
-
-    def visible(window: int | None, batch: Tensor, head: Tensor, asked: Tensor, seen: Tensor) -> Tensor:
-        own = (owner[asked] == owner[seen]) & (asked >= seen)
-        own = own & ((part[seen] == 0) | (part[seen] == part[asked]))
-        return own if window is None else own & (positions[asked] - positions[seen] < window)
-
-    size, make = len(positions), _block_masks()
-    return {
-        window: make(partial(visible, window), None, None, size, size, device=positions.device)
-        for window in dict.fromkeys(windows)
-    }

@@ -1,16 +1,20 @@
 """How many tokens a micro-batch may have: measured on the GPUs that train."""
 
+import re
+
 import numpy as np
 import torch
 
 from raydaa.data.packing import PackedBatch, pack_responses
+from raydaa.training.build import build
+from raydaa.training.device import device_of_worker
 from raydaa.training.engine import Engine, rank, world_size
-from raydaa.training.loop import build
-from raydaa.training.model import Policy, device_of_worker
+from raydaa.training.model import Policy
 from raydaa.training.spec import RunSpec
 
 SHARE = 0.85  # of the device's memory; the rest is for fragments and for rows longer than those tried
 STEP = 256
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC_FAILED|\bMemoryError\b")
 
 
 def fitted(sizes: tuple[int, int], peaks: tuple[int, int], available: int) -> int:
@@ -28,7 +32,7 @@ def measure(spec: RunSpec, longest: int, share: float) -> int:
     Optimizer steps on random tokens, with rows of ``longest`` tokens, tell fixed memory from that of each token.
     """
     device = device_of_worker()
-    policy, engine = build(spec, device)
+    policy, engine, _ = build(spec, device)
     try:
         sizes = (longest, 2 * longest)
         # Once before measuring: the optimizer's states come into being at the first step.
@@ -44,6 +48,8 @@ def measure(spec: RunSpec, longest: int, share: float) -> int:
 
 def _peak(policy: Policy, engine: Engine, tokens: int, longest: int) -> int:
     torch.cuda.reset_peak_memory_stats()
+    if policy.calls is not None:
+        policy.keep_in_step(tokens)
     vocabulary = policy.model.config.get_text_config().vocab_size
     batch = random_batch(vocabulary, tokens, longest).to(device_of_worker())
     engine.backward(engine.module(batch).mean())
@@ -63,7 +69,12 @@ def random_batch(vocabulary: int, tokens: int, longest: int) -> PackedBatch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error``, as raised or as Ray wrapped it, says that a device or the machine had no memory left."""
-    signs = ("OutOfMemoryError", "can't allocate memory")
-    kinds = isinstance(error, torch.OutOfMemoryError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return kinds or any(sign in str(error) for sign in signs)
+    """Whether ``error``, as raised or as Ray wrapped it, says that a smaller micro-batch would have found room.
+
+    CUDA, cuBLAS and NCCL each have words of their own. Not where Ray ended a process because its machine ran low on
+    memory: that is the work of all that run there, and passes.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = f"{type(error).__module__}.{type(error).__name__}: {error}"
+    return "ray.exceptions.OutOfMemoryError" not in text and OUT_OF_MEMORY.search(text) is not None

@@ -7,13 +7,15 @@ micro-batches and workers; nothing here averages.
 import os
 import socket
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from raydaa.training.spec import RunSpec
+
+T = TypeVar("T")
 
 SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
 
@@ -66,6 +68,15 @@ def most_of_workers(value: int, device: torch.device) -> int:
     found = torch.tensor(value, device=device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
+
+
+def from_first(value: T) -> T:
+    """The first worker's value, on all of them."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
@@ -154,7 +165,7 @@ class DeepSpeedEngine:
             zero["offload_optimizer"] = {"device": "cpu"}
             if spec.zero_stage == 3:
                 zero["offload_param"] = {"device": "cpu"}
-        config = {
+        config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed; rows are counted by the packer
             "managed_gradient_accumulation": False,
             "gradient_clipping": spec.max_grad_norm if spec.zero_stage else 0.0,
@@ -164,6 +175,9 @@ class DeepSpeedEngine:
             "zero_force_ds_cpu_optimizer": False,  # torch's AdamW needs no C++ build, on a CPU either
             "steps_per_print": 1 << 30,
         }
+        if spec.precision == "bf16" and spec.zero_stage:
+            # Sums of micro-batches in bf16 would depend on how many there are.
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
         optimizer = _adamw(policy, spec)
         self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
         self.module = self.engine

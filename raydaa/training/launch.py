@@ -5,7 +5,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from raydaa.training.spec import RunSpec
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 COST = "cost.json"  # beside log-probabilities: what making them took, and taking them from here saves
-DRIVER_CPUS = 0.01  # of the actor that drives a worker group; Tune refuses 0
+ON_HEAD = {"node:__internal_head__": 0.001}  # for what drives a worker group: other machines may be taken away
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Workers:
     max_failures: int
     methods: tuple[type[Method], ...] = ()
     here: bool = False
+    together: bool = False  # whether all must be on one machine: between machines gradients travel ten times slower
 
 
 def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> None:
@@ -44,7 +45,11 @@ def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> Non
     for cls in methods:
         use(cls)
     torch.set_num_threads(threads)
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        # Every micro-batch has another size: segments of a fixed one would fill with gaps.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # each worker of a machine compiles
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every import
         _keep_freed_memory()
 
@@ -106,6 +111,7 @@ def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any
             use_gpu=workers.gpus > 0,
             resources_per_worker=resources,
             accelerator_type=workers.accelerator if workers.gpus else None,
+            placement_strategy="STRICT_PACK" if workers.together else "PACK",
         ),
         run_config=RunConfig(
             name=f"{function.__name__.strip('_')}-{key_of(config={**config, 'methods': None})[:8]}",
@@ -142,12 +148,12 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     """
     from raydaa.training.advance import advance, resume
     from raydaa.training.budget import is_out_of_memory
-    from raydaa.training.engine import world_size
+    from raydaa.training.engine import from_first, world_size
     from raydaa.training.loop import NonFiniteLossError, Run
     from raydaa.trial_folder import read_metrics
 
     ran_out = folder / "out-of-memory"
-    if ran_out.exists() and not spec.halved:  # Ray tries a group again: it would only run out again
+    if from_first(ran_out.exists()) and not spec.halved:  # Ray tries a group again: it would only run out again
         return {"out_of_memory": True, "done": False}
     run, workers = Run(spec), world_size()
     try:
@@ -167,7 +173,7 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
         done = run.step >= run.total_steps
         if done:
             run.export(folder / "model")
-        else:
+        elif run.is_worth_saving:
             run.save(folder / "checkpoint")
         # A part that was trained already when its driver died has its metrics in the log alone.
         last = metrics or next(reversed(read_metrics(folder)), {})
@@ -218,12 +224,15 @@ def measure_budget(spec: RunSpec, longest: int, workers: Workers) -> int:
     from raydaa.training.budget import is_out_of_memory
 
     config = {"spec": spec.to_json(), "longest": longest, "share": min(1.0, workers.gpus)}
-    try:
-        return int(on_workers(_measure, config, workers))
-    except Exception as error:  # Ray wraps what a worker raised
-        if not is_out_of_memory(error):
-            raise
-        return longest
+    for left in reversed(range(workers.max_failures + 1)):  # tried here: Ray would also try again what finds no room
+        try:
+            return int(on_workers(_measure, config, replace(workers, max_failures=0)))
+        except Exception as error:  # Ray wraps what a worker raised
+            if is_out_of_memory(error):
+                break
+            if not left:
+                raise
+    return longest
 
 
 def _reference(config: dict[str, Any]) -> float:

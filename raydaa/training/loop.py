@@ -28,14 +28,14 @@ from raydaa.data.packing import (
 from raydaa.data.template import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
-from raydaa.training.engine import Engine, make_engine, rank, sum_over_workers, world_size
-from raydaa.training.lora import add_adapters, merged
+from raydaa.training.build import build, checkpoint_size
+from raydaa.training.device import device_of_worker
+from raydaa.training.engine import from_first, rank, sum_over_workers, world_size
+from raydaa.training.lora import merged
+from raydaa.training.meter import Meter
 from raydaa.training.model import (
-    Policy,
     StartWeights,
-    device_of_worker,
     load_model,
-    without_dropout,
     write_model,
 )
 from raydaa.training.spec import RunSpec
@@ -58,25 +58,6 @@ class NonFiniteLossError(ArithmeticError):
     """The loss is NaN or infinite: the run can't recover, and repeating it would not help."""
 
 
-def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None) -> tuple[Policy, Engine]:
-    """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
-    with_torch = spec.engine == "torch"
-    # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.
-    if start is not None and with_torch and spec.lora is None:
-        model = start.fresh(spec.start, spec.trust_remote_code)
-    else:
-        model = load_model(spec.start, trust_remote_code=spec.trust_remote_code)
-    if spec.lora is not None:
-        add_adapters(model, spec.lora)
-    without_dropout(model)
-    policy = Policy(model, with_torch and spec.precision == "bf16", spec.attention, device)
-    policy.chunk = spec.head_chunk or policy.chunk
-    policy.in_step = spec.engine == "deepspeed" and spec.zero_stage == 3
-    policy.checkpoint_layers(spec.gradient_checkpointing)
-    policy.train()
-    return policy, make_engine(policy, spec)
-
-
 class Run:
     """A training from start to end: ``train_step``, ``validate``, ``save``, ``load``, ``export``, ``close``."""
 
@@ -84,7 +65,8 @@ class Run:
         self.spec = spec
         torch.manual_seed(spec.seed)
         self.device = device_of_worker()
-        self.policy, self.engine = build(spec, self.device, start)
+        self.policy, self.engine, shape = build(spec, self.device, start)
+        self.meter = Meter(shape, self.policy, self.device)
         self.objective: Objective | None = None
         if spec.method is not None:
             self.objective = Objective(loss(spec.method, **spec.parameters), spec.sft_weight, spec.align_weight)
@@ -97,6 +79,8 @@ class Run:
         self.batches = [rows[batch] for batch in global_batches(len(rows), spec.batch_size, spec.epochs, spec.seed)]
         self.step = 0
         self.seconds = 0.0
+        self.saved_after = 0.0  # seconds of training
+        self.pace = checkpoint.Pace(spec.checkpoint_minutes, checkpoint_size(self.policy))
 
     def _open(self, path: str, part: str) -> tuple[PairTable | ExampleTable, PairTable | None]:
         """A table, and what a method with a KL estimate compares against."""
@@ -133,6 +117,7 @@ class Run:
         indices = self.batches[self.step]
         learning_rate = self.learning_rate(self.step)
         kl = self._kl(self.mismatched, indices)
+        self.meter.begin()
         sums, tokens = self._pass(self.table, indices, kl, train=True)
         metrics = _means(sums, len(indices), self.table)
         if not math.isfinite(metrics["loss"]):
@@ -143,7 +128,8 @@ class Run:
         self.step += 1
         spent = time.monotonic() - begun
         self.seconds += spent
-        return {**metrics, "grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
+        metrics |= {"grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
+        return {**metrics, **self.meter.read(self.table.work(indices), spent)}
 
     def validate(self) -> Metrics:
         """Metrics of the held-out table with the current weights, named ``validation/…``."""
@@ -224,7 +210,22 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Write a resume checkpoint into ``folder``; every worker calls it."""
+        begun = time.monotonic()
         checkpoint.save(folder, self.step, self._fill)
+        self.pace.note(begun)
+        self.saved_after = self.seconds
+
+    @property
+    def save_is_due(self) -> bool:
+        """Whether a crash would cost more than a checkpoint; every worker asks, and the first one's clock counts."""
+        if self.spec.checkpoint_every is not None:
+            return self.step % self.spec.checkpoint_every == 0
+        return from_first(self.pace.due())
+
+    @property
+    def is_worth_saving(self) -> bool:
+        """Whether what was trained since the last checkpoint would take longer than saving it does."""
+        return from_first(self.pace.worth(self.seconds - self.saved_after))
 
     def _fill(self, folder: Path) -> None:
         self.engine.save(folder)
@@ -245,6 +246,7 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states[1])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.saved_after = self.seconds
         return True
 
     def _writer(self) -> list[Any]:

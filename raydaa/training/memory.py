@@ -39,7 +39,12 @@ class Shape:
             model = AutoModelForCausalLM.from_config(config)
             if lora is not None:
                 add_adapters(model, lora)
-        text = config.get_text_config()
+        return Shape.of_model(model)
+
+    @staticmethod
+    def of_model(model: Any) -> "Shape":
+        """The same of a model as it is trained."""
+        text = model.config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         total = sum(p.numel() for p in model.parameters())
         embedding, head = (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))
@@ -88,6 +93,7 @@ class Layout:
     bf16: bool = False
     gradient_checkpointing: bool = False
     cpu_offload: bool = False
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,11 @@ def memory(shape: Shape, layout: Layout) -> Memory:
     )
     return Memory(
         weights=shape.parameters * small / (workers if stage == 3 else 1) + cast,
-        gradients=shape.trained * small / (workers if stage >= 2 else 1),
+        # DeepSpeed sums bf16 gradients in float32.
+        gradients=shape.trained * 4 / (workers if stage >= 2 else 1),
         optimizer=0.0 if layout.cpu_offload and layout.sharded else states,
         kept=float(width * (shape.layers * saved + 4 * shape.hidden)),
         again=float(width * again),
         logit=float(shape.vocabulary * 4 * HEAD_COPIES),
-        chunk=chunk_size(shape.vocabulary),
+        chunk=chunk_size(shape.vocabulary, layout.on_gpu),
     )

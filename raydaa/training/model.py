@@ -11,13 +11,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from raydaa.data.packing import PackedBatch, Sharing
-from raydaa.training.attention import flex_masks
-from raydaa.training.engine import most_of_workers
+from raydaa.training.flex import SMALLEST_HEAD, flex_masks
 from raydaa.training.imports import hiding, quiet_transformers
 from raydaa.training.probe import PADDED, Way, find_way
 from raydaa.training.tokenizer import mended
 
-LOGITS = 1 << 23  # how many exist at a time …
+LOGITS, LOGITS_ON_GPU = 1 << 23, 1 << 27  # how many exist at a time …
 CHUNK = 256  # … but for no fewer scored tokens: products of fewer rows are slow
 ATTENTION_COST = 2.0  # time of a floating-point operation in attention over one in a linear layer
 
@@ -54,11 +53,6 @@ def without_dropout(model: Any) -> None:
                 setattr(module, name, 0.0)
 
 
-def device_of_worker() -> torch.device:
-    """The accelerator this process may use, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
 class Policy(nn.Module):
     """A causal language model that answers packed batches with summed log-probabilities.
 
@@ -70,9 +64,11 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model.to(device)
         self.autocast = autocast
-        self.chunk = chunk_size(self.model.config.get_text_config().vocab_size)
-        self.in_step = False  # whether all workers must call the head equally often, as ZeRO 3 asks
-        self.way = find_way(self, _named(wanted, self.model.device))
+        on_gpu = self.model.device.type == "cuda"
+        self.chunk = chunk_size(self.model.config.get_text_config().vocab_size, on_gpu)
+        self.laid_out, self.padding = 0, 0  # tokens of all micro-batches so far, and those of them that mean nothing
+        self.calls: int | None = None  # of the head in every forward pass; None: as many as it takes
+        self.way = find_way(self, _named(wanted, self.model))
         # Counted now: DeepSpeed may take the weights away.
         self.linear_per_cell = linear_per_cell(self.model) if self.attention == "sdpa" else None
 
@@ -85,6 +81,14 @@ class Policy(nn.Module):
     def sharing(self) -> Sharing:
         """When packing pairs for this model should let two responses share their prompt."""
         return Sharing(self.attention not in ("flash_attention_2", "padded"), self.linear_per_cell)
+
+    def keep_in_step(self, tokens: int) -> None:
+        """Call the head as often in every micro-batch as one of ``tokens`` asks for.
+
+        ZeRO 3 gathers weights by the order of calls: all workers' must be the same, and the next micro-batch's like
+        the last one's, or nothing is fetched ahead and the head is gathered anew for each of its calls.
+        """
+        self.calls = -(-tokens // self.chunk)
 
     def checkpoint_layers(self, wanted: bool) -> None:
         """Whether layers keep no activations and compute them again in the backward pass."""
@@ -101,15 +105,14 @@ class Policy(nn.Module):
         """`forward` in a given way."""
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.autocast):
             inputs, places = self._padded(batch) if way.attention == PADDED else self._packed(batch, way.attention)
+            self.laid_out += inputs["input_ids"].numel()
             if way.own_head:
                 logits = self._own_logits(inputs, places)
                 logps = -cross_entropy(logits.float(), batch.targets, reduction="none")
             else:
                 output = self.model.base_model(**inputs, use_cache=False).last_hidden_state
                 hidden = output.flatten(0, 1)[places]
-                chunks = -(-len(batch.targets) // self.chunk)
-                if self.in_step:
-                    chunks = most_of_workers(chunks, hidden.device)
+                chunks = self.calls or -(-len(batch.targets) // self.chunk)
                 logps = chunked_logps(self._logits, hidden, batch.targets, chunks)
         sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=logps.device)
         return sums.index_add(0, batch.sequences, logps)
@@ -132,6 +135,7 @@ class Policy(nn.Module):
         longest = max(block.end - block.start for block in batch.blocks)
         tokens = batch.tokens.new_zeros(len(batch.blocks), longest)
         mask, places = torch.zeros_like(tokens), torch.empty_like(batch.tokens)
+        self.padding += tokens.numel() - len(batch.tokens)
         for number, block in enumerate(batch.blocks):
             assert block.end == block.first_end, "padded rows hold one response"
             size = block.end - block.start
@@ -158,15 +162,20 @@ class Policy(nn.Module):
         return logits
 
 
-def _named(wanted: str, device: torch.device) -> str:
+def _named(wanted: str, model: Any) -> str:
     if wanted == "auto":
-        return "flex" if device.type == "cuda" else "sdpa"
+        flex = model.device.type == "cuda" and _head_size(model.config.get_text_config()) >= SMALLEST_HEAD
+        return "flex" if flex else "sdpa"
     return wanted
 
 
-def chunk_size(vocabulary: int) -> int:
+def _head_size(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def chunk_size(vocabulary: int, on_gpu: bool = False) -> int:
     """Scored tokens whose logits exist at a time."""
-    return max(CHUNK, LOGITS // vocabulary)
+    return max(CHUNK, (LOGITS_ON_GPU if on_gpu else LOGITS) // vocabulary)
 
 
 def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunks: int) -> Tensor:
@@ -195,8 +204,7 @@ def linear_per_cell(model: Any) -> float:
     if head is not None and getattr(head, "weight", None) is not model.get_input_embeddings().weight:
         embeddings *= 2
     layers = (sum(p.numel() for p in model.parameters()) - embeddings) / config.num_hidden_layers
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return layers / (2 * config.num_attention_heads * size * ATTENTION_COST)
+    return layers / (2 * config.num_attention_heads * _head_size(config) * ATTENTION_COST)
 
 
 def windows(config: Any) -> tuple[int | None, ...]:

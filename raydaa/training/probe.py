@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydaa.data.packing import pack_responses
+from raydaa.failures import MachineError
 from raydaa.settings_file import first_line
 from raydaa.training import attention
 from raydaa.training.attention import FLEX, SDPA, register
@@ -43,7 +44,7 @@ class Way:
     own_head: bool = False
 
 
-_known: dict[tuple[str, str], Way] = {}
+_known: dict[tuple[type, str, str], Way] = {}
 
 
 def find_way(policy: "Policy", wanted: str) -> Way:
@@ -52,7 +53,7 @@ def find_way(policy: "Policy", wanted: str) -> Way:
     The model's attention is set to it. Every worker of a group finds the same. ArchitectureError where there is none.
     """
     model = policy.model
-    key = (model.config.to_json_string(), wanted)
+    key = (type(model), model.config.to_json_string(), wanted)
     settable = model._can_set_attn_implementation()
     register()
     if key not in _known:
@@ -139,7 +140,7 @@ def _agrees(policy: "Policy", way: Way, rows: list[Any], expected: Tensor) -> bo
         # FlashAttention takes no float32; DeepSpeed casts weights only later.
         with torch.autocast(model.device.type, torch.bfloat16, enabled=flash):
             found = policy.ask(pack_responses(given).to(model.device), way)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MachineError):  # neither says anything about the architecture
         raise
     except Exception:  # of somebody's modelling code, asked for what it may not know
         return False

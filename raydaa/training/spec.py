@@ -25,7 +25,7 @@ class RunSpec:
     seed: int
     engine: str
     zero_stage: int
-    checkpoint_every: int
+    checkpoint_every: int | None  # steps; None: by time
     validations: int
     fraction: float = 1.0
     validation: str | None = None
@@ -43,6 +43,7 @@ class RunSpec:
     gradient_checkpointing: bool = False
     lora: dict[str, Any] | None = None  # rank, alpha, targets
     cpu_offload: bool = False
+    checkpoint_minutes: float = 5.0
     head_chunk: int | None = None  # scored tokens whose logits exist at a time; None: by the vocabulary's size
     halved: bool = False  # whether the token budget was halved after an out-of-memory error
 

@@ -13,8 +13,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from raydaa.artifacts import write_json
-from raydaa.training.checkpoint import latest, step_of
-from raydaa.training.launch import DRIVER_CPUS, Workers
+from raydaa.failures import MachineError, machine_error
+from raydaa.training.checkpoint import newest_first, step_of
+from raydaa.training.launch import ON_HEAD, Workers
 from raydaa.trial_folder import RECORD, SPEC
 from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
@@ -36,7 +37,7 @@ class _Points(Searcher):
         trial.started, trial.state = True, "running"
         trial.folder.mkdir(parents=True, exist_ok=True)
         write_json(trial.folder / RECORD, {"state": "running"})  # in the place of one that no longer holds
-        write_json(trial.folder / SPEC, trial.spec.to_json())
+        write_json(trial.folder / SPEC, self.sweep.spec_of(trial).to_json())
         return self.configure(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -71,7 +72,6 @@ class _Brackets(TrialScheduler):
             return str(TrialScheduler.CONTINUE)  # `on_trial_complete` follows
         decision = self.sweep.decide(swept, result)
         if decision == "wait":
-            swept.state = "waiting"
             return str(TrialScheduler.PAUSE)
         if decision == "stop":
             self._lost(swept)
@@ -100,9 +100,11 @@ class _Brackets(TrialScheduler):
         swept = self._of(trial)
         swept.failures += 1
         self.sweep.hand_back(swept)
+        text = Path(trial.error_file).read_text(encoding="utf-8")  # Tune's own `get_error` looks where it is copied to
+        if (cause := machine_error(text)) is not None:  # every other trial would end so
+            raise MachineError(cause)
         if swept.failures > self.max_failures and not swept.over:
-            # Tune's own `get_error` looks where the file is copied to later.
-            lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in text.splitlines()]
             self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
         self.notify(swept, {})
 
@@ -112,6 +114,10 @@ class _Brackets(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         trials = [t for t in tune_controller.get_trials() if t.status in (t.PENDING, t.PAUSED)]
         for trial in trials:
+            # Not while it is being paused: the next trial would start an actor of its own instead of taking this one's.
+            if trial.status == trial.PAUSED and (swept := self._of(trial)).state == "running":
+                swept.state = "waiting"
+                self.notify(swept, {"step": swept.reached})
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
                 self._lost(self._of(trial))
                 tune_controller.stop_trial(trial)
@@ -149,8 +155,9 @@ def run(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
 
     def configure(trial: SweptTrial) -> dict[str, Any]:
-        found = latest(trial.folder / "checkpoint")
-        reached = step_of(found) if found else 0
+        # Whether it is whole, its workers find out: reading it would stop Tune, and this machine may be a small one.
+        found = newest_first(trial.folder / "checkpoint")
+        reached = step_of(found[0]) if found else 0
         base = {
             "key": trial.key,
             "point": asdict(trial.point),
@@ -165,7 +172,7 @@ def run(
     # A variable that Lightning wants gives trials an environment of their own, and Ray's waiting processes lack it.
     class_cache.DEFAULT_ENV_VARS.clear()
     one = workers.count == 1
-    request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {"CPU": DRIVER_CPUS}
+    request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {**ON_HEAD}
     if one and workers.gpus and workers.accelerator:
         request[f"accelerator_type:{workers.accelerator}"] = 0.001
     trainable = tune.with_resources(OneWorkerTrial if one else GroupTrial, request)

@@ -5,9 +5,10 @@ them: finished trials are not run, unfinished ones go on from their checkpoints,
 from the logged metrics.
 """
 
+import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import Budget, EarlyStopping
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
+from raydaa.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, TOKENS, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
 
@@ -77,6 +78,7 @@ class Sweep:
     ) -> None:
         self.groups, self.make, self.folder, self.table_size = groups, make, folder, table_size
         self.early, self.purse = early_stopping, purse
+        self.room: int | None = None  # tokens that a micro-batch may have, where one with more was out of memory
         self.trials: dict[str, SweptTrial] = {}
         self.brackets: dict[str, Bracket] = {}
         for group in groups:
@@ -197,12 +199,20 @@ class Sweep:
             self.close(trial, "stopped", "the budget was spent", retry=True)
         return left
 
+    def spec_of(self, trial: SweptTrial) -> RunSpec:
+        """How a trial begins: in micro-batches of no more tokens than others were left with."""
+        if self.room is None or trial.spec.tokens_per_microbatch <= self.room:
+            return trial.spec
+        return replace(trial.spec, tokens_per_microbatch=self.room)
+
     def decide(self, trial: SweptTrial, metrics: dict[str, Any]) -> str:
         """What becomes of a trial that has just reported.
 
         One that is tried again after a rung has its place there already; it is judged where it was judged before.
         """
         self._note(trial, metrics)
+        if metrics.get(TOKENS, math.inf) < self.spec_of(trial).tokens_per_microbatch:
+            self.room = metrics[TOKENS]
         rungs = rung_steps(trial.spec.rungs, trial.steps)
         if metrics["step"] < max((rungs[rung] for rung in trial.bracket.values[trial.key]), default=0):
             return "go"

@@ -17,7 +17,7 @@ from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import MODEL, RECORD, SPEC
+from raydaa.trial_folder import MODEL, RECORD, SPEC, TOKENS
 
 
 def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class OneWorkerTrial(Trainable):
             run.export(self.folder / MODEL)
             write_json(self.folder / RECORD, {"state": "finished", "steps": run.step, "seconds": run.seconds})
         self.idle_since = time.monotonic()
-        return {**metrics, "step": run.step, "done": done}
+        return {**metrics, "step": run.step, "done": done, TOKENS: run.spec.tokens_per_microbatch}
 
     def _out_of_memory(self) -> dict[str, Any]:
         """Once a trial goes on in smaller micro-batches; the second time it has failed.
@@ -114,7 +114,8 @@ class OneWorkerTrial(Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         if self.run is not None:
-            self.run.save(self.folder / "checkpoint")
+            if self.run.is_worth_saving:
+                self.run.save(self.folder / "checkpoint")
             self.idle_since = time.monotonic()
         return {"step": 0 if self.run is None else self.run.step}
 
@@ -149,7 +150,7 @@ class GroupTrial(Trainable):
         self.reached = int(result["step"])
         if result["done"]:
             write_json(self.folder / RECORD, {"state": "finished", "steps": total, "seconds": result["seconds"]})
-        return result
+        return {**result, TOKENS: self.spec.tokens_per_microbatch}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {"step": self.reached}

@@ -176,7 +176,6 @@ class Noisy(transformers.LlamaForCausalLM):
 
 def test_where_nothing_agrees_there_is_no_number(world: Path) -> None:
     noisy = Noisy(transformers.LlamaConfig(**SIZES)).eval()
-    noisy.config.model_type = "noisy"  # not what a Llama of this process has found for its own
     with pytest.raises(ArchitectureError, match="Noisy is not supported: its log-probabilities could not be had"):
         Policy(noisy)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -154,6 +155,25 @@ def test_other_errors_are_not_taken_for_it(make: Make, tmp_path: Path) -> None:
         trial.step()
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("NCCL error: unhandled cuda error. Last error: Cuda failure 2 'out of memory'"), True),
+        (RuntimeError("ray::_train()\n  File ...\ntorch.OutOfMemoryError: CUDA out of memory."), True),
+        (RuntimeError("ray::_train()\n  File ...\nMemoryError"), True),
+        # Ray ends a process because its machine runs low: smaller micro-batches would be no remedy.
+        (ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory."), False),
+        (RuntimeError("... ray.exceptions.OutOfMemoryError: the node ran out of memory"), False),
+        (RuntimeError("OutOfMemoryErrors were not seen"), False),
+    ],
+)
+def test_signs_of_a_micro_batch_that_is_too_large(error: Exception, is_one: bool) -> None:
+    assert is_out_of_memory(error) is is_one
 
 
 def test_a_deepspeed_trial_runs_in_an_actor_of_its_own(make: Make, tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ import torch
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
+from raydaa.artifacts import read_json, write_json
 from raydaa.data.packing import split_work
 from raydaa.records import PAIRS, read, write
 from raydaa.training import launch
+from raydaa.training.engine import rank
 from raydaa.training.launch import Workers, on_workers, prepare_process, train_part
+from raydaa.training.loop import Run
 from raydaa.training.model import load_model
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
@@ -111,19 +114,58 @@ def walk(config: dict[str, Any]) -> None:
             shutil.copy(Path(folder) / METRICS, Path(folder) / "until.jsonl")
     for source, tables, folder, options in config["scored"]:
         write_share(source, tables, Path(folder), options)
+    for spec, folder in config["traced"]:
+        write_json(Path(folder) / f"trace-{rank()}.json", traced(RunSpec.from_json(spec)))
+
+
+def traced(spec: RunSpec) -> dict[str, Any]:
+    """Of ZeRO 3, step by step: whether it knows the order of all calls by now, how often the head was gathered, and
+    how many micro-batches there were; and in which type it sums gradients."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    run = Run(spec)
+    head, gather = run.policy.model.lm_head.weight, "_PartitionedParameterCoordinator__all_gather_params"
+    gathered, microbatches, before = [0], [0], getattr(Coordinator, gather)
+
+    def count(self: Any, parameters: Any, forward: bool) -> Any:
+        parameters = set(parameters)
+        gathered[0] += any(p is head and p.ds_status == ZeroParamStatus.NOT_AVAILABLE for p in parameters)
+        return before(self, parameters, forward)
+
+    backward = run.engine.backward
+
+    def note(loss: torch.Tensor) -> None:
+        microbatches[0] += 1
+        backward(loss)
+
+    setattr(Coordinator, gather, count)
+    run.engine.backward = note
+    found: list[tuple[bool, int, int]] = []
+    try:
+        optimizer = run.engine.engine.optimizer
+        while run.step < 6:
+            run.train_step()
+            complete = optimizer.parameter_offload.get_param_coordinator().is_complete_trace()
+            found.append((complete, gathered[0], microbatches[0]))
+        return {"steps": found, "sums": str(optimizer.gradient_accumulation_dtype)}
+    finally:
+        setattr(Coordinator, gather, before)
+        run.close()
 
 
 @pytest.fixture(scope="module")
 def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each of `variants`; ``torch-parts`` and ``deepspeed-2-parts`` stopped after step 5, of which the
-    first went on; ``scored`` and ``scored-mismatched`` with reference log-probabilities."""
+    """A folder for each of `variants`; ``torch-parts``, ``bf16-parts`` and ``deepspeed-2-parts`` stopped after step 5,
+    of which the first two went on; ``scored`` and ``scored-mismatched`` with reference log-probabilities; ``traced``
+    under ZeRO 3 in bf16."""
     folder = tmp_path_factory.mktemp("walked")
     runs = variants(spec)
     parts: list[tuple[str, str, int | None]] = [(name, name, None) for name in runs]
-    parts += [(name, f"{name}-parts", 5) for name in ("torch", "deepspeed-2")]
-    parts += [("torch", "torch-parts", None)]
+    parts += [(name, f"{name}-parts", 5) for name in ("torch", "bf16", "deepspeed-2")]
+    parts += [(name, f"{name}-parts", None) for name in ("torch", "bf16")]
     scored = [("scored", False), ("scored-mismatched", True)]
-    for place in [place for _, place, _ in parts] + [place for place, _ in scored]:
+    for place in [place for _, place, _ in parts] + [place for place, _ in scored] + ["traced"]:
         (folder / place).mkdir(exist_ok=True)
     config = {
         "parts": [(runs[name].to_json(), str(folder / place), until) for name, place, until in parts],
@@ -131,6 +173,7 @@ def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactor
             (spec.start, tables_of(spec), str(folder / place), {**SCORING, "mismatched": mismatched})
             for place, mismatched in scored
         ],
+        "traced": [(replace(runs["bf16"], zero_stage=3).to_json(), str(folder / "traced"))],
     }
     on_workers(walk, config, two_workers(folder))
     return folder
@@ -186,12 +229,12 @@ def test_two_workers_share_ktos_kl(spec: RunSpec, walked: Path, tmp_path: Path) 
     assert losses(walked / "kto") == pytest.approx(alone(variants(spec)["kto"], tmp_path), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["torch", "deepspeed-2"])
+@pytest.mark.parametrize("name", ["torch", "bf16", "deepspeed-2"])
 def test_a_run_goes_on_exactly_from_a_checkpoint(spec: RunSpec, walked: Path, tmp_path: Path, name: str) -> None:
     """Order of the data, schedule, optimizer and random numbers: every later loss is the uninterrupted one, in the
     same processes or in another group."""
     parts = walked / f"{name}-parts"
-    if name != "torch":
+    if name == "deepspeed-2":
         launch.train(variants(spec)[name], parts, two_workers(tmp_path))
     assert losses(parts) == pytest.approx(losses(walked / name), abs=1e-6)
     # What was trained before the stop was not trained again: times differ from run to run.
@@ -208,6 +251,16 @@ def test_a_loss_of_ones_own_reaches_every_worker(spec: RunSpec, walked: Path, tm
 def test_bf16_trains(plain: list[float], walked: Path) -> None:
     assert losses(walked / "bf16") == pytest.approx(plain, abs=0.05)
     assert losses(walked / "bf16") != pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_zero_3_knows_the_order_of_calls(walked: Path, worker: int) -> None:
+    """However many scored tokens a micro-batch has: then weights are fetched ahead, and the head once a micro-batch."""
+    found = read_json(walked / "traced" / f"trace-{worker}.json")
+    complete, gathered, microbatches = zip(*found["steps"], strict=True)
+    assert all(complete[2:])
+    assert gathered[-1] - gathered[2] <= microbatches[-1] - microbatches[2]
+    assert found["sums"] == "torch.float32"
 
 
 @pytest.mark.parametrize("suffix", ["", "-mismatched"])

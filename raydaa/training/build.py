@@ -1,0 +1,38 @@
+"""A model ready to train, with its engine."""
+
+import torch
+
+from raydaa.training.engine import Engine, make_engine
+from raydaa.training.lora import add_adapters
+from raydaa.training.memory import Shape
+from raydaa.training.model import Policy, StartWeights, load_model, without_dropout
+from raydaa.training.spec import RunSpec
+
+
+def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None) -> tuple[Policy, Engine, Shape]:
+    """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
+    with_torch = spec.engine == "torch"
+    # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.
+    if start is not None and with_torch and spec.lora is None:
+        model = start.fresh(spec.start, spec.trust_remote_code)
+    else:
+        # DeepSpeed casts weights to bf16 in any case, but only when all of them lie on every GPU.
+        dtype = torch.bfloat16 if spec.precision == "bf16" and not with_torch else torch.float32
+        model = load_model(spec.start, dtype, spec.trust_remote_code)
+    if spec.lora is not None:
+        add_adapters(model, spec.lora)
+    without_dropout(model)
+    policy = Policy(model, with_torch and spec.precision == "bf16", spec.attention, device)
+    policy.chunk = spec.head_chunk or policy.chunk
+    if spec.engine == "deepspeed" and spec.zero_stage == 3:
+        policy.keep_in_step(spec.tokens_per_microbatch)
+    policy.checkpoint_layers(spec.gradient_checkpointing)
+    policy.train()
+    shape = Shape.of_model(model)  # counted now: ZeRO takes the weights away
+    return policy, make_engine(policy, spec), shape
+
+
+def checkpoint_size(policy: Policy) -> float:
+    """Bytes, about: weights, and three numbers in float32 for each that is trained."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in policy.parameters()]
+    return float(sum(size * (2 + 12 * trained) for size, trained in sizes))
