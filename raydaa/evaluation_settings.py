@@ -63,6 +63,17 @@ class GenerationSettings(SamplingSettings):
         return 64 if self.batch_size == "auto" else self.batch_size
 
 
+class JudgePrice(Settings):
+    """Of a million tokens, in any currency."""
+
+    input: NonNegative
+    output: NonNegative
+
+    def of(self, sent: float, written: float) -> float:
+        """What so many tokens cost."""
+        return (self.input * sent + self.output * written) / 1e6
+
+
 class JudgeSettings(Settings):
     kind: Literal["rule", "none", "openai", "served", "reward_model"] = "none"
     model: str | None = None  # as its endpoint calls it; served, reward_model: a folder or a hub id
@@ -76,6 +87,7 @@ class JudgeSettings(Settings):
     patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
     max_requests: PositiveInt | None = None  # of one run
     max_tokens: PositiveInt | None = None
+    price: JudgePrice | None = None  # of an endpoint: with it plan, status and report tell what judging costs
     parameters: dict[str, Json] = Field(default_factory=dict)  # sent instead of ours; null: not sent
     function: str = "pocket"  # or module:function of your own, (prompt, response) → reward
 
@@ -84,6 +96,8 @@ class JudgeSettings(Settings):
         if self.kind in ("openai", "served", "reward_model") and not self.model:
             named = "as its endpoint calls it" if self.kind == "openai" else "a folder or a hub id"
             raise wrong(f"name the judge, {named}", "model")
+        if self.price is not None and self.kind != "openai":
+            raise wrong("only a judge behind an endpoint is paid by its tokens", "price")
         if self.base_url is not None and ("@" in self.base_url or "?" in self.base_url):
             raise wrong("may hold a secret, and is printed; give the key by api_key_env", "base_url")
         if self.kind == "rule" and self.function != "pocket":

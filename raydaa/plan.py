@@ -22,6 +22,7 @@ from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
 from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
+from raydaa.pipeline.prices import gpu_cost, judging_cost
 from raydaa.pipeline.reference import Reference
 from raydaa.pipeline.training import trial_spec
 from raydaa.progress import Progress
@@ -79,6 +80,7 @@ class _Planned:
             work = _work(shape, prepared, bool(self.study.settings.data.sft))
             yield from self._hours(context, work, *played)
             yield from self._saving(context, shape, work, played[0])
+            yield from judging_cost(context, [t.point for t in played[0].trials if t.state == "finished"])
         yield from self._disk(context, shape, played[0])
 
     def _prepared(self) -> Prepared | None:
@@ -207,6 +209,7 @@ class _Planned:
             "assumption; generation and judging come on top"
         )
         yield from (f"  {value:.3g} {name}" for name, value in hours.items())
+        yield from gpu_cost(context, used)
 
     def _saving(self, context: Context, shape: Shape, work: Operations, played: Played) -> Iterator[str]:
         """What the checkpoints of the longest trial take of its time."""

@@ -60,6 +60,8 @@ VERDICTS = pa.schema(
         ("second_weight", pa.float64()),
         ("first_comment", pa.string()),
         ("second_comment", pa.string()),
+        ("prompt_tokens", pa.int64()),  # that a model was sent for both, by its own count; null where none judged
+        ("completion_tokens", pa.int64()),  # that it wrote
     ]
 )
 

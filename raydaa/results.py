@@ -30,6 +30,9 @@ class Judged:
     label: str
     baseline: str
     questions: str = ""  # a file below the study's folder: prompts, and the baseline's responses
+    sent: int = 0  # tokens that a language model was sent for the verdicts, and that it wrote
+    written: int = 0
+    cost: float | None = None  # of these, where the study names a price
 
 
 @dataclass(frozen=True)

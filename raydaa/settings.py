@@ -123,6 +123,7 @@ class ScalingSettings(Settings):
     cpu_offload: bool = False  # of DeepSpeed's optimizer states, and with ZeRO 3 of weights
     concurrent_trials: Literal["auto"] | PositiveInt = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 2
+    price_per_gpu_hour: NonNegative | None = None  # in any currency: with it plan, status and report tell costs
 
     @model_validator(mode="after")
     def check(self) -> "ScalingSettings":

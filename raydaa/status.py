@@ -9,7 +9,7 @@ from typing import Any
 from raydaa.artifacts import read_json
 from raydaa.progress import LATEST, duration
 from raydaa.results import EVALUATION, TrialResults
-from raydaa.trial_folder import OVER, PREFERENCE_LOSS, RECORD, SWEEP, read_metrics
+from raydaa.trial_folder import COSTS, OVER, PREFERENCE_LOSS, RECORD, SWEEP, read_metrics
 
 STATES = (*OVER, "running", "waiting")
 
@@ -31,8 +31,17 @@ def status(folder: Path) -> str:
         spent = sum(trial.seconds for trial in trials) * sweep["workers"] / 3600
         left = latest.get("left")
         more = f", about {left * sweep['slots'] * sweep['workers'] / 3600:.2f} left" if alive and left else ""
-        lines.append(f"cost: {spent:.2f} worker-hours{more}")
+        lines.append(f"cost: {spent:.2f} worker-hours{more}{_money(folder, spent)}")
     return "\n".join(lines)
+
+
+def _money(folder: Path, hours: float) -> str:
+    """What the workers' hours and the verdicts so far cost, where the study names prices."""
+    found = read_json(folder / COSTS) or {}
+    price, judged = found.get("price_per_gpu_hour"), (read_json(folder / EVALUATION) or {}).get("benchmarks", ())
+    told = f"; {hours * found['gpus'] * price:.2f} for GPUs" if price is not None and found["gpus"] else ""
+    costs = [each["cost"] for each in judged if each.get("cost") is not None]
+    return f"{told}; {sum(costs):.2f} for judging" if costs else told
 
 
 def running(folder: Path) -> bool:

@@ -68,6 +68,33 @@ def test_without_data_or_weights_a_config_is_enough(tmp_path: Path, capsys: pyte
     assert "GPU-hours" not in text
 
 
+def test_what_it_costs_is_told_where_there_are_prices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two trials finish, one of each method, and what they begin with is the baseline."""
+    judge = {"kind": "openai", "model": "gpt", "price": {"input": 2.5, "output": 10.0}}
+    tree = micro(evaluation={"judge": judge, "benchmarks": ["validation", "tldr"]})
+    tree["scaling"] = {"accelerator": "A100-80G", "workers": 8, "price_per_gpu_hour": 1.0e9}
+    text = told(written(tmp_path, tree), capsys)
+    (hours,) = re.findall(r"GPU-hours: about ([\d.e-]+) at", text)
+    (cost,) = re.findall(r"  ([\d.]+) at 1e\+09 a GPU-hour", text)
+    assert float(cost) == pytest.approx(1e9 * float(hours), rel=0.01)
+    games = re.findall(r"judging: (\w+): (\d+) games of (\d+) models", text)
+    # Against sft, 40 prompts in both orders; against the chosen responses sft is judged as well.
+    assert games == [("validation", "160", "2"), ("tldr", "192", "3")]
+    prices = re.findall(r"; ([\d.]+) million tokens are sent at most, about ([\d.]+) million written: ([\d.]+)", text)
+    assert len(prices) == 2
+    for sent, said, cost in prices:
+        assert float(cost) == pytest.approx(2.5 * float(sent) + 10 * float(said), abs=0.2)
+    with_none = micro(evaluation={"judge": "rule"})
+    assert "judging:" not in told(written(tmp_path, with_none), capsys)
+
+
+@pytest.mark.parametrize("kind", ["rule", "none"])
+def test_only_endpoints_are_paid_by_their_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    tree = micro(evaluation={"judge": {"kind": kind, "price": {"input": 1, "output": 1}}})
+    assert main(["plan", str(written(tmp_path, tree))]) == 2
+    assert "evaluation.judge.price: only a judge behind an endpoint is paid by its tokens" in capsys.readouterr().err
+
+
 def test_no_configuration_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = micro(name="far", model={"source": "someone/somewhere"})
     text = told(written(tmp_path, tree), capsys)

@@ -1,11 +1,12 @@
 """The stages after training: who is looked at, what they are asked, scored and judged by, and the figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from raydaa.artifacts import intact, key_of, model_hash, read_json, write_json
 from raydaa.evaluation.kl import kl_divergence
@@ -24,6 +25,7 @@ from raydaa.records import read
 from raydaa.results import EVALUATION
 from raydaa.training.tokenizer import stops_of
 from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
+from raydaa.tuning.search_space import Point
 
 FIELDS = set(SamplingSettings.model_fields)
 
@@ -69,7 +71,8 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
         titles = {c.name: c.model.name for c in contestants}
         write_outputs(context.folder / "outputs", benchmark, judged[benchmark.name], titles)
         about = {"name": benchmark.name, "label": benchmark.label, "baseline": benchmark.baseline}
-        found.append({**about, "questions": write_questions(context.folder, benchmark, judged[benchmark.name])})
+        about |= {"questions": write_questions(context.folder, benchmark, judged[benchmark.name])}
+        found.append({**about, **_paid(benchmark, verdicts.values())})
     if settings.second_judge is not None:
         notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], rows)
     parts = {
@@ -111,15 +114,21 @@ def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
         return finished
     best: dict[str, tuple[float, Trial]] = {}
     for trial in finished:
-        point, value = trial.point, read_metrics(folder / "trials" / trial.key)[-1][PREFERENCE_LOSS]
-        group = key_of(init=point.init, method=point.method, fraction=point.fraction)
-        if rule == "best_lr_per_beta":
-            weights = [point.sft_weight, point.align_weight]
-            group = key_of(group=group, parameters=point.parameters, weights=weights)
+        value, group = read_metrics(folder / "trials" / trial.key)[-1][PREFERENCE_LOSS], group_of(trial.point, rule)
         if group not in best or value < best[group][0]:
             best[group] = value, trial
     keys = {trial.key for _, trial in best.values()}
     return [trial for trial in finished if trial.key in keys]
+
+
+def group_of(point: Point, rule: str) -> str:
+    """The trials among which ``judge_trials`` takes one."""
+    if rule == "finished":
+        return key_of(**asdict(point))
+    group = key_of(init=point.init, method=point.method, fraction=point.fraction)
+    if rule == "best_per_method":
+        return group
+    return key_of(group=group, parameters=point.parameters, weights=[point.sft_weight, point.align_weight])
 
 
 def _jobs(
@@ -154,6 +163,16 @@ def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: 
         batch_invariant=context.settings.generation.batch_invariant,
     )
     return Job(model, sampling, table, prompts, context.folder / "generations" / key, context.prepared.tokenizer)
+
+
+def _paid(benchmark: Benchmark, verdicts: Iterable[Path]) -> dict[str, Any]:
+    """What a judge read and wrote for these verdicts, whenever it was asked, and what that costs."""
+    tables = [read(folder / "verdicts.parquet") for folder in verdicts]
+    sent, written = (
+        sum(pc.sum(table[name]).as_py() or 0 for table in tables) for name in ("prompt_tokens", "completion_tokens")
+    )
+    price = benchmark.judge.price
+    return {"sent": sent, "written": written, "cost": None if price is None else price.of(sent, written)}
 
 
 def _notes(context: Context, gap: float) -> list[str]:

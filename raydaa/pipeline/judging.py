@@ -249,6 +249,8 @@ def _verdicts(matches: _Matches, responses: Sequence[str], said: dict[tuple[str,
                 continue
             outcome = ruling.outcome if order == "first" or ruling.outcome is None else 1 - ruling.outcome
             row |= {order: outcome, f"{order}_weight": ruling.weight, f"{order}_comment": ruling.text}
+            for name in ("prompt_tokens", "completion_tokens"):
+                row[name] = row.get(name, 0) + getattr(ruling, name)
         heard = [row[order] for order in ("first", "second") if row.get(order) is not None]
         rows.append(row | ({"outcome": sum(heard) / len(heard)} if heard else {}))
     return rows

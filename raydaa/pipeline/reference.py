@@ -53,7 +53,9 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
             whole(name, mismatched, True) if name in begun(mismatched) else None,
         )
     workers = context.workers
-    write_json(context.folder / COSTS, {"gpus": workers.gpus, "workers": workers.count, "references": costs})
+    price = context.settings.scaling.price_per_gpu_hour
+    size = {"gpus": workers.gpus, "workers": workers.count, "price_per_gpu_hour": price}
+    write_json(context.folder / COSTS, {**size, "references": costs})
     return found
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydaa.artifacts import read_json
-from raydaa.results import TrialResults
+from raydaa.results import Judged, TrialResults
 from raydaa.trial_folder import COSTS, SPEC
 from raydaa.trial_row import TrialRow
 
@@ -37,6 +37,8 @@ class Costs:
     unit: str
     methods: list[Cost]
     reference: float | None
+    price: float | None = None  # of a GPU-hour
+    judging: tuple[Judged, ...] = ()  # benchmarks that a language model judged
 
 
 def costs(results: TrialResults) -> Costs:
@@ -47,7 +49,9 @@ def costs(results: TrialResults) -> Costs:
     known = references if all("worker_seconds" in each for each in references) else None
     methods = [_cost(results, method, hours, found.get("workers", 1), known) for method in results.methods]
     made = None if known is None else hours * sum(each["worker_seconds"] for each in known)
-    return Costs("GPU-hours" if gpus else "worker-hours", methods, made)
+    price = found.get("price_per_gpu_hour") if gpus else None
+    judging = tuple(each for each in results.benchmarks if each.sent)
+    return Costs("GPU-hours" if gpus else "worker-hours", methods, made, price, judging)
 
 
 def _cost(

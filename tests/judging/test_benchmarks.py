@@ -68,6 +68,7 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
     difficulty.write_text("index,instruction_difficulty\n" + "".join(f"{i},{i / 7}\n" for i in range(len(QUESTIONS))))
     with serving(judged) as server:
         asked = {"kind": "openai", "model": "gpt", "base_url": server.url, "api_key_env": None}
+        asked |= {"price": {"input": 2.0, "output": 8.0}}
         evaluation = {
             "benchmarks": [
                 {"name": "validation", "judge": {"kind": "rule", "function": "lengths:reward"}},
@@ -99,11 +100,18 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
     orders = [body for body in server.asked if "<summary_a>" in body["messages"][-1]["content"]]
     assert 0 < len(orders) <= 30  # one order of each
     assert all(body["temperature"] == 0 for body in server.asked)
+    by_rule, *by_gpt = results.benchmarks
+    assert (by_rule.sent, by_rule.cost) == (0, None)
+    for benchmark in by_gpt:
+        assert benchmark.sent > benchmark.written > 0
+        assert benchmark.cost == pytest.approx((2 * benchmark.sent + 8 * benchmark.written) / 1e6)
+    assert f"{sum(each.cost or 0 for each in by_gpt):.2f} for judging" in done(command.run("status", str(folder)))
     assert any("A second judge (reward model reward-model) says the same of" in note for note in results.notes)
     check_files(folder, finished[0].label)
     page = (folder / "report" / "index.html").read_text()
     assert page.count("arena_hard (judge gpt, prompt arena_hard v1)") >= 4
     assert "Win rates are of validation (rule lengths:reward)" in page
+    assert page.count(" tokens were sent and ") == 3
     again = done(command.run("run", str(study), "--output", str(folder), "--allow-code"))  # the judge is gone by now
     assert "0 models generated" in again
 

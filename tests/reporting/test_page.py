@@ -18,7 +18,7 @@ import pytest
 from markupsafe import escape
 from plotly.offline import get_plotlyjs
 
-from raydaa.artifacts import write_json
+from raydaa.artifacts import read_json, write_json
 from raydaa.evaluation.comparison import Comparison
 from raydaa.pipeline.versions import note_versions
 from raydaa.reporting import search_figures
@@ -26,7 +26,9 @@ from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
 from raydaa.reporting.report import answer_of
 from raydaa.reporting.samples import SCHEMA, samples, shown
+from raydaa.reporting.tables import costs_table
 from raydaa.results import TrialResults
+from raydaa.status import status
 from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
 
 
@@ -233,3 +235,23 @@ def test_a_store_that_does_not_say_what_it_took(tmp_path: Path) -> None:
     assert found.unit == "GPU-hours"
     assert found.methods[0].saved_by_reference is None
     assert found.methods[0].hours == pytest.approx(2 * 2 * 2 * 3 / 3600)
+
+
+def test_what_was_made_of_the_cards_and_what_it_cost(tmp_path: Path) -> None:
+    """The report's table and the terminal's line; a price of GPUs says nothing of a study without any."""
+    hostile_study(tmp_path)
+    place = tmp_path / "trials" / "b" / "metrics.jsonl"
+    use = {"mfu": 0.512, "padding": 0.0, "peak_memory": 61.5e9, "attention": "flex"}
+    place.write_text(json.dumps({**json.loads(place.read_text()), **use}) + "\n")
+    size = {"gpus": 1, "workers": 8, "price_per_gpu_hour": 900.0, "references": []}
+    for gpus, expected in ((1, "4.00"), (0, None)):
+        write_json(tmp_path / "costs.json", {**size, "gpus": gpus})
+        found = costs_table(costs(TrialResults.load(tmp_path)))
+        row = dict(zip(found.header, next(row for row in found.rows if row[0] == "nca"), strict=True))
+        assert row.get("cost") == expected  # two seconds on eight
+        told = [row[name] for name in ("MFU (%)", "padding (%)", "peak memory (GB)", "attention")]
+        assert told == ["51.2", "0.0", "61.5", "flex"]
+    write_json(tmp_path / "progress.json", {"at": 0, "line": "report", "stage": "report", "elapsed": 1})
+    write_json(tmp_path / "sweep.json", {"workers": 8, "slots": 1, "trials": read_json(tmp_path / "trials.json")})
+    write_json(tmp_path / "costs.json", size)
+    assert status(tmp_path).splitlines()[-1] == "cost: 0.02 worker-hours; 16.00 for GPUs"
