@@ -5,7 +5,7 @@ from typing import Any
 
 from raydaa.evaluation.comparison import Comparison
 from raydaa.reporting.cells import Table, controlled, number, rate, with_error, with_interval
-from raydaa.reporting.costs import Cost, Costs
+from raydaa.reporting.costs import Costs
 from raydaa.reporting.scores import BENCHMARKS_HEADER, benchmark_table, harness_table
 from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow
@@ -126,43 +126,33 @@ def _beta(row: TrialRow) -> str:
 
 
 def costs_table(found: Costs) -> Table:
-    """What each method's trials took and were spared."""
-    rows = [
-        [
-            each.method,
-            str(each.trials),
-            str(each.stopped),
-            f"{each.hours:.3g}",
-            *([] if found.price is None else [f"{each.hours * found.price:.2f}"]),
-            number(each.tokens_per_second, 0),
-            *_use(each),
-            f"{each.saved_by_stopping:.3g}",
-            "–" if each.saved_by_reference is None else f"{each.saved_by_reference:.3g}",
-        ]
-        for each in found.methods
-    ]
-    saved = ("saved by early stopping", "saved by the reference store")
-    header = (
-        "method",
-        "trials",
-        "stopped early",
-        found.unit,
-        *([] if found.price is None else ["cost"]),
-        "tokens/s",
-        "MFU (%)",
-        "padding (%)",
-        "peak memory (GB)",
-        "attention",
-        *(f"{name} ({found.unit})" for name in saved),
-    )
-    return Table("What the trials took", header, rows)
+    """What each method's trials took and were spared; what no trial says, as on a CPU, has no column."""
+    columns = {
+        "method": [each.method for each in found.methods],
+        "trials": [str(each.trials) for each in found.methods],
+        "stopped early": [str(each.stopped) for each in found.methods],
+        found.unit: [f"{each.hours:.3g}" for each in found.methods],
+        "cost": ["–" if found.price is None else f"{each.hours * found.price:.2f}" for each in found.methods],
+        "tokens/s": [number(each.tokens_per_second, 0) for each in found.methods],
+        "MFU (%)": [number(_times(each.mfu, 100), 1) for each in found.methods],
+        "padding (%)": [number(_times(each.padding, 100), 1) for each in found.methods],
+        "peak memory (GB)": [number(_times(each.peak_memory, 1e-9), 1) for each in found.methods],
+        "attention": [each.attention for each in found.methods],
+        f"saved by early stopping ({found.unit})": [f"{each.saved_by_stopping:.3g}" for each in found.methods],
+        f"saved by the reference store ({found.unit})": [
+            "–" if each.saved_by_reference is None else f"{each.saved_by_reference:.3g}" for each in found.methods
+        ],
+    }
+    shown = [name for name, cells in columns.items() if name not in MAYBE or any(cell != "–" for cell in cells)]
+    rows = [list(row) for row in zip(*(columns[name] for name in shown), strict=True)]
+    return Table("What the trials took", tuple(shown), rows)
 
 
-def _use(cost: Cost) -> list[str]:
-    """What the trials made of the machine."""
-    shares = [None if share is None else 100 * share for share in (cost.mfu, cost.padding)]
-    peak = None if cost.peak_memory is None else cost.peak_memory / 1e9
-    return [*(number(share, 1) for share in shares), number(peak, 1), cost.attention]
+MAYBE = ("cost", "MFU (%)", "padding (%)", "peak memory (GB)", "attention")
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value
 
 
 def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
