@@ -218,7 +218,7 @@ class _Planned:
         cards = context.workers.count * context.workers.gpus
         longest = max((trial.spec for trial in played.trials), key=lambda spec: spec.epochs * spec.fraction)
         seconds = work.train * longest.epochs * longest.fraction / (self.accelerator.rate * UTILISATION * cards)
-        size = _checkpoint(context, shape)
+        size = shape.checkpoint(_in_half(context))
         saved = foreseen(seconds, longest.rungs, longest.checkpoint_minutes, size)
         yield (
             f"saving: {len(saved)} checkpoints of {size_of(size)} in a trial's {seconds / 60:.0f} min, "
@@ -227,7 +227,7 @@ class _Planned:
 
     def _disk(self, context: Context, shape: Shape, played: Played) -> Iterator[str]:
         model = shape.parameters * (2 if self.study.settings.training.precision == "bf16" else 4)
-        checkpoint = _checkpoint(context, shape)
+        checkpoint = shape.checkpoint(_in_half(context))
         settings = self.study.settings
         finished = [trial for trial in played.trials if trial.state == "finished"]
         best = len({trial.point.method for trial in finished})
@@ -246,11 +246,9 @@ def size_of(amount: float) -> str:
     return f"{amount / unit:.1f} {name}"
 
 
-def _checkpoint(context: Context, shape: Shape) -> float:
-    """Bytes of a resume checkpoint."""
-    half = context.settings.training.precision == "bf16" and context.engine == "deepspeed"
-    moments = 12 if half else 8  # of Adam, and DeepSpeed's float32 copy of bf16 weights
-    return shape.parameters * (2 if half else 4) + shape.trained * moments
+def _in_half(context: Context) -> bool:
+    """Whether weights themselves are bf16, beside a float32 copy."""
+    return context.settings.training.precision == "bf16" and context.engine == "deepspeed"
 
 
 def _layout(context: Context) -> Layout:

@@ -1,5 +1,6 @@
 """A trial as results show it: settings, state and figures, read from the study folder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,9 @@ def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], b
         distinct_1=figures.get("distinct_1"),
         distinct_2=figures.get("distinct_2"),
         cut_share=figures.get("cut_share"),
-        tokens_per_second=_median(metrics, "tokens_per_second"),
-        mfu=_median(metrics, "mfu"),
-        padding=_median(metrics, "padding"),
+        tokens_per_second=median(m.get("tokens_per_second") for m in metrics),
+        mfu=median(m.get("mfu") for m in metrics),
+        padding=median(m.get("padding") for m in metrics),
         peak_memory=max((m["peak_memory"] for m in metrics if "peak_memory" in m), default=None),
         attention=metrics[-1].get("attention") if metrics else None,
         seconds=metrics[-1]["seconds"] if metrics else None,
@@ -135,6 +136,7 @@ def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], b
     )
 
 
-def _median(metrics: list[dict[str, Any]], name: str) -> float | None:
-    found = sorted(m[name] for m in metrics if name in m)
+def median(values: Iterable[float | None]) -> float | None:
+    """The middle one of those that there are, the higher of two; None where there is none."""
+    found = sorted(value for value in values if value is not None)
     return found[len(found) // 2] if found else None

@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raydaa.cluster import short_temporary_folder
+from raydaa.evaluation_settings import share_or_whole
 
 ON_GPU = 256  # requests at a time before another replica is worth its start; vLLM's own limit is this or more
 DRAIN_SECONDS = 24 * 3600  # a replica that is no longer needed may have most of a checkpoint's answers before it
@@ -36,19 +37,11 @@ class Serving(BaseModel):
     max_model_len: int | None = Field(default=None, gt=0)  # prompt and response; what the model allows by default
     max_num_seqs: int | None = Field(default=None, gt=0)  # None: what vLLM finds room for on a GPU, else 64
     cpus: float = Field(default=1, gt=0)  # of a replica
-    gpus: float | None = Field(
-        default=None, ge=0
-    )  # a share of one, or several whole ones; one by default, where any is
+    gpus: Annotated[float, Field(ge=0), AfterValidator(share_or_whole)] | None = None  # one by default, where any is
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, gt=0)
     batch_invariant: bool = False  # on GPU: an answer does not depend on what else is asked
     api_key_env: str | None = None  # name of the environment variable that holds the key
-
-    @model_validator(mode="after")
-    def check(self) -> "Serving":
-        if self.gpus and self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus: {self.gpus} is neither a share of one GPU nor several whole ones")
-        return self
 
     @property
     def title(self) -> str:

@@ -78,7 +78,7 @@ class Context:
 
     def keep_to(self, tokens: int | None) -> None:
         """What was measured was too much for a trial: also a run that takes the study up again begins with less."""
-        known = read_json(self.folder / BUDGET)
+        known = None if tokens is None else read_json(self.folder / BUDGET)
         if tokens is not None and known is not None and tokens < known["tokens"]:
             write_json(self.folder / BUDGET, {**known, "tokens": tokens})
 

@@ -1,13 +1,12 @@
 """What a study's trials took, and what early stopping and the store of reference log-probabilities saved."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from raydaa.artifacts import read_json
 from raydaa.results import Judged, TrialResults
 from raydaa.trial_folder import COSTS, SPEC
-from raydaa.trial_row import TrialRow
+from raydaa.trial_row import TrialRow, median
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,14 @@ def _cost(
         trials=len(rows),
         stopped=len(stopped),
         hours=hours * workers * sum(row.seconds or 0 for row in rows),
-        tokens_per_second=_median(row.tokens_per_second for row in rows),
-        mfu=_median(row.mfu for row in rows),
-        padding=_median(row.padding for row in rows),
+        tokens_per_second=median(row.tokens_per_second for row in rows),
+        mfu=median(row.mfu for row in rows),
+        padding=median(row.padding for row in rows),
         peak_memory=max((row.peak_memory for row in rows if row.peak_memory is not None), default=None),
         attention=", ".join(sorted({row.attention for row in rows if row.attention is not None})) or "–",
         saved_by_stopping=hours * workers * sum(left),
         saved_by_reference=None if found is None else hours * found,
     )
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    found = sorted(value for value in values if value is not None)
-    return found[len(found) // 2] if found else None
 
 
 def _found(results: TrialResults, row: TrialRow, references: list[dict[str, Any]]) -> float:

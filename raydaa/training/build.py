@@ -30,9 +30,3 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
     policy.train()
     shape = Shape.of_model(model)  # counted now: ZeRO takes the weights away
     return policy, make_engine(policy, spec), shape
-
-
-def checkpoint_size(policy: Policy) -> float:
-    """Bytes, about: weights, and three numbers in float32 for each that is trained."""
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in policy.parameters()]
-    return float(sum(size * (2 + 12 * trained) for size, trained in sizes))

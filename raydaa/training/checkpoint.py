@@ -53,17 +53,20 @@ def foreseen(seconds: float, rungs: Sequence[float], minutes: float, size: float
     """When a trial of so many seconds of training, which goes on at all of its ``rungs`` (shares of them), saves
     checkpoints of ``size`` bytes: seconds of training by then."""
     saved: list[float] = []
-    trained = 0.0
+    trained = now = 0.0
+
+    def clock() -> float:
+        return now
+
     for rung in [*rungs, 1.0]:
-        clock = [0.0]  # of the workers that train from rung to rung
-        pace = Pace(minutes, size, lambda clock=clock: clock[0])  # type: ignore[misc]
+        pace = Pace(minutes, size, clock)  # of the workers that train from rung to rung
         while trained < rung * seconds:
-            trained, clock[0] = trained + 1, clock[0] + 1
+            trained, now = trained + 1, now + 1
             at_rung = rung < 1 and trained >= rung * seconds
             if trained < seconds and (pace.worth(trained - (saved or [0.0])[-1]) if at_rung else pace.due()):
                 saved.append(trained)
-                clock[0] += pace.expected
-                pace.note(clock[0] - pace.expected)
+                begun, now = now, now + pace.expected
+                pace.note(begun)
     return saved
 
 

@@ -28,16 +28,12 @@ from raydaa.data.packing import (
 from raydaa.data.template import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
-from raydaa.training.build import build, checkpoint_size
+from raydaa.training.build import build
 from raydaa.training.device import device_of_worker
 from raydaa.training.engine import from_first, rank, sum_over_workers, world_size
 from raydaa.training.lora import merged
 from raydaa.training.meter import Meter
-from raydaa.training.model import (
-    StartWeights,
-    load_model,
-    write_model,
-)
+from raydaa.training.model import StartWeights, load_model, write_model
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import generation_config, load_tokenizer
 
@@ -80,7 +76,8 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.saved_after = 0.0  # seconds of training
-        self.pace = checkpoint.Pace(spec.checkpoint_minutes, checkpoint_size(self.policy))
+        half = spec.precision == "bf16" and spec.engine == "deepspeed"
+        self.pace = checkpoint.Pace(spec.checkpoint_minutes, shape.checkpoint(half))
 
     def _open(self, path: str, part: str) -> tuple[PairTable | ExampleTable, PairTable | None]:
         """A table, and what a method with a KL estimate compares against."""
@@ -129,7 +126,7 @@ class Run:
         spent = time.monotonic() - begun
         self.seconds += spent
         metrics |= {"grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
-        return {**metrics, **self.meter.read(self.table.work(indices), spent)}
+        return {**metrics, **self.meter.read(self.table, indices, spent)}
 
     def validate(self) -> Metrics:
         """Metrics of the held-out table with the current weights, named ``validation/…``."""

@@ -77,6 +77,10 @@ class Shape:
         each = 2 / self.forward
         return each * (self.layer_parameters * tokens + self.head * scored) + 12 * self.layers * self.queries * cells
 
+    def checkpoint(self, bf16: bool) -> float:
+        """Bytes to go on from: weights and Adam's two moments, and beside bf16 weights DeepSpeed's float32 copy."""
+        return self.parameters * (2 if bf16 else 4) + self.trained * (12 if bf16 else 8)
+
     @property
     def forward(self) -> float:
         """The share of `flops` that a forward pass takes."""

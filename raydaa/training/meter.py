@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from raydaa.accelerators import rate_of
-from raydaa.data.packing import Work
+from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.training.engine import world_size
 from raydaa.training.memory import Shape
 from raydaa.training.model import Policy
@@ -29,14 +30,15 @@ class Meter:
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
-    def read(self, work: Work, seconds: float) -> dict[str, Any]:
+    def read(self, table: PairTable | ExampleTable, rows: np.ndarray, seconds: float) -> dict[str, Any]:
         """``attention``; ``padding``, the share of the tokens of this worker's rows; on a GPU ``peak_memory`` in bytes,
-        and ``mfu``: the operations that ``work`` takes at the least, over what the workers' cards could have done."""
+        and ``mfu``: the operations that ``rows`` take at the least, over what the workers' cards could have done."""
         laid_out = max(1, self.policy.laid_out)
         found: dict[str, Any] = {"attention": self.policy.attention, "padding": self.policy.padding / laid_out}
         if self.on_gpu:
             found["peak_memory"] = torch.cuda.max_memory_allocated()
         if self.rate is not None:
+            work = table.work(rows)
             operations = self.shape.flops(work.tokens, work.scored, work.cells)
             found["mfu"] = operations / (seconds * world_size() * self.rate)
         return found

@@ -1,11 +1,12 @@
 """What a step says of the machine."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from raydaa.accelerators import rate_of
-from raydaa.data.packing import ResponseTable, Work
+from raydaa.data.packing import ResponseTable
 from raydaa.training.loop import Run
 from raydaa.training.memory import Shape
 from raydaa.training.meter import Meter
@@ -51,7 +52,7 @@ def test_a_step_is_measured(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     expected = 6 * (inner * (sum(pairs) + scored) + head * scored) + 12 * config.num_hidden_layers * width * cells
     assert shape.flops(work.tokens, work.scored, work.cells) == pytest.approx(expected)
     monkeypatch.setattr(run.meter, "rate", 312e12)
-    assert run.meter.read(work, seconds=2.0)["mfu"] == pytest.approx(expected / (2.0 * 312e12))
+    assert run.meter.read(run.table, run.batches[0], seconds=2.0)["mfu"] == pytest.approx(expected / (2.0 * 312e12))
 
 
 def test_padding_is_a_share_of_all_tokens() -> None:
@@ -61,5 +62,6 @@ def test_padding_is_a_share_of_all_tokens() -> None:
     policy = Policy(BloomForCausalLM(config))
     meter = Meter(Shape.of_model(policy.model), policy, torch.device("cpu"))
     meter.begin()
-    policy(ResponseTable([[1, 2, 3], [1]], [[4, 5, 6, 7, 8], [9]]).pack([0, 1]))
-    assert meter.read(Work(10, 6, 34), seconds=1.0) == {"attention": "padded", "padding": 6 / 16}
+    table = ResponseTable([[1, 2, 3], [1]], [[4, 5, 6, 7, 8], [9]])
+    policy(table.pack([0, 1]))
+    assert meter.read(table, np.arange(2), seconds=1.0) == {"attention": "padded", "padding": 6 / 16}
