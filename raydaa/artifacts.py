@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHECKED = ".checked.json"  # of a sealed folder: sizes and times of files whose content is the manifest's
+TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
 _MASK = os.umask(0)  # it can only be read by setting it
 os.umask(_MASK)
 
@@ -190,3 +191,9 @@ def model_hash(folder: Path) -> str:
         return sealed[path.name] if known else file_hash(path)
 
     return key_of(files={path.name: digest(path) for path in paths})
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Identity of a tokenizer with its chat template."""
+    files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
+    return key_of(files={path.name: file_hash(path) for path in sorted(files)})

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from raydaa.settings_file import InputError
+from raydaa.failures import InputError
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Failures that the same command gets over when it is given again, and those that nothing on this machine does."""
+"""Failures by who can mend them: the user, nobody on this machine, or the same command when it is given again."""
 
 import errno
 import re
@@ -21,8 +21,17 @@ LOST = {
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
 
 
+class InputError(ValueError):
+    """The user's input can't be used; the message is one line that says where, what and how to mend it."""
+
+
 class MachineError(RuntimeError):
     """A machine can't do what every trial of a study would ask of it; one line."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says at first, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def machine_error(text: str) -> str | None:

@@ -21,13 +21,13 @@ from raydaa.cluster import Resources
 from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
+from raydaa.failures import InputError, first_line
 from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
 from raydaa.pipeline.prices import gpu_cost, judging_cost
 from raydaa.pipeline.reference import Reference
 from raydaa.pipeline.training import trial_spec
 from raydaa.progress import Progress
 from raydaa.records import read
-from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
 from raydaa.training.checkpoint import RATE, foreseen
@@ -247,8 +247,9 @@ def size_of(amount: float) -> str:
 
 
 def _in_half(context: Context) -> bool:
-    """Whether weights themselves are bf16, beside a float32 copy."""
-    return context.settings.training.precision == "bf16" and context.engine == "deepspeed"
+    """Whether weights themselves are bf16, as `RunSpec.in_half` is."""
+    training = context.settings.training
+    return training.precision == "bf16" and (context.engine == "deepspeed" or training.lora is not None)
 
 
 def _layout(context: Context) -> Layout:

@@ -8,16 +8,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raydaa.failures import InputError
+
 Checked = TypeVar("Checked", bound=BaseModel)
-
-
-class InputError(ValueError):
-    """The user's input can't be used; the message is one line that says where, what and how to mend it."""
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says at first, or its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class _Loader(yaml.SafeLoader):

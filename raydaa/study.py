@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from raydaa.failures import InputError
 from raydaa.pocket_twin import pocket_tree
 from raydaa.settings import StudySettings
-from raydaa.settings_file import InputError, checked, read_yaml
+from raydaa.settings_file import checked, read_yaml
 
 if TYPE_CHECKING:
     from raydaa.results import TrialResults

@@ -15,10 +15,9 @@ import pytest
 
 from raydaa import cluster
 from raydaa.cli import main
-from raydaa.failures import is_passing
+from raydaa.failures import InputError, is_passing
 from raydaa.generation.harness import without_proxies
 from raydaa.pipeline import _locked
-from raydaa.settings_file import InputError
 from tests.studies import micro, written
 
 

@@ -8,8 +8,8 @@ from tests.studies import micro
 
 
 def test_a_tracker_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raydaa.failures import InputError
     from raydaa.pipeline import checks
-    from raydaa.settings_file import InputError
     from raydaa.study import Study
 
     monkeypatch.setattr(checks, "find_spec", lambda name: None)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import file_hash, key_of, make_folder, read_json
+from raydaa.artifacts import key_of, make_folder, read_json, tokenizer_hash
 from raydaa.data import pocket
 from raydaa.data.files import DataError, Rows, names_files, read_rows
 from raydaa.data.sources import (
@@ -40,7 +40,6 @@ from raydaa.settings import PREFERRED, DataSettings, PocketSettings, PreferenceS
 
 POCKET = "pocket"
 PROMPT_FIELDS = ("prompt", "response", "question_id")
-TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
 VERSION = 5  # of the tables' content; raise it when the same input gives other tables
 
 
@@ -61,12 +60,6 @@ class Inputs:
     sft: tuple[Rows | None, ...]  # in the order of the mixture; None: train's chosen responses
     prompts: dict[str, tuple[PromptSource, Rows | None]]  # by group; None: the held-out pairs' prompts
     keys: dict[str, str]
-
-
-def tokenizer_hash(folder: Path) -> str:
-    """Identity of a tokenizer with its chat template."""
-    files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
-    return key_of(files={path.name: file_hash(path) for path in sorted(files)})
 
 
 def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from raydaa.failures import first_line
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, config_of, serve_running
-from raydaa.settings_file import first_line
 
 ATTEMPTS = 4  # at an answer, before a study gives up
 

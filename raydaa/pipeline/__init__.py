@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raydaa.artifacts import CHECKED, write_json, write_text
+from raydaa.failures import InputError
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import LATEST, Progress, captured, warned
-from raydaa.settings_file import InputError
 from raydaa.study import Study
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import Any
 
 from raydaa.data.files import DataError, read_rows
 from raydaa.evaluation_settings import CHOSEN, BenchmarkSettings, JudgeSettings, is_model
+from raydaa.failures import InputError
 from raydaa.generation.sample import Sampling
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.records import read
 from raydaa.settings import StudySettings
-from raydaa.settings_file import InputError
 
 
 @dataclass(frozen=True)

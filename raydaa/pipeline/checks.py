@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raydaa.accelerators import ACCELERATORS, name_there
-from raydaa.artifacts import read_json
+from raydaa.artifacts import read_json, tokenizer_hash
 from raydaa.cluster import blind_nodes
 from raydaa.data.files import DataError
-from raydaa.data.prepare import tokenizer_hash
 from raydaa.evaluation_settings import JudgeSettings
+from raydaa.failures import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing
 from raydaa.judging.reward_model import check_reward_model
@@ -23,7 +23,6 @@ from raydaa.pipeline.measuring import Published
 from raydaa.records import read
 from raydaa.search_settings import values_of
 from raydaa.settings import StudySettings
-from raydaa.settings_file import InputError, first_line
 from raydaa.training.device import card_memory
 
 

@@ -10,13 +10,13 @@ from raydaa.accelerators import has_gpus
 from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.data.chat import ChatFormat
+from raydaa.failures import InputError
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context, Start
 from raydaa.records import GENERATIONS, read, write
 from raydaa.settings import StudySettings
-from raydaa.settings_file import InputError
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
 WORTH_A_PROCESS = 20_000_000_000

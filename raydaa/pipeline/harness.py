@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from raydaa.artifacts import key_of, make_folder, model_hash, read_json, write_json
+from raydaa.failures import first_line
 from raydaa.pipeline.context import Context, Start
 from raydaa.results import HARNESS, TrialResults
-from raydaa.settings_file import first_line
 
 
 def harness(context: Context, starts: dict[str, Start], results: TrialResults) -> str | None:

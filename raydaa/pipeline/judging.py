@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import intact, key_of, make_folder, model_hash
+from raydaa.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash
 from raydaa.cluster import map_on_cluster
-from raydaa.data.prepare import tokenizer_hash
 from raydaa.evaluation_settings import JudgeSettings
+from raydaa.failures import InputError, first_line
 from raydaa.judging.cache import Ruling, VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt
@@ -18,7 +18,6 @@ from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context, cache_folder, local_model
 from raydaa.pipeline.generation import Job
 from raydaa.records import REWARDS, VERDICTS, read, write
-from raydaa.settings_file import InputError, first_line
 
 Rows = list[dict[str, Any]]
 NOTHING_TO_JUDGE = (

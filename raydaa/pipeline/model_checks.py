@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json, write_json
+from raydaa.failures import InputError, first_line
 from raydaa.pipeline.context import Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.records import read
-from raydaa.settings_file import InputError, first_line
 from raydaa.study import Study
 from raydaa.training.lora import adapted_layers
 from raydaa.training.model import Policy, load_model

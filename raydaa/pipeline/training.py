@@ -9,6 +9,7 @@ from typing import Any
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.cluster import looking
+from raydaa.failures import InputError
 from raydaa.mirror import STUDY, push_soon
 from raydaa.pipeline.context import (
     BUDGET,
@@ -22,7 +23,6 @@ from raydaa.pipeline.context import (
 from raydaa.pipeline.reference import Reference
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
-from raydaa.settings_file import InputError
 from raydaa.training import launch
 from raydaa.training.spec import RunSpec
 from raydaa.trial_folder import OPTUNA, OVER, RECORD, SWEEP, read_metrics

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from raydaa.artifacts import renew_files
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.failures import InputError
 from raydaa.progress import Progress
 from raydaa.reporting.figures import FAMILIES, save
 from raydaa.reporting.page import data_url, markdown_table, render
-from raydaa.settings_file import InputError
 from raydaa.toy.settings import ToySettings
 from raydaa.toy.training import RunResult, all_runs, make_grid
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydaa.data.packing import pack_responses
-from raydaa.failures import MachineError
-from raydaa.settings_file import first_line
+from raydaa.failures import MachineError, first_line
 from raydaa.training import attention
 from raydaa.training.attention import FLEX, SDPA, register
 from raydaa.training.engine import most_of_workers

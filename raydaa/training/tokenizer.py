@@ -2,15 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raydaa.artifacts import file_hash, key_of, make_folder, read_json
+from raydaa.artifacts import file_hash, key_of, make_folder, read_json, tokenizer_hash
 from raydaa.data.chat import turn_ends
-from raydaa.data.prepare import tokenizer_hash
 from raydaa.data.template import with_template
-from raydaa.settings import ChatTemplateSettings
-from raydaa.settings_file import InputError, first_line
+from raydaa.failures import InputError, first_line
 from raydaa.training.imports import quiet_transformers
+
+if TYPE_CHECKING:  # training needs no settings, nor the library that checks them
+    from raydaa.settings import ChatTemplateSettings
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
         raise TokenizerError(f"{source}: the tokenizer can't be loaded: {first_line(error)}") from None
 
 
-def study_tokenizer(base: Path, settings: ChatTemplateSettings, cache: Path, trust_remote_code: bool = False) -> Path:
+def study_tokenizer(base: Path, settings: "ChatTemplateSettings", cache: Path, trust_remote_code: bool = False) -> Path:
     """A folder with the tokenizer of ``base`` as the study uses it, and the generation config of what is handed over.
 
     InputError or TokenizerError where there is none to be had.
@@ -65,7 +66,7 @@ def study_tokenizer(base: Path, settings: ChatTemplateSettings, cache: Path, tru
     return folder
 
 
-def _template_text(settings: ChatTemplateSettings) -> str | None:
+def _template_text(settings: "ChatTemplateSettings") -> str | None:
     if settings.file is None:
         return None
     try:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ray import tune
 
+from raydaa.failures import first_line
 from raydaa.settings import TrackingSettings
-from raydaa.settings_file import first_line
 
 logger = logging.getLogger(__name__)
 

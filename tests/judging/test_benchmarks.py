@@ -11,6 +11,7 @@ import pytest
 
 from raydaa.data.sources import prompt_of
 from raydaa.evaluation_settings import BENCHMARKS, JudgeSettings
+from raydaa.failures import InputError
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt
@@ -18,7 +19,6 @@ from raydaa.pipeline.benchmarks import judge_title
 from raydaa.pipeline.measuring import arena_of
 from raydaa.records import VERDICTS, read
 from raydaa.results import TrialResults
-from raydaa.settings_file import InputError
 from raydaa.study import Study
 from tests.command import Command
 from tests.judging.server import Body, Reply, completion, serving

@@ -11,9 +11,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raydaa.artifacts import key_of, model_hash
+from raydaa.artifacts import key_of, model_hash, tokenizer_hash
 from raydaa.data.packing import ResponseTable
-from raydaa.data.prepare import tokenizer_hash
 from raydaa.generation.serving import available
 from raydaa.judging.cache import VerdictCache
 from raydaa.results import TrialResults

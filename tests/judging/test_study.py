@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.failures import InputError
 from raydaa.pipeline import checks
 from raydaa.results import TrialResults
-from raydaa.settings_file import InputError
 from raydaa.study import Study
 from tests.command import Command
 from tests.judging.server import Reply, completion, serving

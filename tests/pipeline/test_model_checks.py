@@ -13,10 +13,10 @@ import transformers
 
 from raydaa.artifacts import read_json
 from raydaa.data.tokenize import Encoder
+from raydaa.failures import InputError
 from raydaa.pipeline import _prepare
 from raydaa.pipeline.context import Prepared
 from raydaa.progress import Progress
-from raydaa.settings_file import InputError
 from raydaa.study import Study
 from raydaa.training.model import Policy, load_model, write_model
 from raydaa.training.probe import ArchitectureError, Way

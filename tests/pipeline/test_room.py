@@ -11,11 +11,11 @@ import ray
 from raydaa.accelerators import name_there
 from raydaa.artifacts import read_json, write_json
 from raydaa.cluster import Resources
+from raydaa.failures import InputError
 from raydaa.pipeline import checks
 from raydaa.pipeline.checks import check_accelerator, check_room
 from raydaa.pipeline.context import Context, Prepared, Start
 from raydaa.progress import Progress
-from raydaa.settings_file import InputError
 from raydaa.study import Study
 from tests.studies import micro
 
