@@ -16,11 +16,14 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
     if start is not None and with_torch and spec.lora is None:
         model = start.fresh(spec.start, spec.trust_remote_code)
     else:
-        # DeepSpeed casts weights to bf16 in any case, but only when all of them lie on every GPU.
-        dtype = torch.bfloat16 if spec.precision == "bf16" and not with_torch else torch.float32
+        # DeepSpeed would cast as well, but only when all weights lie on every GPU.
+        dtype = torch.bfloat16 if spec.in_half else torch.float32
         model = load_model(spec.start, dtype, spec.trust_remote_code)
     if spec.lora is not None:
         add_adapters(model, spec.lora)
+        if with_torch:  # no copy of theirs is float32: as coarse as the frozen weights they would not learn
+            for weight in model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data
     without_dropout(model)
     policy = Policy(model, with_torch and spec.precision == "bf16", spec.attention, device)
     policy.chunk = spec.head_chunk or policy.chunk

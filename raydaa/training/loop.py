@@ -76,8 +76,7 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.saved_after = 0.0  # seconds of training
-        half = spec.precision == "bf16" and spec.engine == "deepspeed"
-        self.pace = checkpoint.Pace(spec.checkpoint_minutes, shape.checkpoint(half))
+        self.pace = checkpoint.Pace(spec.checkpoint_minutes, shape.checkpoint(spec.in_half))
 
     def _open(self, path: str, part: str) -> tuple[PairTable | ExampleTable, PairTable | None]:
         """A table, and what a method with a KL estimate compares against."""

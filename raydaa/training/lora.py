@@ -10,17 +10,22 @@ ALL_LINEAR = "all-linear"
 
 
 def add_adapters(model: Any, lora: dict[str, Any]) -> None:
-    """Freeze ``model`` and give it adapters, in place; B starts at 0, so nothing changes before the first step.
+    """Freeze ``model`` and give it adapters of its own dtype, in place; B starts at 0, so nothing changes before the
+    first step.
 
     ValueError as by `adapted_layers`.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
     layers = adapted_layers(model, lora["targets"])
     config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=layers, task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "lora_" in name
+    for module in model.modules():
+        if isinstance(module, LoraLayer):  # what is of another dtype is cast by autocast, which copies nothing twice
+            module.cast_input_dtype_enabled = False
 
 
 def adapted_layers(model: Any, targets: Sequence[str]) -> list[str]:

@@ -130,17 +130,18 @@ class Memory:
 
 def memory(shape: Shape, layout: Layout) -> Memory:
     """What a worker holds."""
-    # DeepSpeed trains bf16 weights beside a float32 copy; plain torch keeps float32 and casts.
+    # DeepSpeed trains bf16 weights beside a float32 copy; plain torch keeps float32 and casts. Frozen ones are bf16.
     small = 2 if layout.bf16 and layout.sharded else 4
+    frozen = (shape.parameters - shape.trained) * (2 if layout.bf16 else 4)
     stage, workers = layout.zero_stage if layout.sharded else 0, layout.workers
     states = shape.trained * (8 + (4 if small == 2 else 0)) / (workers if stage >= 1 else 1)  # Adam's two, and the copy
-    cast = shape.parameters * 2 if layout.bf16 and not layout.sharded else 0
+    cast = shape.trained * 2 if layout.bf16 and not layout.sharded else 0
     width = 2 if layout.bf16 else 4
     saved, again = (
         (shape.hidden, shape.saved_per_layer) if layout.gradient_checkpointing else (shape.saved_per_layer, 0)
     )
     return Memory(
-        weights=shape.parameters * small / (workers if stage == 3 else 1) + cast,
+        weights=(shape.trained * small + frozen) / (workers if stage == 3 else 1) + cast,
         # DeepSpeed sums bf16 gradients in float32.
         gradients=shape.trained * 4 / (workers if stage >= 2 else 1),
         optimizer=0.0 if layout.cpu_offload and layout.sharded else states,

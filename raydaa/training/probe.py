@@ -89,7 +89,8 @@ def _first_that_agrees(policy: "Policy", wanted: str, settable: bool) -> Way:
     rows = _drawn_rows(model, sharing=wanted != "flash_attention_2")
     _be_plain(model)
     try:
-        plain = [_plain_logp(model, prompt, response) for prompt, responses, _ in rows for response in responses]
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=policy.autocast):
+            plain = [_plain_logp(model, prompt, response) for prompt, responses, _ in rows for response in responses]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of somebody's modelling code

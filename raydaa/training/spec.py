@@ -71,6 +71,12 @@ class RunSpec:
         """Why a run that was out of memory twice has failed."""
         return f"out of memory, also with {self.tokens_per_microbatch} tokens per micro-batch"
 
+    @property
+    def in_half(self) -> bool:
+        """Whether weights lie in bf16: DeepSpeed's do, beside a float32 copy, and frozen ones. Plain torch trains
+        float32 and casts."""
+        return self.precision == "bf16" and (self.engine == "deepspeed" or self.lora is not None)
+
     def steps(self, table_size: int) -> int:
         """Optimizer steps of the run over a table of so many rows."""
         return num_steps(len(subset(table_size, self.fraction)), self.batch_size, self.epochs)

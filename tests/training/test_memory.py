@@ -66,6 +66,18 @@ def test_lora_starts_at_the_reference_trains_adapters_only_and_is_merged(make: M
     assert all("proj" in name for name in moved)
 
 
+def test_in_bf16_adapters_are_float32_beside_frozen_weights_that_are_not(make: Make, tmp_path: Path) -> None:
+    run, exact = Run(make(lora=LORA, precision="bf16")), Run(make(lora=LORA))
+    kinds = {(weight.requires_grad, weight.dtype) for weight in run.policy.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    for _ in range(3):
+        assert run.train_step()["loss"] == pytest.approx(exact.train_step()["loss"], abs=0.01)
+    run.save(tmp_path / "checkpoint")
+    again = Run(make(lora=LORA, precision="bf16"))
+    assert again.load(tmp_path / "checkpoint")
+    assert again.train_step()["loss"] == run.train_step()["loss"]
+
+
 def test_lora_resumes_exactly(make: Make, tmp_path: Path) -> None:
     spec = make(lora=LORA)
     whole = losses(spec)
