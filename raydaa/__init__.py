@@ -3,8 +3,14 @@
 The public names below load their modules on first use, so ``import raydaa`` itself costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# A thread of GNU OpenMP's that waits looks for work 300,000 times before it sleeps, on a core that another process may
+# need: beside one that has two threads everything here takes six times as long. Read when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 

@@ -41,10 +41,12 @@ def save_llama(
     heads: int = 0,
     inner: int = 0,
     positions: int = 2048,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
     **more: Any,
 ) -> Path:
     """The weights of a randomly initialised Llama, always the same ones; heads of 32 and an inner width of twice the
-    outer where nothing else is said."""
+    outer where nothing else is said. ``device`` is where they are drawn."""
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
@@ -57,7 +59,7 @@ def save_llama(
         pad_token_id=0,
         **more,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        LlamaForCausalLM._from_config(config, dtype=dtype).save_pretrained(folder)
     return folder

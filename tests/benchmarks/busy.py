@@ -1,8 +1,8 @@
 """``python -m tests.benchmarks.busy``: what training and scoring on a CPU lose beside another busy process, and alone.
 
-The neighbour is a plain torch process that trains on two threads. Each measurement is a process of its own; GNU
-OpenMP's own waiting and shorter ones (``--spins``: how often a thread without work looks before it sleeps) take turns,
-and what is printed are medians of ratios within one turn. Loading and tokenizing are not timed.
+The neighbour is a plain torch process that trains on two threads. Each measurement is a process of its own; how often a
+thread without work looks for it before it sleeps (``GOMP_SPINCOUNT``) is GNU OpenMP's own number or one of ``--spins``,
+in turns, and what is printed are medians of ratios within one turn. Loading and tokenizing are not timed.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import raydaa
-from tests.benchmarks.align import measure
+from tests.benchmarks.contestants import measure
 from tests.benchmarks.figures import show
 from tests.benchmarks.work import add_arguments, make_work
 
-OWN = "OpenMP's"  # way of waiting
+OWN = "300000"  # GNU OpenMP's own
 NEIGHBOUR = """
 import torch
 torch.set_num_threads(2)
@@ -35,7 +35,7 @@ while True:
 @contextlib.contextmanager
 def neighbour() -> Iterator[None]:
     """Another process at work, which waits as OpenMP does by itself."""
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment = {**os.environ, "GOMP_SPINCOUNT": OWN}
     with subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -47,7 +47,7 @@ def neighbour() -> Iterator[None]:
 
 def rates(folder: Path, arguments: list[str]) -> dict[str, float]:
     """How much of each work is done in a second."""
-    figures = measure("raydaa", folder, arguments)
+    figures = next(measure("raydaa", [folder], arguments))
     return {"training": figures["pairs_per_second"], "scoring": 1 / figures["reference_seconds"]}
 
 
@@ -55,9 +55,7 @@ def turn(folder: Path, arguments: list[str], waits: list[str]) -> dict[str, dict
     """Each way of waiting, alone and beside the neighbour."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in waits:
-        os.environ.pop("GOMP_SPINCOUNT", None)
-        if name != OWN:
-            os.environ["GOMP_SPINCOUNT"] = name
+        os.environ["GOMP_SPINCOUNT"] = name
         found[name] = {"alone": rates(folder, arguments)}
         with neighbour():
             found[name]["beside"] = rates(folder, arguments)
@@ -68,7 +66,7 @@ def main() -> None:
     """Print the figures as Markdown and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, shape="256/48/48", pairs=48)
-    parser.add_argument("--spins", nargs="+", default=["1000", "10000"])
+    parser.add_argument("--spins", nargs="+", default=[os.environ["GOMP_SPINCOUNT"]])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("busy-benchmark.json"))
     options = parser.parse_args()

@@ -66,9 +66,8 @@ def sweep(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
 def by_hand(folder: Path, options: argparse.Namespace) -> float:
     """Seconds of one whole run of TRL's."""
-    command = [sys.executable, "-m", "tests.benchmarks.align", "--pairs", str(options.pairs)]
+    command = [sys.executable, "-m", "tests.benchmarks.contestants", "trl-precomputed", str(folder)]
     command += ["--max-length", str(options.max_length), "--batch", str(options.batch)]
-    command += ["--child", "trl-precomputed", "--folder", str(folder)]
     begun = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True)
     return time.perf_counter() - begun
