@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
@@ -171,6 +172,23 @@ class Context:
         """ZeRO's stage; one worker has nobody to share weights with, and stage 3 leaks where actors are reused."""
         scaling = self.settings.scaling
         return min(scaling.zero_stage, 2) if self.workers.count == 1 and not scaling.cpu_offload else scaling.zero_stage
+
+    @property
+    def apart(self) -> bool:
+        """Whether the weights of every model are spread over the workers of a group: no GPU need hold one whole."""
+        return self.engine == "deepspeed" and self.zero_stage == 3 and not self.workers.here
+
+    def scoring(self, attention: str = "auto") -> dict[str, Any]:
+        """Options of `raydaa.training.reference.scorer`."""
+        settings = self.settings
+        return {
+            "precision": settings.training.precision,
+            "budget": self.tokens_of(settings.training),
+            "attention": attention,
+            "trust_remote_code": settings.model.trust_remote_code,
+            "apart": self.apart,
+            "cpu_offload": settings.scaling.cpu_offload,
+        }
 
     @property
     def concurrent_trials(self) -> int:

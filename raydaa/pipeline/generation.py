@@ -33,6 +33,11 @@ class Job:
     folder: Path
     tokenizer: Path  # as `study_tokenizer` makes it
 
+    @property
+    def tokens(self) -> int:
+        """That are written at most."""
+        return self.prompts * self.sampling.max_new_tokens
+
     def rows(self) -> list[dict[str, Any]]:
         """The prompts."""
         return read(self.table).slice(0, self.prompts).to_pylist()
@@ -91,23 +96,22 @@ def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
         context.workers.cpus,
         context.workers.gpus,
         lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
-        processes(context, [(job, job.model.folder) for job in jobs]),
+        processes(context, [(job.tokens, job.model.folder) for job in jobs]),
     )
     return begun
 
 
-def processes(context: Context, jobs: Iterable[tuple[Job, Path]]) -> int | None:
-    """How many processes are worth their start for each job's tokens, read or written by the model beside it.
+def processes(context: Context, work: Iterable[tuple[int, Path]]) -> int | None:
+    """How many processes are worth their start for so many tokens, each read or written by the model beside it.
 
     None: as many as there is room for; 0: this one does it.
     """
     if context.workers.gpus:
         return None
-    work = 0
-    for job, model in jobs:
-        weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-        work += job.prompts * job.sampling.max_new_tokens * weights
-    worth = 1 + work // WORTH_A_PROCESS
+    amount = 0
+    for tokens, model in work:
+        amount += tokens * sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    worth = 1 + amount // WORTH_A_PROCESS
     return 0 if context.workers.here and worth == 1 else worth
 
 

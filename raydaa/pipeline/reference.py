@@ -74,13 +74,7 @@ def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatche
     which = " of mismatched responses" if mismatched else ""
     context.progress.start("reference", f"log-probabilities{which} under {start.name}")
     tables = {name: str(prepared.table(name)) for name in parts}
-    options = {
-        "precision": precision,
-        "budget": context.tokens_of(settings.training),
-        "attention": settings.training.attention,
-        "trust_remote_code": settings.model.trust_remote_code,
-        "mismatched": mismatched,
-    }
+    options = {**context.scoring(settings.training.attention), "mismatched": mismatched}
     if context.mirror is not None and not intact(folder):
         context.mirror.pull(folder, f"{REFERENCE}/{folder.name}")
     made = make_folder(

@@ -8,7 +8,7 @@ itself.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from raydaa.cluster import map_on_cluster
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, processes
 from raydaa.records import SCORES, read, write
+from raydaa.training.launch import on_workers
 
 LOOKED_AT = 32  # responses whose log-probability is taken twice
 AGREEMENT = 1e-4  # nats between the two that are nothing but rounding
@@ -29,6 +30,18 @@ class Scores:
 
     start: Path
     own: Path | None
+
+
+class Item(NamedTuple):
+    """A job's responses, or the ``first`` of them, to be scored under the model in ``start``; plain values."""
+
+    responses: str  # folder
+    prompts: str  # Parquet
+    folder: str  # where the log-probabilities go
+    start: str
+    options: dict[str, Any]  # of `scorer`
+    first: int | None
+    tokens: int  # at most
 
 
 def score(context: Context, wanted: dict[str, tuple[Job, Start]], alone: bool) -> dict[str, Scores]:
@@ -48,13 +61,13 @@ def is_scored(context: Context, job: Job) -> bool:
     return intact(_folder(_item(context, job, job.model)))
 
 
-def _folder(item: tuple[Any, ...]) -> Path:
-    return Path(item[1])
+def _folder(item: Item) -> Path:
+    return Path(item.folder)
 
 
-def _can_be(item: tuple[Any, ...]) -> bool:
+def _can_be(item: Item) -> bool:
     """Whether the model is there, or what it said while it was."""
-    return intact(_folder(item)) or (Path(item[2]) / "config.json").exists()
+    return intact(_folder(item)) or (Path(item.start) / "config.json").exists()
 
 
 def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
@@ -72,56 +85,48 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
     return float(np.abs(told - scored).mean())
 
 
-def _score(context: Context, items: Iterable[tuple[Any, ...]]) -> int:
+def _score(context: Context, items: Iterable[Item]) -> int:
     """Score what is not scored yet; how many that were."""
     missing = [item for item in items if not intact(_folder(item))]
-    at_once = processes(context, [(job, Path(model)) for job, _, model, *_ in missing])
-    map_on_cluster(score_in_process, missing, context.workers.cpus, context.workers.gpus, at_once=at_once)
+    if context.apart and missing:
+        on_workers(score_items, {"items": missing}, context.workers)
+        return len(missing)
+    at_once = processes(context, [(item.tokens, Path(item.start)) for item in missing])
+    alone = [({"items": [item], "threads": context.workers.threads},) for item in missing]
+    map_on_cluster(score_items, alone, context.workers.cpus, context.workers.gpus, at_once=at_once)
     return len(missing)
 
 
-def _item(context: Context, job: Job, model: Start, first: int | None = None) -> tuple[Any, ...]:
-    """What `score_in_process` is called with for a job's responses, or the ``first`` of them, under ``model``."""
-    settings = context.settings
+def _item(context: Context, job: Job, model: Start, first: int | None = None) -> Item:
     key = key_of(generation=job.folder.name, start=model.hash, first=first)
-    return (
-        job,
-        str(context.folder / "scores" / key),
-        str(model.folder),
-        settings.training.precision,
-        context.tokens_of(settings.training),
-        settings.model.trust_remote_code,
-        context.workers.threads,
-        first,
-    )
+    folder = context.folder / "scores" / key
+    place = str(job.folder), str(job.table), str(folder)
+    return Item(*place, str(model.folder), context.scoring(), first, job.tokens)
 
 
-def score_in_process(
-    job: Job,
-    folder: str,
-    start: str,
-    precision: str,
-    budget: int,
-    trust: bool,
-    threads: int,
-    first: int | None,
-) -> None:
-    """Log-probabilities of a job's responses under ``start``, as one sealed folder."""
+def score_items(config: dict[str, Any]) -> None:
+    """Log-probabilities of each of ``items``, as one sealed folder; by one process, or all of a group's."""
+    from raydaa.training.launch import prepare_process
+
+    prepare_process(config["threads"])
+    for item in config["items"]:
+        _score_item(Item(*item))
+
+
+def _score_item(item: Item) -> None:
     from raydaa.data.packing import ResponseTable
     from raydaa.training.device import device_of_worker
-    from raydaa.training.launch import prepare_process
-    from raydaa.training.reference import make_policy
-    from raydaa.training.reference import score as score_rows
+    from raydaa.training.engine import from_all, rank
+    from raydaa.training.reference import score_share, scorer
 
-    def fill(temporary: Path) -> None:
-        prepare_process(threads)
-        rows = read(job.folder / "responses.parquet").slice(0, first).to_pylist()
-        asked = read(job.table).slice(0, len(rows))["prompt_tokens"].to_pylist()
-        table = ResponseTable(asked, [row["tokens"] for row in rows])
-        # On a CPU responses are generated in float32 whatever training uses; score them alike.
-        used = precision if device_of_worker().type == "cuda" else "fp32"
-        logps = score_rows(make_policy(start, used, trust), table, np.arange(len(table)), budget)[:, 0]
-        records = [{"prompt_id": row["prompt_id"], "logp": float(v)} for row, v in zip(rows, logps, strict=True)]
-        write(temporary / "scores.parquet", records, SCORES)
-
-    make_folder(Path(folder), fill)
+    rows = read(Path(item.responses) / "responses.parquet").slice(0, item.first).to_pylist()
+    asked = read(Path(item.prompts)).slice(0, len(rows))["prompt_tokens"].to_pylist()
+    table = ResponseTable(asked, [row["tokens"] for row in rows])
+    # On a CPU responses are generated in float32 whatever training uses; score them alike.
+    precision = item.options["precision"] if device_of_worker().type == "cuda" else "fp32"
+    with scorer(item.start, {**item.options, "precision": precision}) as policy:
+        shares = from_all(score_share(policy, table, item.options["budget"]))
+    logps = {int(row): float(sums[0]) for numbers, values in shares for row, sums in zip(numbers, values, strict=True)}
+    records = [{"prompt_id": row["prompt_id"], "logp": logps[number]} for number, row in enumerate(rows)]
+    if rank() == 0:
+        make_folder(Path(item.folder), lambda temporary: write(temporary / "scores.parquet", records, SCORES))

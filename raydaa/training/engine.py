@@ -4,8 +4,6 @@ The loop hands an engine losses that are already divided by the global batch, so
 micro-batches and workers; nothing here averages.
 """
 
-import os
-import socket
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,8 +14,6 @@ from torch import Tensor, nn
 from raydaa.training.spec import RunSpec
 
 T = TypeVar("T")
-
-SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
 
 
 class Engine(Protocol):
@@ -54,6 +50,16 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """Of a parameter, also where ZeRO 3 has taken it apart."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def whole_size(parameter: Tensor) -> int:
+    """Elements of a parameter, also where ZeRO 3 has taken it apart."""
+    return whole_shape(parameter).numel()
+
+
 def sum_over_workers(values: Tensor) -> Tensor:
     """Elementwise sum of a small tensor over all workers."""
     if world_size() > 1:
@@ -79,7 +85,17 @@ def from_first(value: T) -> T:
     return box[0]
 
 
-def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
+def from_all(value: T) -> list[T]:
+    """Every worker's value, in their order, on all of them."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def make_adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
+    """The optimizer of whatever is trained."""
     return torch.optim.AdamW(
         [p for p in module.parameters() if p.requires_grad],
         lr=spec.learning_rate,
@@ -95,7 +111,7 @@ class TorchEngine:
     def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
         self.module = policy
         self.max_grad_norm = spec.max_grad_norm
-        self.optimizer = _adamw(policy, spec)
+        self.optimizer = make_adamw(policy, spec)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
 
     def backward(self, loss: Tensor) -> None:
@@ -133,94 +149,10 @@ class TorchEngine:
         self.parameters = []
 
 
-def _alone() -> None:
-    """What DeepSpeed asks of its surroundings where Ray Train has not set it: a group of one process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(group)
-
-
-class DeepSpeedEngine:
-    """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
-
-    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
-        from raydaa.training.imports import hiding
-
-        with hiding("mlflow"):  # what DeepSpeed could report to takes most of its import
-            import deepspeed
-
-        if not dist.is_initialized():
-            _alone()
-        # Else every machine compiles for 40 s what only inference on CPUs would use.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        self.stage = spec.zero_stage
-        zero: dict[str, Any] = {"stage": spec.zero_stage}
-        if sum(p.numel() for p in policy.parameters()) < SMALL:
-            zero |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
-        if spec.zero_stage == 3:
-            zero["stage3_gather_16bit_weights_on_model_save"] = True
-        if spec.cpu_offload:
-            zero["offload_optimizer"] = {"device": "cpu"}
-            if spec.zero_stage == 3:
-                zero["offload_param"] = {"device": "cpu"}
-        config: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed; rows are counted by the packer
-            "managed_gradient_accumulation": False,
-            "gradient_clipping": spec.max_grad_norm if spec.zero_stage else 0.0,
-            "bf16": {"enabled": spec.precision == "bf16"},
-            "zero_optimization": zero,
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,  # torch's AdamW needs no C++ build, on a CPU either
-            "steps_per_print": 1 << 30,
-        }
-        if spec.precision == "bf16" and spec.zero_stage:
-            # Sums of micro-batches in bf16 would depend on how many there are.
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-        optimizer = _adamw(policy, spec)
-        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
-        self.module = self.engine
-        self.workers = world_size()
-        self.norm: Any = None
-        if not spec.zero_stage:
-            # Without ZeRO DeepSpeed clips but keeps the norm to itself: clip where it steps, and note it.
-            parameters = [p for p in policy.parameters() if p.requires_grad]
-
-            def clip(*_: Any) -> None:
-                self.norm = nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
-
-            optimizer.register_step_pre_hook(clip)
-
-    def backward(self, loss: Tensor) -> None:
-        # DeepSpeed averages gradients over workers; ours are shares of one sum.
-        self.engine.backward(loss * self.workers, scale_wrt_gas=False)
-
-    def step(self, learning_rate: float) -> float:
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.engine.step()
-        return float(self.engine.get_global_grad_norm() if self.stage else self.norm)
-
-    def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag="engine")
-
-    def load(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
-        if path is None:
-            raise RuntimeError(f"{folder}: DeepSpeed found no checkpoint")
-
-    def weights(self) -> dict[str, Tensor] | None:
-        if self.stage == 3:
-            state: dict[str, Tensor] = self.engine._zero3_consolidated_16bit_state_dict()
-        else:
-            state = self.engine.module.state_dict()
-        return state if rank() == 0 else None
-
-    def close(self) -> None:
-        self.engine.destroy()
-
-
 def make_engine(policy: nn.Module, spec: RunSpec) -> Engine:
     """The engine that ``spec.engine`` names."""
-    return DeepSpeedEngine(policy, spec) if spec.engine == "deepspeed" else TorchEngine(policy, spec)
+    if spec.engine == "torch":
+        return TorchEngine(policy, spec)
+    from raydaa.training.zero import DeepSpeedEngine
+
+    return DeepSpeedEngine(policy, spec)

@@ -7,6 +7,7 @@ attention and a gated MLP (Llama, Qwen, Mistral, Gemma); other architectures are
 from dataclasses import dataclass
 from typing import Any
 
+from raydaa.training.engine import whole_size
 from raydaa.training.lora import add_adapters
 from raydaa.training.model import chunk_size
 
@@ -46,14 +47,14 @@ class Shape:
         """The same of a model as it is trained."""
         text = model.config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        total = sum(p.numel() for p in model.parameters())
+        total = sum(map(whole_size, model.parameters()))
         embedding, head = (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))
-        outside = embedding.numel() + (0 if head is embedding else head.numel())
+        outside = whole_size(embedding) + (0 if head is embedding else whole_size(head))
         return Shape(
             parameters=total,
-            trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            trained=sum(whole_size(p) for p in model.parameters() if p.requires_grad),
             layer_parameters=total - outside,
-            head=head.numel(),
+            head=whole_size(head),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
             intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from raydaa.data.packing import PackedBatch, Sharing
+from raydaa.training.engine import whole_size
 from raydaa.training.flex import SMALLEST_HEAD, flex_masks
 from raydaa.training.imports import hiding, quiet_transformers
 from raydaa.training.probe import PADDED, Way, find_way
@@ -56,11 +57,10 @@ def without_dropout(model: Any) -> None:
 class Policy(nn.Module):
     """A causal language model that answers packed batches with summed log-probabilities.
 
-    ``wanted`` attention is auto, sdpa, flex or flash_attention_2; what is possible, `find_way` finds.
-    ArchitectureError where nothing is.
+    ``wanted`` attention is auto, sdpa, flex or flash_attention_2, as for `choose`; None where that is asked for later.
     """
 
-    def __init__(self, model: Any, autocast: bool = False, wanted: str = "auto", device: Any = "cpu") -> None:
+    def __init__(self, model: Any, autocast: bool = False, wanted: str | None = "auto", device: Any = "cpu") -> None:
         super().__init__()
         self.model = model.to(device)
         self.autocast = autocast
@@ -68,8 +68,12 @@ class Policy(nn.Module):
         self.chunk = chunk_size(self.model.config.get_text_config().vocab_size, on_gpu)
         self.laid_out, self.padding = 0, 0  # tokens of all micro-batches so far, and those of them that mean nothing
         self.calls: int | None = None  # of the head in every forward pass; None: as many as it takes
+        if wanted is not None:
+            self.choose(wanted)
+
+    def choose(self, wanted: str) -> None:
+        """How it is asked, of what is possible: `find_way` finds that. ArchitectureError where nothing is."""
         self.way = find_way(self, _named(wanted, self.model))
-        # Counted now: DeepSpeed may take the weights away.
         self.linear_per_cell = linear_per_cell(self.model) if self.attention == "sdpa" else None
 
     @property
@@ -199,11 +203,11 @@ def chunked_logps(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets
 def linear_per_cell(model: Any) -> float:
     """How many attention cells (one query, one key) cost as much as one token's linear layers."""
     config = model.config.get_text_config()
-    embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
+    embeddings = sum(whole_size(p) for p in model.get_input_embeddings().parameters())
     head = model.get_output_embeddings()
     if head is not None and getattr(head, "weight", None) is not model.get_input_embeddings().weight:
         embeddings *= 2
-    layers = (sum(p.numel() for p in model.parameters()) - embeddings) / config.num_hidden_layers
+    layers = (sum(whole_size(p) for p in model.parameters()) - embeddings) / config.num_hidden_layers
     return layers / (2 * config.num_attention_heads * _head_size(config) * ATTENTION_COST)
 
 

@@ -20,7 +20,7 @@ from raydaa.data.packing import pack_responses
 from raydaa.failures import MachineError, first_line
 from raydaa.training import attention
 from raydaa.training.attention import FLEX, SDPA, register
-from raydaa.training.engine import most_of_workers
+from raydaa.training.engine import most_of_workers, whole_shape
 
 if TYPE_CHECKING:
     from raydaa.training.model import Policy
@@ -110,7 +110,7 @@ def _first_that_agrees(policy: "Policy", wanted: str, settable: bool) -> Way:
 def _drawn_rows(model: Any, sharing: bool) -> list[tuple[np.ndarray, list[np.ndarray], bool]]:
     """A few random prompts with two responses each."""
     generator = torch.Generator().manual_seed(0)
-    size = model.get_input_embeddings().weight.shape[0]
+    size = whole_shape(model.get_input_embeddings().weight)[0]
 
     def draw(length: int) -> np.ndarray:
         return torch.randint(0, size, (length,), generator=generator).numpy()

@@ -10,7 +10,7 @@ from raydaa.training.spec import RunSpec
 
 Make = Callable[..., RunSpec]
 
-SCORING = {"precision": "fp32", "budget": 256, "trust_remote_code": False, "attention": "auto"}
+SCORING = {"precision": "fp32", "budget": 256, "trust_remote_code": False, "attention": "auto", "apart": False}
 
 
 def run_spec(**values: Any) -> RunSpec:

@@ -17,9 +17,10 @@ from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
 from raydaa.artifacts import read_json, write_json
 from raydaa.data.packing import split_work
-from raydaa.records import PAIRS, read, write
-from raydaa.training import launch
-from raydaa.training.engine import rank
+from raydaa.pipeline.scoring import Item, score_items
+from raydaa.records import GENERATIONS, PAIRS, read, write
+from raydaa.training import build, launch
+from raydaa.training.engine import make_engine, rank
 from raydaa.training.launch import Workers, on_workers, prepare_process, train_part
 from raydaa.training.loop import Run
 from raydaa.training.model import load_model
@@ -32,6 +33,7 @@ from tests.training.runs import SCORING, run_spec, write_references
 pytestmark = pytest.mark.slow
 
 BATCH, BUDGET = 4, 96
+APART = {"apart": True, "cpu_offload": False}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,7 @@ def variants(spec: RunSpec) -> dict[str, RunSpec]:
         "torch": spec,
         **stages,
         "saving": replace(stages["deepspeed-2"], **saving),
+        "saving-3": replace(stages["deepspeed-3"], **saving),
         "kto": replace(stages["deepspeed-2"], method="kto", parameters={"beta": 0.5}, learning_rate=3e-3),
         "bf16": replace(deepspeed, zero_stage=1, precision="bf16"),
         "own": replace(spec, method=use(Hinge), parameters={"beta": 0.5}),
@@ -114,17 +117,28 @@ def walk(config: dict[str, Any]) -> None:
             shutil.copy(Path(folder) / METRICS, Path(folder) / "until.jsonl")
     for source, tables, folder, options in config["scored"]:
         write_share(source, tables, Path(folder), options)
+    score_items(config)
     for spec, folder in config["traced"]:
         write_json(Path(folder) / f"trace-{rank()}.json", traced(RunSpec.from_json(spec)))
 
 
 def traced(spec: RunSpec) -> dict[str, Any]:
     """Of ZeRO 3, step by step: whether it knows the order of all calls by now, how often the head was gathered, and
-    how many micro-batches there were; and in which type it sums gradients."""
+    how many micro-batches there were; in which type it sums gradients; and the model as DeepSpeed was given it."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
 
-    run = Run(spec)
+    given = list[Any]()
+
+    def note_model(policy: Any, spec: RunSpec) -> Any:
+        given.extend([sum(p.numel() for p in policy.parameters()), {n: b.tolist() for n, b in policy.named_buffers()}])
+        return make_engine(policy, spec)
+
+    build.make_engine = note_model
+    try:
+        run = Run(spec)
+    finally:
+        build.make_engine = make_engine
     head, gather = run.policy.model.lm_head.weight, "_PartitionedParameterCoordinator__all_gather_params"
     gathered, microbatches, before = [0], [0], getattr(Coordinator, gather)
 
@@ -148,7 +162,7 @@ def traced(spec: RunSpec) -> dict[str, Any]:
             run.train_step()
             complete = optimizer.parameter_offload.get_param_coordinator().is_complete_trace()
             found.append((complete, gathered[0], microbatches[0]))
-        return {"steps": found, "sums": str(optimizer.gradient_accumulation_dtype)}
+        return {"steps": found, "sums": str(optimizer.gradient_accumulation_dtype), "given": given}
     finally:
         setattr(Coordinator, gather, before)
         run.close()
@@ -157,26 +171,36 @@ def traced(spec: RunSpec) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each of `variants`; ``torch-parts``, ``bf16-parts`` and ``deepspeed-2-parts`` stopped after step 5,
-    of which the first two went on; ``scored`` and ``scored-mismatched`` with reference log-probabilities; ``traced``
-    under ZeRO 3 in bf16."""
+    of which the first two went on; ``scored…`` with reference log-probabilities, ``scored-apart`` by a model that was
+    spread over both workers, as responses were in ``responses``; ``traced`` under ZeRO 3 in bf16."""
     folder = tmp_path_factory.mktemp("walked")
     runs = variants(spec)
     parts: list[tuple[str, str, int | None]] = [(name, name, None) for name in runs]
     parts += [(name, f"{name}-parts", 5) for name in ("torch", "bf16", "deepspeed-2")]
     parts += [(name, f"{name}-parts", None) for name in ("torch", "bf16")]
-    scored = [("scored", False), ("scored-mismatched", True)]
+    scored = [("scored", {}), ("scored-mismatched", {"mismatched": True}), ("scored-apart", APART)]
     for place in [place for _, place, _ in parts] + [place for place, _ in scored] + ["traced"]:
         (folder / place).mkdir(exist_ok=True)
     config = {
         "parts": [(runs[name].to_json(), str(folder / place), until) for name, place, until in parts],
         "scored": [
-            (spec.start, tables_of(spec), str(folder / place), {**SCORING, "mismatched": mismatched})
-            for place, mismatched in scored
+            (spec.start, tables_of(spec), str(folder / place), {**SCORING, "mismatched": False, **options})
+            for place, options in scored
         ],
+        "items": [responses(spec, folder / "responses")._replace(options={**SCORING, **APART})],
         "traced": [(replace(runs["bf16"], zero_stage=3).to_json(), str(folder / "traced"))],
     }
     on_workers(walk, config, two_workers(folder))
     return folder
+
+
+def responses(spec: RunSpec, folder: Path) -> Item:
+    """What a model may have said to the prompts of the pairs, to be scored."""
+    folder.mkdir(exist_ok=True)
+    pairs = read(Path(spec.train)).to_pylist()
+    said = [{"prompt_id": str(pair["pair_id"]), "tokens": pair["chosen_tokens"]} for pair in pairs]
+    write(folder / "responses.parquet", said, GENERATIONS)
+    return Item(str(folder), spec.train, str(folder / "scores"), spec.start, SCORING, None, 0)
 
 
 def tables_of(spec: RunSpec) -> dict[str, str]:
@@ -216,12 +240,14 @@ def test_two_workers_give_the_losses_of_one(plain: list[float], walked: Path, na
 
 def test_adapters_checkpointed_layers_and_offload_under_deepspeed(spec: RunSpec, walked: Path, tmp_path: Path) -> None:
     """All of what saves memory at once, against one plain process with adapters; and a whole model comes out."""
-    found = losses(walked / "saving")
-    assert found == pytest.approx(alone(variants(spec)["saving"], tmp_path), abs=1e-4)
-    assert found[11] < found[0]
-    one, other = (load_model(folder / "model").state_dict() for folder in (walked / "saving", tmp_path))
-    for name, weight in one.items():
-        torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=1e-4)
+    expected = alone(variants(spec)["saving"], tmp_path)
+    for place in ("saving", "saving-3"):
+        found = losses(walked / place)
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert found[11] < found[0]
+        one, other = (load_model(folder / "model").state_dict() for folder in (walked / place, tmp_path))
+        for name, weight in one.items():
+            torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=1e-4)
 
 
 def test_two_workers_share_ktos_kl(spec: RunSpec, walked: Path, tmp_path: Path) -> None:
@@ -263,11 +289,29 @@ def test_zero_3_knows_the_order_of_calls(walked: Path, worker: int) -> None:
     assert found["sums"] == "torch.float32"
 
 
-@pytest.mark.parametrize("suffix", ["", "-mismatched"])
+@pytest.mark.parametrize("worker", [0, 1])
+def test_zero_3_is_given_no_whole_weights_and_the_models_own_buffers(spec: RunSpec, walked: Path, worker: int) -> None:
+    """Not rounded to bf16, as frequencies of rotary positions would be: far into a text they would turn elsewhere."""
+    elements, buffers = read_json(walked / "traced" / f"trace-{worker}.json")["given"]
+    assert elements == 0
+    assert buffers == {f"model.{name}": buffer.tolist() for name, buffer in load_model(spec.start).named_buffers()}
+    assert buffers
+
+
+def test_responses_are_scored_by_a_model_that_no_worker_holds_whole(
+    spec: RunSpec, walked: Path, tmp_path: Path
+) -> None:
+    score_items({"items": [responses(spec, tmp_path)], "threads": 1})
+    mine, theirs = (read(folder / "scores" / "scores.parquet") for folder in (walked / "responses", tmp_path))
+    assert mine["prompt_id"].equals(theirs["prompt_id"])
+    assert mine["logp"].to_pylist() == pytest.approx(theirs["logp"].to_pylist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["", "-mismatched", "-apart"])
 def test_reference_is_the_same_from_two_workers(spec: RunSpec, walked: Path, suffix: str) -> None:
     tables, shares = tables_of(spec), walked / f"scored{suffix}"
     join_shares(shares, tables, 2)
-    folder = Path(str(spec.mismatched if suffix else spec.reference))
+    folder = Path(str(spec.mismatched if suffix == "-mismatched" else spec.reference))
     for name in tables:
         mine, theirs = read(shares / f"{name}.parquet"), read(folder / f"{name}.parquet")
         assert mine["pair_id"].equals(theirs["pair_id"])

@@ -1,0 +1,159 @@
+"""DeepSpeed: states and weights spread over the workers, for training and for scoring by models no GPU holds whole."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raydaa.training.engine import from_first, make_adamw, rank, whole_size, world_size
+from raydaa.training.imports import hiding
+from raydaa.training.model import load_model
+from raydaa.training.spec import RunSpec
+
+SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
+
+
+def _deepspeed() -> Any:
+    with hiding("mlflow"):  # what DeepSpeed could report to takes most of its import
+        import deepspeed
+
+    if not dist.is_initialized():
+        _alone()
+    # Else every machine compiles for 40 s what only inference on CPUs would use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _alone() -> None:
+    """What DeepSpeed asks of its surroundings where Ray Train has not set it: a group of one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(group)
+
+
+def _config(stage: int, half: bool, cpu_offload: bool = False) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": stage}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if cpu_offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed; rows are counted by the packer
+        "managed_gradient_accumulation": False,
+        "bf16": {"enabled": half},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW needs no C++ build, on a CPU either
+        "steps_per_print": 1 << 30,
+    }
+    if half and stage:
+        # Sums of micro-batches in bf16 would depend on how many there are.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def load_on_first(source: str, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """A model on the CPU, with its weights on the first worker alone: `take_apart` hands them out.
+
+    Elsewhere nothing is written to the memory that its weights would take, so no machine provides it.
+    """
+    if rank() == 0:
+        return load_model(source, dtype, trust_remote_code)
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code).eval()
+    model.config.use_cache = False
+    return model
+
+
+def take_apart(model: Any, half: bool, cpu_offload: bool = False) -> None:
+    """Spread the first worker's weights over all of them, tensor by tensor: no GPU ever holds the model whole.
+
+    Not by what transformers has for it: that rounds buffers to bf16, frequencies of rotary positions among them.
+    """
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    for name, (shape, dtype) in from_first({name: (p.shape, p.dtype) for name, p in parameters.items()}).items():
+        if name not in parameters or parameters[name].shape != shape:
+            raise ValueError(f"{type(model).__name__} has another {name} in its files than by its configuration")
+        parameters[name].data = parameters[name].data.to(dtype)
+    for name, values in from_first(buffers).items():
+        buffers[name].data = values
+    _deepspeed().zero.Init(module=model, config_dict_or_path=_config(3, half, cpu_offload))
+
+
+@contextlib.contextmanager
+def gathering(policy: nn.Module, half: bool, cpu_offload: bool = False) -> Iterator[None]:
+    """Inside, a model that was taken apart puts each layer's weights together where it needs them. It is not trained.
+
+    All workers must ask it equally often.
+    """
+    engine, *_ = _deepspeed().initialize(model=policy, config=_config(3, half, cpu_offload))
+    try:
+        yield
+    finally:
+        engine.destroy()
+
+
+class DeepSpeedEngine:
+    """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
+
+    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
+        deepspeed, self.stage = _deepspeed(), spec.zero_stage
+        config = _config(self.stage, spec.precision == "bf16", spec.cpu_offload)
+        config["gradient_clipping"] = spec.max_grad_norm if self.stage else 0.0
+        if sum(whole_size(p) for p in policy.parameters()) < SMALL:
+            config["zero_optimization"] |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
+        optimizer = make_adamw(policy, spec)
+        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
+        self.module = self.engine
+        self.workers = world_size()
+        self.norm: Any = None
+        if not spec.zero_stage:
+            # Without ZeRO DeepSpeed clips but keeps the norm to itself: clip where it steps, and note it.
+            parameters = [p for p in policy.parameters() if p.requires_grad]
+
+            def clip(*_: Any) -> None:
+                self.norm = nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+
+            optimizer.register_step_pre_hook(clip)
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over workers; ours are shares of one sum.
+        self.engine.backward(loss * self.workers, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if self.stage else self.norm)
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag="engine")
+
+    def load(self, folder: Path) -> None:
+        path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
+        if path is None:
+            raise RuntimeError(f"{folder}: DeepSpeed found no checkpoint")
+
+    def weights(self) -> dict[str, Tensor] | None:
+        if self.stage == 3:
+            state: dict[str, Tensor] = self.engine._zero3_consolidated_16bit_state_dict()
+        else:
+            state = self.engine.module.state_dict()
+        return state if rank() == 0 else None
+
+    def close(self) -> None:
+        self.engine.destroy()
