@@ -15,6 +15,8 @@ from raydaa.training.spec import RunSpec
 
 T = TypeVar("T")
 
+SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
+
 
 class Engine(Protocol):
     """What the loop needs of an engine."""
@@ -94,8 +96,7 @@ def from_all(value: T) -> list[T]:
     return box
 
 
-def make_adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
-    """The optimizer of whatever is trained."""
+def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [p for p in module.parameters() if p.requires_grad],
         lr=spec.learning_rate,
@@ -111,7 +112,7 @@ class TorchEngine:
     def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
         self.module = policy
         self.max_grad_norm = spec.max_grad_norm
-        self.optimizer = make_adamw(policy, spec)
+        self.optimizer = _adamw(policy, spec)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
 
     def backward(self, loss: Tensor) -> None:
@@ -149,10 +150,60 @@ class TorchEngine:
         self.parameters = []
 
 
+class DeepSpeedEngine:
+    """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
+
+    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
+        from raydaa.training.zero import deepspeed_here, zero_config
+
+        deepspeed, self.stage = deepspeed_here(), spec.zero_stage
+        config = zero_config(self.stage, spec.precision == "bf16", spec.cpu_offload)
+        config["gradient_clipping"] = spec.max_grad_norm if self.stage else 0.0
+        if sum(whole_size(p) for p in policy.parameters()) < SMALL:
+            config["zero_optimization"] |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
+        optimizer = _adamw(policy, spec)
+        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
+        self.module = self.engine
+        self.workers = world_size()
+        self.norm: Any = None
+        if not spec.zero_stage:
+            # Without ZeRO DeepSpeed clips but keeps the norm to itself: clip where it steps, and note it.
+            parameters = [p for p in policy.parameters() if p.requires_grad]
+
+            def clip(*_: Any) -> None:
+                self.norm = nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+
+            optimizer.register_step_pre_hook(clip)
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over workers; ours are shares of one sum.
+        self.engine.backward(loss * self.workers, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if self.stage else self.norm)
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag="engine")
+
+    def load(self, folder: Path) -> None:
+        path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
+        if path is None:
+            raise RuntimeError(f"{folder}: DeepSpeed found no checkpoint")
+
+    def weights(self) -> dict[str, Tensor] | None:
+        if self.stage == 3:
+            state: dict[str, Tensor] = self.engine._zero3_consolidated_16bit_state_dict()
+        else:
+            state = self.engine.module.state_dict()
+        return state if rank() == 0 else None
+
+    def close(self) -> None:
+        self.engine.destroy()
+
+
 def make_engine(policy: nn.Module, spec: RunSpec) -> Engine:
     """The engine that ``spec.engine`` names."""
-    if spec.engine == "torch":
-        return TorchEngine(policy, spec)
-    from raydaa.training.zero import DeepSpeedEngine
-
-    return DeepSpeedEngine(policy, spec)
+    return DeepSpeedEngine(policy, spec) if spec.engine == "deepspeed" else TorchEngine(policy, spec)

@@ -4,22 +4,19 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from raydaa.training.engine import from_first, make_adamw, rank, whole_size, world_size
+from raydaa.training.engine import from_first, rank
 from raydaa.training.imports import hiding
 from raydaa.training.model import load_model
-from raydaa.training.spec import RunSpec
-
-SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
 
 
-def _deepspeed() -> Any:
+def deepspeed_here() -> Any:
+    """The library, ready to be asked."""
     with hiding("mlflow"):  # what DeepSpeed could report to takes most of its import
         import deepspeed
 
@@ -39,7 +36,8 @@ def _alone() -> None:
     os.environ.update(group)
 
 
-def _config(stage: int, half: bool, cpu_offload: bool = False) -> dict[str, Any]:
+def zero_config(stage: int, half: bool, cpu_offload: bool = False) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
     zero: dict[str, Any] = {"stage": stage}
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
@@ -91,7 +89,7 @@ def take_apart(model: Any, half: bool, cpu_offload: bool = False) -> None:
         parameters[name].data = parameters[name].data.to(dtype)
     for name, values in from_first(buffers).items():
         buffers[name].data = values
-    _deepspeed().zero.Init(module=model, config_dict_or_path=_config(3, half, cpu_offload))
+    deepspeed_here().zero.Init(module=model, config_dict_or_path=zero_config(3, half, cpu_offload))
 
 
 @contextlib.contextmanager
@@ -100,60 +98,8 @@ def gathering(policy: nn.Module, half: bool, cpu_offload: bool = False) -> Itera
 
     All workers must ask it equally often.
     """
-    engine, *_ = _deepspeed().initialize(model=policy, config=_config(3, half, cpu_offload))
+    engine, *_ = deepspeed_here().initialize(model=policy, config=zero_config(3, half, cpu_offload))
     try:
         yield
     finally:
         engine.destroy()
-
-
-class DeepSpeedEngine:
-    """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
-
-    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
-        deepspeed, self.stage = _deepspeed(), spec.zero_stage
-        config = _config(self.stage, spec.precision == "bf16", spec.cpu_offload)
-        config["gradient_clipping"] = spec.max_grad_norm if self.stage else 0.0
-        if sum(whole_size(p) for p in policy.parameters()) < SMALL:
-            config["zero_optimization"] |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
-        optimizer = make_adamw(policy, spec)
-        self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
-        self.module = self.engine
-        self.workers = world_size()
-        self.norm: Any = None
-        if not spec.zero_stage:
-            # Without ZeRO DeepSpeed clips but keeps the norm to itself: clip where it steps, and note it.
-            parameters = [p for p in policy.parameters() if p.requires_grad]
-
-            def clip(*_: Any) -> None:
-                self.norm = nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
-
-            optimizer.register_step_pre_hook(clip)
-
-    def backward(self, loss: Tensor) -> None:
-        # DeepSpeed averages gradients over workers; ours are shares of one sum.
-        self.engine.backward(loss * self.workers, scale_wrt_gas=False)
-
-    def step(self, learning_rate: float) -> float:
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.engine.step()
-        return float(self.engine.get_global_grad_norm() if self.stage else self.norm)
-
-    def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag="engine")
-
-    def load(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
-        if path is None:
-            raise RuntimeError(f"{folder}: DeepSpeed found no checkpoint")
-
-    def weights(self) -> dict[str, Tensor] | None:
-        if self.stage == 3:
-            state: dict[str, Tensor] = self.engine._zero3_consolidated_16bit_state_dict()
-        else:
-            state = self.engine.module.state_dict()
-        return state if rank() == 0 else None
-
-    def close(self) -> None:
-        self.engine.destroy()
