@@ -1,51 +1,66 @@
 """What one training run is, as plain values that travel to a worker and lie beside its results."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from raydaa.artifacts import key_of
 from raydaa.data.packing import num_steps, subset
 
 
+def identity(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
+    """A field that a run's result depends on."""
+    return field(default=default, default_factory=default_factory, metadata={"identity": True})
+
+
+def timing(default: Any = MISSING) -> Any:
+    """A field that changes nothing but how long a run takes, what it needs, and when it is looked at or saved."""
+    return field(default=default, metadata={"identity": False})
+
+
+def place(default: Any = MISSING) -> Any:
+    """A path: what lies there has an identity of its own, which `RunSpec.key` is given."""
+    return field(default=default, metadata={"identity": False})
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """One SFT or alignment run. Paths are absolute; ``method`` None means SFT on an example table."""
 
-    start: str  # folder of the starting weights
-    train: str  # Parquet of examples (SFT) or pairs
-    learning_rate: float
-    batch_size: int
-    epochs: float
-    warmup_ratio: float
-    max_grad_norm: float
-    adam_betas: tuple[float, float]
-    weight_decay: float
-    precision: str
-    tokens_per_microbatch: int
-    seed: int
-    engine: str
-    zero_stage: int
-    checkpoint_every: int | None  # steps; None: by time
-    validations: int
-    fraction: float = 1.0
-    validation: str | None = None
-    reference: str | None = None  # folder with validation.parquet and, for methods that need it, train.parquet
-    mismatched: str | None = None  # folder with both for prompts with the next pair's responses
-    method: str | None = None
-    code: str | None = None  # identity of the code of a method that is not built in
-    parameters: dict[str, Any] = field(default_factory=dict)
-    sft_weight: float = 0.0
-    align_weight: float = 1.0
-    rungs: tuple[float, ...] = ()  # shares of the run at which it can be compared with others
-    trust_remote_code: bool = False
-    tokenizer: str | None = None  # folder of what is handed over with the weights; None: the start's own
-    attention: str = "auto"
-    gradient_checkpointing: bool = False
-    lora: dict[str, Any] | None = None  # rank, alpha, targets
-    cpu_offload: bool = False
-    checkpoint_minutes: float = 5.0
-    head_chunk: int | None = None  # scored tokens whose logits exist at a time; None: by the vocabulary's size
-    halved: bool = False  # whether the token budget was halved after an out-of-memory error
+    start: str = place()  # folder of the starting weights
+    train: str = place()  # Parquet of examples (SFT) or pairs
+    learning_rate: float = identity()
+    batch_size: int = identity()
+    epochs: float = identity()
+    warmup_ratio: float = identity()
+    max_grad_norm: float = identity()
+    adam_betas: tuple[float, float] = identity()
+    weight_decay: float = identity()
+    precision: str = identity()
+    tokens_per_microbatch: int = timing()
+    seed: int = identity()
+    engine: str = identity()  # in bf16 alone: see `key`
+    zero_stage: int = timing()
+    checkpoint_every: int | None = timing()  # steps; None: by time
+    validations: int = timing()
+    fraction: float = identity(1.0)
+    validation: str | None = place(None)
+    reference: str | None = place(None)  # folder with validation.parquet and, for methods that need it, train.parquet
+    mismatched: str | None = place(None)  # folder with both for prompts with the next pair's responses
+    method: str | None = identity(None)
+    code: str | None = identity(None)  # identity of the code of a method that is not built in
+    parameters: dict[str, Any] = identity(default_factory=dict)
+    sft_weight: float = identity(0.0)
+    align_weight: float = identity(1.0)
+    rungs: tuple[float, ...] = timing(())  # shares of the run at which it can be compared with others
+    trust_remote_code: bool = identity(False)  # it may be another model that the same weights are put into
+    tokenizer: str | None = place(None)  # folder of what is handed over with the weights; None: the start's own
+    attention: str = timing("auto")
+    gradient_checkpointing: bool = timing(False)
+    lora: dict[str, Any] | None = identity(None)  # rank, alpha, targets
+    cpu_offload: bool = timing(False)
+    checkpoint_minutes: float = timing(5.0)
+    head_chunk: int | None = timing(None)  # scored tokens whose logits exist at a time; None: by the vocabulary's size
+    halved: bool = timing(False)  # whether the token budget was halved after an out-of-memory error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -84,11 +99,10 @@ class RunSpec:
     def key(self, start: str, data: str) -> str:
         """Identity of the run's result, given the identities of its starting weights and its data.
 
-        Paths, rungs, checkpoint spacing, micro-batching and the engine change nothing but time, so they
-        stay out of it.
+        Every field is in it but those that say otherwise. Engines differ in bf16: DeepSpeed trains bf16 weights
+        beside a float32 copy, plain torch float32 weights, cast.
         """
-        names = (
-            "learning_rate batch_size epochs warmup_ratio max_grad_norm adam_betas weight_decay precision seed "
-            "fraction lora method code parameters sft_weight align_weight"
-        ).split()
-        return key_of(start=start, data=data, **{name: getattr(self, name) for name in names})
+        values = {known.name: getattr(self, known.name) for known in fields(self) if known.metadata["identity"]}
+        if self.precision != "bf16":
+            del values["engine"]
+        return key_of(start=start, data=data, **values)

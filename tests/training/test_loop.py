@@ -2,8 +2,9 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,10 +183,49 @@ def test_exported_model_is_the_trained_one(make: Make, tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "model").chat_template == pocket.TEMPLATE
 
 
-def test_key_ignores_what_changes_only_time(make: Make) -> None:
-    key = make().key("start", "data")
-    for same in ({"tokens_per_microbatch": 1}, {"engine": "deepspeed"}, {"rungs": ()}, {"checkpoint_every": 9}):
-        assert make(**same).key("start", "data") == key
-    for other in ({"learning_rate": 2e-3}, {"parameters": {"beta": 0.2}}, {"seed": 1}, {"batch_size": 16}):
-        assert make(**other).key("start", "data") != key
+ANOTHER: dict[str, Any] = {
+    "start": "elsewhere",
+    "train": "other.parquet",
+    "precision": "fp32",
+    "engine": "deepspeed",
+    "checkpoint_every": 9,
+    "validation": "other.parquet",
+    "reference": "elsewhere",
+    "mismatched": "elsewhere",
+    "method": "ipo",
+    "code": "another",
+    "parameters": {"beta": 0.2},
+    "rungs": (0.7,),
+    "tokenizer": "elsewhere",
+    "attention": "sdpa",
+    "lora": {"rank": 2, "alpha": 4.0, "targets": ["all-linear"]},
+    "adam_betas": (0.8, 0.99),
+    "head_chunk": 16,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RunSpec)])
+def test_the_key_changes_with_every_field_but_those_that_change_time_alone(make: Make, name: str) -> None:
+    spec = make(precision="bf16")
+    value = getattr(spec, name)
+    if name in ANOTHER:
+        other = ANOTHER[name]
+    else:
+        assert isinstance(value, bool | int | float), f"{name}: say in ANOTHER what else it may be"
+        other = not value if isinstance(value, bool) else value + 1
+    field = next(field for field in fields(RunSpec) if field.name == name)
+    assert "identity" in field.metadata, f"{name}: say whether a run's result depends on it"
+    changed = replace(spec, **{name: other})
+    assert changed != spec
+    assert (changed.key("start", "data") != spec.key("start", "data")) == field.metadata["identity"]
+
+
+def test_engines_differ_in_bf16_alone(make: Make) -> None:
+    plain, sharded = (make(precision="fp32", engine=engine).key("start", "data") for engine in ("torch", "deepspeed"))
+    assert plain == sharded
+    assert plain != make(precision="fp32").key("start", "other data")
+    assert plain != make(precision="fp32").key("other start", "data")
+
+
+def test_a_spec_comes_back_from_json(make: Make) -> None:
     assert RunSpec.from_json(json.loads(json.dumps(make().to_json()))) == make()
