@@ -77,7 +77,7 @@ def _study_arguments(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the work failed, 2 the input can't be used, 130 interrupted."""
     options = parser().parse_args(arguments)
-    from raydaa.failures import InputError
+    from raydaa.errors import InputError
 
     try:
         return int(options.action(options))
@@ -115,7 +115,7 @@ def _again(lost: Any) -> None:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    from raydaa.failures import InputError
+    from raydaa.errors import InputError
     from raydaa.settings_file import parse_yaml
 
     values: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _last_word(text: str) -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from raydaa.failures import InputError, is_passing, machine_error
+    from raydaa.errors import InputError, is_passing, machine_error
 
     study = _study(options, {"storage.study": options.output} if options.output else {})
     log = study.folder / "logs" / "driver.log"
@@ -189,7 +189,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from raydaa.failures import InputError
+    from raydaa.errors import InputError
     from raydaa.results import TrialResults
 
     try:
@@ -202,7 +202,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from raydaa.failures import InputError
+    from raydaa.errors import InputError
     from raydaa.reporting.compare import write_comparison
 
     try:
@@ -214,7 +214,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from raydaa.failures import InputError
+    from raydaa.errors import InputError
     from raydaa.status import status
 
     try:

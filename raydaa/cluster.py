@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 
 
 @dataclass(frozen=True)

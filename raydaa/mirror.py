@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from raydaa.artifacts import MANIFEST, replacing
-from raydaa.failures import first_line
+from raydaa.errors import first_line
 
 HERE_ONLY = ("checkpoint", "ray", "logs")  # folders of a study that only the machine at work needs
 STUDY, REFERENCE = "study", "reference"  # below the mirror's root

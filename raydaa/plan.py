@@ -18,10 +18,11 @@ import torch
 from raydaa.accelerators import ACCELERATORS, Accelerator
 from raydaa.algorithms.catalog import method_class
 from raydaa.cluster import Resources
+from raydaa.compat.imports import quiet_transformers
 from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
-from raydaa.failures import InputError, first_line
+from raydaa.errors import InputError, first_line
 from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
 from raydaa.pipeline.prices import gpu_cost, judging_cost
 from raydaa.pipeline.reference import Reference
@@ -31,7 +32,6 @@ from raydaa.records import read
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
 from raydaa.training.checkpoint import RATE, foreseen
-from raydaa.training.imports import quiet_transformers
 from raydaa.training.memory import Layout, Memory, Shape, memory
 from raydaa.training.tokenizer import TokenizerError
 from raydaa.tuning.play import Played, play

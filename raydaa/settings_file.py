@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 
 Checked = TypeVar("Checked", bound=BaseModel)
 

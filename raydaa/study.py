@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.pocket_twin import pocket_tree
 from raydaa.settings import StudySettings
 from raydaa.settings_file import checked, read_yaml
@@ -80,7 +80,7 @@ class Study:
 
     def run(self, address: str | None = None) -> "TrialResults":
         """Run what is not done yet and return the results; ``address`` is a Ray cluster (None: this machine)."""
-        from raydaa.pipeline import run_study
+        from raydaa.pipeline.run import run_study
         from raydaa.threads import outside_event_loop
 
         return outside_event_loop(run_study, self, address)

@@ -6,7 +6,7 @@ import pkgutil
 
 import raydaa.quick_imports
 from raydaa.cluster import set_options
-from raydaa.training.imports import quiet_transformers
+from raydaa.compat.imports import quiet_transformers
 
 # Processes of Ray's import these.
 ELSEWHERE = ("raydaa.__main__", "raydaa.generation.replica", "raydaa.tuning.ready")

@@ -15,9 +15,9 @@ import pytest
 
 from raydaa import cluster
 from raydaa.cli import main
-from raydaa.failures import InputError, is_passing
+from raydaa.errors import InputError, is_passing
 from raydaa.generation.harness import without_proxies
-from raydaa.pipeline import _locked
+from raydaa.pipeline.lock import locked
 from tests.studies import micro, written
 
 
@@ -65,12 +65,12 @@ def test_a_file_system_without_locks_is_no_other_run(
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with _locked(tmp_path) as known:
+    with locked(tmp_path) as known:
         assert known is locks
 
 
 def test_another_run_is_told_by_its_lock(tmp_path: Path) -> None:
-    with _locked(tmp_path), pytest.raises(InputError, match="another run is at work"), _locked(tmp_path):
+    with locked(tmp_path), pytest.raises(InputError, match="another run is at work"), locked(tmp_path):
         pass
 
 

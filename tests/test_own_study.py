@@ -41,7 +41,7 @@ class Unfit(Hinge):
     name = "unfit"
 
     def per_pair(self, chosen, rejected, logps):
-        from raydaa.failures import MachineError
+        from raydaa.errors import MachineError
         raise MachineError("this process was given GPU 0 and can't use it")
 """
 SCRIPT = """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.study import Study
 from tests.studies import micro, written
 

@@ -8,7 +8,7 @@ from tests.studies import micro
 
 
 def test_a_tracker_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raydaa.failures import InputError
+    from raydaa.errors import InputError
     from raydaa.pipeline import checks
     from raydaa.study import Study
 

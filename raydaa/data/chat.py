@@ -8,7 +8,7 @@ from typing import Any
 
 from raydaa.data.sources import THOUGHTS, BadRowError, Message, Messages, Tools
 from raydaa.data.template import has_bos, rendering
-from raydaa.failures import first_line
+from raydaa.errors import first_line
 
 MARK, NEXT = "raydaa", "aadyar"  # texts that no template changes, and no template says by itself
 ASKED, SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "."}

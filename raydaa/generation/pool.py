@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raydaa.failures import first_line
+from raydaa.errors import first_line
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, config_of, serve_running
 

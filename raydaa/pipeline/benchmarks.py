@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.data.files import DataError, read_rows
+from raydaa.errors import InputError
 from raydaa.evaluation_settings import CHOSEN, BenchmarkSettings, JudgeSettings, is_model
-from raydaa.failures import InputError
 from raydaa.generation.sample import Sampling
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Context, Prepared

@@ -10,8 +10,8 @@ from raydaa.accelerators import ACCELERATORS, name_there
 from raydaa.artifacts import read_json, tokenizer_hash
 from raydaa.cluster import blind_nodes
 from raydaa.data.files import DataError
+from raydaa.errors import InputError, first_line
 from raydaa.evaluation_settings import JudgeSettings
-from raydaa.failures import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing
 from raydaa.judging.reward_model import check_reward_model

@@ -15,7 +15,7 @@ from raydaa.artifacts import make_folder, model_hash, read_json, write_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
-from raydaa.failures import InputError, first_line
+from raydaa.errors import InputError, first_line
 from raydaa.judging.language import Spent
 from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress

@@ -10,7 +10,7 @@ from raydaa.accelerators import has_gpus
 from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.data.chat import ChatFormat
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from raydaa.artifacts import key_of, make_folder, model_hash, read_json, write_json
-from raydaa.failures import first_line
+from raydaa.errors import first_line
 from raydaa.pipeline.context import Context, Start
 from raydaa.results import HARNESS, TrialResults
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from raydaa.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash
 from raydaa.cluster import map_on_cluster
+from raydaa.errors import InputError, first_line
 from raydaa.evaluation_settings import JudgeSettings
-from raydaa.failures import InputError, first_line
 from raydaa.judging.cache import Ruling, VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt
@@ -174,9 +174,9 @@ def reward_in_process(
     """Rewards of responses, as one sealed folder."""
     import torch
 
+    from raydaa.compat.imports import quiet_transformers
     from raydaa.judging.reward_model import load_reward_model, reward_scores
     from raydaa.training.device import device_of_worker
-    from raydaa.training.imports import quiet_transformers
     from raydaa.training.launch import prepare_process
 
     def fill(temporary: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raydaa.artifacts import file_hash, key_of, make_folder, read_json, write_json
-from raydaa.failures import InputError, first_line
+from raydaa.errors import InputError, first_line
 from raydaa.pipeline.context import Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.records import read
 from raydaa.study import Study

@@ -115,8 +115,8 @@ def score_items(config: dict[str, Any]) -> None:
 
 def _score_item(item: Item) -> None:
     from raydaa.data.packing import ResponseTable
+    from raydaa.training.collectives import from_all, rank
     from raydaa.training.device import device_of_worker
-    from raydaa.training.engine import from_all, rank
     from raydaa.training.reference import score_share, scorer
 
     rows = read(Path(item.responses) / "responses.parquet").slice(0, item.first).to_pylist()

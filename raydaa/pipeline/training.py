@@ -9,7 +9,7 @@ from typing import Any
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.cluster import looking
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.mirror import STUDY, push_soon
 from raydaa.pipeline.context import (
     BUDGET,

@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from raydaa.artifacts import renew_files
+from raydaa.errors import InputError
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
-from raydaa.failures import InputError
 from raydaa.progress import Progress
 from raydaa.reporting.figures import FAMILIES, save
 from raydaa.reporting.page import data_url, markdown_table, render

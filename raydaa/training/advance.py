@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raydaa.artifacts import write_text
-from raydaa.training.engine import rank
+from raydaa.training.collectives import rank
 from raydaa.training.loop import Metrics, Run
 from raydaa.trial_folder import METRICS, read_metrics
 

@@ -7,8 +7,9 @@ import torch
 
 from raydaa.data.packing import PackedBatch, pack_responses
 from raydaa.training.build import build
+from raydaa.training.collectives import rank, world_size
 from raydaa.training.device import device_of_worker
-from raydaa.training.engine import Engine, rank, world_size
+from raydaa.training.engine import Engine
 from raydaa.training.model import Policy
 from raydaa.training.spec import RunSpec
 

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from raydaa.accelerators import DRIVER
-from raydaa.failures import MachineError, first_line
+from raydaa.errors import MachineError, first_line
 
 
 def device_of_worker() -> torch.device:

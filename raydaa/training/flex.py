@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raydaa.data.packing import Block
-from raydaa.failures import MachineError, first_line
+from raydaa.errors import MachineError, first_line
 
 TILE = 128  # tokens, asked and seen; the kernels' own
 SMALLEST_HEAD = 16  # numbers; the kernels take no smaller ones

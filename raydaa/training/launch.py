@@ -148,7 +148,7 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     """
     from raydaa.training.advance import advance, resume
     from raydaa.training.budget import is_out_of_memory
-    from raydaa.training.engine import from_first, world_size
+    from raydaa.training.collectives import from_first, world_size
     from raydaa.training.loop import NonFiniteLossError, Run
     from raydaa.trial_folder import read_metrics
 

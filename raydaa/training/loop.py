@@ -29,8 +29,8 @@ from raydaa.data.template import with_template
 from raydaa.records import read
 from raydaa.training import checkpoint
 from raydaa.training.build import build
+from raydaa.training.collectives import from_first, rank, sum_over_workers, world_size
 from raydaa.training.device import device_of_worker
-from raydaa.training.engine import from_first, rank, sum_over_workers, world_size
 from raydaa.training.lora import merged
 from raydaa.training.meter import Meter
 from raydaa.training.model import StartWeights, load_model, write_model

@@ -7,7 +7,7 @@ attention and a gated MLP (Llama, Qwen, Mistral, Gemma); other architectures are
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.training.engine import whole_size
+from raydaa.training.collectives import whole_size
 from raydaa.training.lora import add_adapters
 from raydaa.training.model import chunk_size
 

@@ -7,7 +7,7 @@ import torch
 
 from raydaa.accelerators import rate_of
 from raydaa.data.packing import ExampleTable, PairTable
-from raydaa.training.engine import world_size
+from raydaa.training.collectives import world_size
 from raydaa.training.memory import Shape
 from raydaa.training.model import Policy
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from raydaa.compat.imports import hiding, quiet_transformers
 from raydaa.data.packing import PackedBatch, Sharing
-from raydaa.training.engine import whole_size
+from raydaa.training.collectives import whole_size
 from raydaa.training.flex import SMALLEST_HEAD, flex_masks
-from raydaa.training.imports import hiding, quiet_transformers
 from raydaa.training.probe import PADDED, Way, find_way
 from raydaa.training.tokenizer import mended
 

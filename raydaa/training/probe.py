@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydaa.data.packing import pack_responses
-from raydaa.failures import MachineError, first_line
+from raydaa.errors import MachineError, first_line
 from raydaa.training import attention
 from raydaa.training.attention import FLEX, SDPA, register
-from raydaa.training.engine import most_of_workers, whole_shape
+from raydaa.training.collectives import most_of_workers, whole_shape
 
 if TYPE_CHECKING:
     from raydaa.training.model import Policy

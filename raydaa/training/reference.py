@@ -11,8 +11,8 @@ import torch
 
 from raydaa.data.packing import PairTable, Table, mismatched, split_work
 from raydaa.records import REFERENCE, read, write
+from raydaa.training.collectives import rank, world_size
 from raydaa.training.device import device_of_worker
-from raydaa.training.engine import rank, world_size
 from raydaa.training.model import Policy, load_model
 
 BLOCK = 1024  # rows ordered by length together

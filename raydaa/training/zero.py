@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from raydaa.training.engine import from_first, rank
-from raydaa.training.imports import hiding
+from raydaa.compat.imports import hiding
+from raydaa.training.collectives import from_first, rank
 from raydaa.training.model import load_model
 
 

@@ -3,7 +3,7 @@
 import gc
 from importlib import import_module
 
-from raydaa.training.imports import quiet_transformers
+from raydaa.compat.imports import quiet_transformers
 
 quiet_transformers()
 for name in (

@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from raydaa.artifacts import write_json
-from raydaa.failures import MachineError, machine_error
+from raydaa.errors import MachineError, machine_error
 from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.launch import ON_HEAD, Workers
 from raydaa.trial_folder import RECORD, SPEC

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from raydaa.failures import first_line
+from raydaa.errors import first_line
 from raydaa.settings import TrackingSettings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from raydaa.data import pocket
 from raydaa.data.files import DataError
 from raydaa.data.packing import subset
 from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.records import read
 from raydaa.study import Study
 from raydaa.training.tokenizer import load_tokenizer

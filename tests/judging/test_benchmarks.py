@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from raydaa.data.sources import prompt_of
+from raydaa.errors import InputError
 from raydaa.evaluation_settings import BENCHMARKS, JudgeSettings
-from raydaa.failures import InputError
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.pipeline import checks
 from raydaa.results import TrialResults
 from raydaa.study import Study

@@ -13,9 +13,9 @@ import transformers
 
 from raydaa.artifacts import read_json
 from raydaa.data.tokenize import Encoder
-from raydaa.failures import InputError
-from raydaa.pipeline import _prepare
+from raydaa.errors import InputError
 from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.run import _prepare
 from raydaa.progress import Progress
 from raydaa.study import Study
 from raydaa.training.model import Policy, load_model, write_model

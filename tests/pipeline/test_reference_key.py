@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from raydaa.data import pocket
-from raydaa.pipeline import _prepare
 from raydaa.pipeline.reference import reference_key
+from raydaa.pipeline.run import _prepare
 from raydaa.progress import Progress
 from raydaa.study import Study
 from raydaa.training.model import load_model

@@ -11,7 +11,7 @@ import ray
 from raydaa.accelerators import name_there
 from raydaa.artifacts import read_json, write_json
 from raydaa.cluster import Resources
-from raydaa.failures import InputError
+from raydaa.errors import InputError
 from raydaa.pipeline import checks
 from raydaa.pipeline.checks import check_accelerator, check_room
 from raydaa.pipeline.context import Context, Prepared, Start

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydaa.failures import machine_error
+from raydaa.errors import machine_error
 from raydaa.training import device
 from tests.command import Command
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import flex_attention as torchs
 
 from raydaa.data.packing import PackedBatch, pack_responses
-from raydaa.failures import MachineError
+from raydaa.errors import MachineError
 from raydaa.training import flex, probe
 from raydaa.training.model import Policy, load_model
 from tests.training.lowering import variants

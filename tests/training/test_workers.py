@@ -20,7 +20,8 @@ from raydaa.data.packing import split_work
 from raydaa.pipeline.scoring import Item, score_items
 from raydaa.records import GENERATIONS, PAIRS, read, write
 from raydaa.training import build, launch
-from raydaa.training.engine import make_engine, rank
+from raydaa.training.collectives import rank
+from raydaa.training.engine import make_engine
 from raydaa.training.launch import Workers, on_workers, prepare_process, train_part
 from raydaa.training.loop import Run
 from raydaa.training.model import load_model

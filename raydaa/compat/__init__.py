@@ -1,0 +1,1 @@
+"""What is done to other people's libraries behind their backs: each with its reason, and what it is worth."""

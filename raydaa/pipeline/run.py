@@ -1,0 +1,200 @@
+"""The stages in order: what each depends on is its key; what is there already is not made again.
+
+Stages are imported by the functions that run them: Ray starts in a thread meanwhile.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from raydaa.artifacts import write_json, write_text
+from raydaa.errors import InputError
+from raydaa.pipeline.lock import locked
+from raydaa.pipeline.versions import note_versions
+from raydaa.progress import LATEST, Progress, captured, warned
+from raydaa.study import Study
+
+if TYPE_CHECKING:
+    from raydaa.pipeline.context import Context, Prepared
+    from raydaa.results import TrialResults
+
+
+def run_study(study: Study, address: str | None = None) -> "TrialResults":
+    """Run every stage that is not done yet, and return the results.
+
+    ``address`` is a Ray cluster's; None starts Ray on this machine and stops it at the end. InputError on input
+    that can't be used: then a study folder that was not there before is not left behind.
+    """
+    from raydaa.cluster import connecting
+    from raydaa.pipeline.context import Context
+
+    folder = study.folder
+    existed = folder.exists()
+    with locked(folder) as locks, captured(folder / "logs" / "driver.log") as terminal:
+        progress = Progress(terminal, folder=folder)
+        with warned(progress):
+            if not locks:
+                progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
+            with connecting(address, _surely_prepared(study), _preload(study)) as ready:
+                try:
+                    _restore(study, progress)
+                    prepared = _prepare(study, progress)
+                except InputError:
+                    if not existed:  # nothing was begun: only the list of rejects is worth keeping
+                        (folder / LATEST).unlink(missing_ok=True)
+                        if not (folder / "rejects.jsonl").exists():
+                            shutil.rmtree(folder)
+                    raise
+                settings = json.loads(study.settings.model_dump_json())
+                write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+                note_versions(folder)
+                context = Context(study, progress, ready(), prepared)
+                failure = _run(context)
+            return _report(context, failure)
+
+
+def _restore(study: Study, progress: Progress) -> None:
+    """What another machine has sent to the study's mirror comes back before anything is made again."""
+    url = study.settings.storage.mirror
+    if url is None:
+        return
+    from raydaa.mirror import STUDY, Mirror, MirrorError
+
+    progress.start("mirror", url)
+    try:
+        fetched = Mirror(url).pull(study.folder, STUDY)
+    except MirrorError as error:
+        raise InputError(f"{study.where}: storage.mirror: {error}") from None
+    progress.end(f"{fetched} files restored")
+
+
+def _prepare(study: Study, progress: Progress) -> "Prepared":
+    """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
+    from raydaa.compat.imports import quiet_transformers
+    from raydaa.data.files import DataError
+    from raydaa.data.prepare import TooManyRejectsError
+    from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
+    from raydaa.pipeline.context import Start, base_model, tokenized
+    from raydaa.pipeline.model_checks import check_caches, check_model
+    from raydaa.training.tokenizer import TokenizerError
+
+    quiet_transformers()
+    progress.start("prepare", study.settings.data.preferences.source)
+    try:
+        check_caches(study)
+        base = base_model(study)
+        check_models(study.settings, base)
+        prepared, tables = tokenized(study, base)
+        prepared = replace(prepared, base=Start.at("base", base))
+        check_lengths(study.settings, prepared)
+        check_baselines(study.settings, prepared)
+        check_model(study, prepared)
+    except TooManyRejectsError as error:
+        rejects = study.folder / "rejects.jsonl"
+        write_text(rejects, error.rejects)
+        raise InputError(f"{study.where}: {error} (all of them: {rejects})") from None
+    except (DataError, InputError, TokenizerError) as error:
+        raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
+    write_text(study.folder / "rejects.jsonl", tables.rejects)
+    write_json(study.folder / "data.json", tables.report)
+    counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
+    rejected = sum(tables.report["rejected"].values())
+    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else '; kept from before'}")
+    for note, count in tables.report["notes"].items():
+        if count:
+            progress.line(f"prepare   {count} {note}")
+    return prepared
+
+
+def _unread(report: dict[str, dict[str, Any]]) -> str:
+    """The columns of sources that nothing was read from."""
+    names = dict.fromkeys(name for columns in report["unread"].values() for name in columns)
+    return f"; columns not read: {', '.join(names)}" if names else ""
+
+
+def _surely_prepared(study: Study) -> bool:
+    """Whether there will be work for Ray: nobody's data but the pocket world's, or what was prepared before."""
+    from raydaa.data.prepare import POCKET
+
+    world = (study.settings.model.source, study.settings.data.preferences.source)
+    return set(world) == {POCKET} or (study.folder / "data.json").exists()
+
+
+def _preload(study: Study) -> list[str]:
+    """What waiting processes of a Ray of our own import, so that trials start at once.
+
+    Nothing where there is a GPU: its library would count devices before Ray has said which are the process's. Nor
+    where vLLM generates or groups train: the processes of Ray Serve and Train around them would import it too. Nor
+    where a sweep was over before: there is little to train.
+    """
+    import torch
+
+    from raydaa.generation.serving import available
+
+    # Whether an engine that was asked for is there, preparing says.
+    by_vllm = study.settings.generation.engine != "transformers" and available()
+    plain = study.settings.scaling.workers == 1 and not by_vllm
+    wanted = plain and not torch.cuda.device_count() and not (study.folder / "trials.json").exists()
+    return ["raydaa.tuning.ready"] if wanted else []
+
+
+def _run(context: "Context") -> str | None:
+    """Every stage that needs the cluster; what the harness could not do."""
+    from raydaa.pipeline.checks import (
+        check_accelerator,
+        check_folders,
+        check_installed,
+        check_room,
+        check_tracking,
+    )
+    from raydaa.pipeline.evaluation import evaluate, unanswered
+    from raydaa.pipeline.harness import harness
+    from raydaa.pipeline.models import reopened
+    from raydaa.pipeline.reference import reference
+    from raydaa.pipeline.training import align, budget, sft
+    from raydaa.results import TrialResults
+
+    try:
+        check_accelerator(context)
+        check_room(context)
+        check_folders(context)
+        check_installed(context)
+        check_tracking(context)
+    except InputError as error:
+        raise InputError(f"{context.study.where}: {error}") from None
+    budget(context)
+    starts = sft(context)
+    context.send()
+    references = reference(context, starts)
+    while True:
+        trials = align(context, starts, references)
+        context.send()
+        if reopened(context, unanswered(context, starts, trials)):
+            continue
+        evaluate(context, starts, trials)
+        context.send()
+        results = TrialResults.load(context.folder)
+        if not reopened(context, results.worth_keeping()):
+            return harness(context, starts, results)
+
+
+def _report(context: "Context", failure: str | None) -> "TrialResults":
+    """The last stage; then InputError about the ``failure`` of one before it."""
+    from raydaa.pipeline.models import remove_dominated
+    from raydaa.results import TrialResults
+
+    folder = context.folder
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    context.progress.start("report", str(folder / "report" / "index.html"))
+    results = TrialResults.load(folder)
+    results.hand_over()
+    results = remove_dominated(context, results)
+    results.report(folder / "report")
+    context.send()
+    context.progress.end("written")
+    if failure is not None:  # what was found without it is there all the same
+        raise InputError(f"{context.study.where}: {failure}; what is done is kept")
+    return results
