@@ -28,7 +28,7 @@ from raydaa.pipeline.prices import gpu_cost, judging_cost
 from raydaa.pipeline.reference import Reference
 from raydaa.pipeline.training import trial_spec
 from raydaa.progress import Progress
-from raydaa.records import read
+from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
 from raydaa.training.checkpoint import RATE, foreseen

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from raydaa.artifacts import write_json
+from raydaa.store.artifacts import write_json
 
 LATEST = "progress.json"  # in a study folder: the last line, for who looks from elsewhere
 

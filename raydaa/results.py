@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raydaa.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
 from raydaa.evaluation.comparison import Comparison, compare
 from raydaa.evaluation.pareto import pareto_front
-from raydaa.records import read
+from raydaa.store.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.store.tables import read
 from raydaa.trial_row import TIME_COLUMNS, TrialRow, trial_row
 
 EVALUATION = "evaluation.json"  # in a study folder: every figure of quality and distance

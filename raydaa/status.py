@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import read_json
 from raydaa.progress import LATEST, duration
 from raydaa.results import EVALUATION, TrialResults
-from raydaa.trial_folder import COSTS, OVER, PREFERENCE_LOSS, RECORD, SWEEP, read_metrics
+from raydaa.store.artifacts import read_json
+from raydaa.store.trial_folder import COSTS, OVER, PREFERENCE_LOSS, RECORD, SWEEP, read_metrics
 
 STATES = (*OVER, "running", "waiting")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import read_json
-from raydaa.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
+from raydaa.store.artifacts import read_json
+from raydaa.store.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds", "mfu", "peak_memory")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raydaa import artifacts
-from raydaa.artifacts import intact, key_of, make_folder, model_hash, write_json
+from raydaa.store import artifacts
+from raydaa.store.artifacts import intact, key_of, make_folder, model_hash, write_json
 
 
 def fill(folder: Path) -> None:

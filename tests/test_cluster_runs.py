@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydaa.results import TrialResults
-from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.store.trial_folder import PREFERENCE_LOSS, read_metrics
 from raydaa.trial_row import TrialRow
 from tests.command import wait_for
 from tests.own_cluster import OwnCluster

@@ -35,7 +35,7 @@ def test_results_are_as_readable_as_the_umask_says(tmp_path: Path, mask: int, fi
         import os; os.umask({mask})
         import numpy, pathlib
         from safetensors.numpy import save_file
-        from raydaa.artifacts import make_folder, write_json
+        from raydaa.store.artifacts import make_folder, write_json
         def fill(place):
             save_file({{"w": numpy.zeros(2)}}, place / "model.safetensors")
             write_json(place / "config.json", {{}})

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import pytest
 from pyarrow import fs
 
-from raydaa.artifacts import intact, make_folder
 from raydaa.data.files import read_rows
-from raydaa.mirror import Mirror, MirrorError, push_soon
 from raydaa.results import TrialResults
+from raydaa.store.artifacts import intact, make_folder
+from raydaa.store.mirror import Mirror, MirrorError, push_soon
 from tests.command import Command
 from tests.studies import micro, written
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydaa.artifacts import read_json
 from raydaa.data.packing import PairTable
 from raydaa.data.prepare import open_inputs, prepare
 from raydaa.data.sources import PreferencePair
@@ -21,9 +20,11 @@ from raydaa.judging.cache import VerdictCache
 from raydaa.judging.language import Endpoint as JudgeEndpoint
 from raydaa.judging.language import Game, LanguageJudge
 from raydaa.judging.prompt import Answer, judge_prompt
-from raydaa.records import read
 from raydaa.results import TrialResults
 from raydaa.settings import ChatTemplateSettings
+from raydaa.store.artifacts import read_json
+from raydaa.store.tables import read
+from raydaa.store.trial_folder import read_metrics
 from raydaa.study import Study
 from raydaa.training import launch
 from raydaa.training.launch import Workers
@@ -32,7 +33,6 @@ from raydaa.training.model import Policy, load_model
 from raydaa.training.reference import score
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer, stops_of, study_tokenizer
-from raydaa.trial_folder import read_metrics
 from tests.command import Command
 from tests.studies import done, written
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from raydaa.artifacts import write_json
 from raydaa.cli import main
 from raydaa.progress import Progress
 from raydaa.status import status
+from raydaa.store.artifacts import write_json
 
 TRIALS = [("a", "finished"), ("b", "running"), ("c", "failed"), ("d", "waiting"), ("e", "stopped")]
 

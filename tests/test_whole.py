@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.artifacts import seal
-from raydaa.records import GENERATIONS, read, write
 from raydaa.results import TrialResults
+from raydaa.store.artifacts import seal
+from raydaa.store.tables import GENERATIONS, read, write
 from raydaa.trial_row import TrialRow
 from tests.command import Command
 from tests.studies import done, table

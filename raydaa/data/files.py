@@ -17,8 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raydaa.artifacts import file_hash, files_below, key_of
 from raydaa.errors import first_line
+from raydaa.store.artifacts import file_hash, files_below, key_of
 
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".arrow")  # surely files, and not readable here

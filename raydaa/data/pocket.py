@@ -11,8 +11,8 @@ import random
 from collections import Counter
 from typing import Any
 
-from raydaa.artifacts import key_of
 from raydaa.settings import HEAD, PocketSettings
+from raydaa.store.artifacts import key_of
 
 CATEGORIES = {
     "animals": "cat fox dog owl hen pig cow bee ant rat eel yak".split(),

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import key_of, make_folder, read_json, tokenizer_hash
 from raydaa.data import pocket
 from raydaa.data.files import DataError, Rows, names_files, read_rows
 from raydaa.data.sources import (
@@ -37,6 +36,7 @@ from raydaa.data.tables import (
 from raydaa.data.tokenize import Encoder
 from raydaa.evaluation_settings import HELD_OUT, PromptSource
 from raydaa.settings import PREFERRED, DataSettings, PocketSettings, PreferenceSource, SftSource, StudySettings
+from raydaa.store.artifacts import key_of, make_folder, read_json, tokenizer_hash
 
 POCKET = "pocket"
 PROMPT_FIELDS = ("prompt", "response", "question_id")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raydaa.artifacts import key_of, write_json, write_text
 from raydaa.data.files import SPLIT, Reject, Rows
 from raydaa.data.packing import subset
 from raydaa.data.sources import BadRowError, Conversation, Messages, PreferencePair, Tools, text_of
 from raydaa.data.tokenize import Encoder, TokenizedExample
-from raydaa.records import EXAMPLES, PAIRS, PROMPTS, write
+from raydaa.store.artifacts import key_of, write_json, write_text
+from raydaa.store.tables import EXAMPLES, PAIRS, PROMPTS, write
 
 T = TypeVar("T")
 Numbered = Sequence[tuple[int, T]]

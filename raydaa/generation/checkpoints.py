@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import read_json
+from raydaa.store.artifacts import read_json
 
 NOTES = ("transformers_version", "_name_or_path", "use_cache", "dtype", "torch_dtype")  # change nothing
 

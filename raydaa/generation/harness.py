@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import file_hash, files_below, read_json
 from raydaa.evaluation_settings import HarnessSettings
 from raydaa.generation.server import Endpoint
+from raydaa.store.artifacts import file_hash, files_below, read_json
 
 MOST = 2048  # tokens, where a model does not say
 NO_FILTER = ",none"  # behind the name of a metric that nothing was filtered for

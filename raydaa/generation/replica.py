@@ -12,10 +12,10 @@ from typing import Any
 
 from ray.serve.llm import LLMConfig, LLMServer
 
-from raydaa.artifacts import model_hash
 from raydaa.data.chat import turn_ends
 from raydaa.generation.checkpoints import architecture_of
 from raydaa.generation.sample import Response, Sampling
+from raydaa.store.artifacts import model_hash
 
 
 def _engine() -> Any:

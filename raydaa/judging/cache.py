@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydaa.artifacts import key_of, replacing
+from raydaa.store.artifacts import key_of, replacing
 
 logger = logging.getLogger(__name__)
 

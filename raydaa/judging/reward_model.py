@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raydaa.artifacts import read_json
+from raydaa.store.artifacts import read_json
 
 BATCH = 16
 

@@ -12,8 +12,8 @@ from raydaa.evaluation_settings import CHOSEN, BenchmarkSettings, JudgeSettings,
 from raydaa.generation.sample import Sampling
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.records import read
 from raydaa.settings import StudySettings
+from raydaa.store.tables import read
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raydaa.accelerators import ACCELERATORS, name_there
-from raydaa.artifacts import read_json, tokenizer_hash
 from raydaa.cluster import blind_nodes
 from raydaa.data.files import DataError
 from raydaa.errors import InputError, first_line
@@ -20,9 +19,10 @@ from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.pipeline.generation import engine_of, on_gpus
 from raydaa.pipeline.measuring import Published
-from raydaa.records import read
 from raydaa.search_settings import values_of
 from raydaa.settings import StudySettings
+from raydaa.store.artifacts import read_json, tokenizer_hash
+from raydaa.store.tables import read
 from raydaa.training.device import card_memory
 
 

@@ -11,16 +11,16 @@ from typing import Any
 from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
-from raydaa.artifacts import make_folder, model_hash, read_json, write_json
 from raydaa.cluster import Resources, counted
 from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
 from raydaa.errors import InputError, first_line
 from raydaa.judging.language import Spent
-from raydaa.mirror import STUDY, Mirror, MirrorError
 from raydaa.progress import Progress
 from raydaa.search_settings import TrainingSettings
 from raydaa.settings import StudySettings
+from raydaa.store.artifacts import make_folder, model_hash, read_json, write_json
+from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.study import Study
 from raydaa.training.launch import Workers
 from raydaa.training.model import write_model

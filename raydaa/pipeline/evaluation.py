@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from raydaa.artifacts import intact, key_of, model_hash, read_json, write_json
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.reliability import kappa
 from raydaa.evaluation_settings import JudgeSettings, SamplingSettings
@@ -21,10 +20,11 @@ from raydaa.pipeline.measuring import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.training import Trial
-from raydaa.records import read
 from raydaa.results import EVALUATION
+from raydaa.store.artifacts import intact, key_of, model_hash, read_json, write_json
+from raydaa.store.tables import read
+from raydaa.store.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 from raydaa.training.tokenizer import stops_of
-from raydaa.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 from raydaa.tuning.search_space import Point
 
 FIELDS = set(SamplingSettings.model_fields)

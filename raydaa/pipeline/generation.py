@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.accelerators import has_gpus
-from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.data.chat import ChatFormat
 from raydaa.errors import InputError
@@ -15,8 +14,9 @@ from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context, Start
-from raydaa.records import GENERATIONS, read, write
 from raydaa.settings import StudySettings
+from raydaa.store.artifacts import intact, key_of, make_folder
+from raydaa.store.tables import GENERATIONS, read, write
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
 WORTH_A_PROCESS = 20_000_000_000

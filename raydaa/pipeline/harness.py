@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from raydaa.artifacts import key_of, make_folder, model_hash, read_json, write_json
 from raydaa.errors import first_line
 from raydaa.pipeline.context import Context, Start
 from raydaa.results import HARNESS, TrialResults
+from raydaa.store.artifacts import key_of, make_folder, model_hash, read_json, write_json
 
 
 def harness(context: Context, starts: dict[str, Start], results: TrialResults) -> str | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash
 from raydaa.cluster import map_on_cluster
 from raydaa.errors import InputError, first_line
 from raydaa.evaluation_settings import JudgeSettings
@@ -17,7 +16,8 @@ from raydaa.judging.rule import compared, rule_identity, rule_of
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context, cache_folder, local_model
 from raydaa.pipeline.generation import Job
-from raydaa.records import REWARDS, VERDICTS, read, write
+from raydaa.store.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash
+from raydaa.store.tables import REWARDS, VERDICTS, read, write
 
 Rows = list[dict[str, Any]]
 NOTHING_TO_JUDGE = (

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from raydaa.artifacts import CHECKED
 from raydaa.errors import InputError
+from raydaa.store.artifacts import CHECKED
 
 
 @contextlib.contextmanager

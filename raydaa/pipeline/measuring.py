@@ -18,7 +18,7 @@ from raydaa.evaluation_settings import BenchmarkSettings
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
-from raydaa.records import read
+from raydaa.store.tables import read
 
 ORDERS = ("first", "second")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from raydaa.artifacts import file_hash, key_of, make_folder, read_json, write_json
 from raydaa.errors import InputError, first_line
 from raydaa.pipeline.context import Prepared, cache_folder, local_model, models_named, sft_fraction
-from raydaa.records import read
+from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, write_json
+from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.lora import adapted_layers
 from raydaa.training.model import Policy, load_model

@@ -3,12 +3,12 @@
 import shutil
 from collections.abc import Iterable
 
-from raydaa.artifacts import model_hash, read_json, write_json
-from raydaa.mirror import STUDY, MirrorError
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.training import Trial
 from raydaa.results import TrialResults
-from raydaa.trial_folder import MODEL, RECORD, REMOVED
+from raydaa.store.artifacts import model_hash, read_json, write_json
+from raydaa.store.mirror import STUDY, MirrorError
+from raydaa.store.trial_folder import MODEL, RECORD, REMOVED
 from raydaa.trial_row import TrialRow
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import key_of, make_folder, write_text
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.generation import Job
-from raydaa.records import QUESTIONS, read, write
+from raydaa.store.artifacts import key_of, make_folder, write_text
+from raydaa.store.tables import QUESTIONS, read, write
 
 
 def write_questions(study: Path, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:

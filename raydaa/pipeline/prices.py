@@ -6,7 +6,7 @@ from raydaa.evaluation_settings import BenchmarkSettings
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.evaluation import group_of
-from raydaa.records import read
+from raydaa.store.tables import read
 from raydaa.tuning.search_space import Point
 
 CHARACTERS = 4  # of English in a token

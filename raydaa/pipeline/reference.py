@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import method_class
-from raydaa.artifacts import intact, key_of, make_folder, read_json, write_json
-from raydaa.mirror import REFERENCE
 from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
 from raydaa.search_settings import MethodSettings
+from raydaa.store.artifacts import intact, key_of, make_folder, read_json, write_json
+from raydaa.store.mirror import REFERENCE
+from raydaa.store.trial_folder import COSTS
 from raydaa.training import launch
-from raydaa.trial_folder import COSTS
 
 HELD_OUT = ("validation",)
 ALL = ("train", *HELD_OUT)

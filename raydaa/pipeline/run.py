@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from raydaa.artifacts import write_json, write_text
 from raydaa.errors import InputError
 from raydaa.pipeline.lock import locked
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import LATEST, Progress, captured, warned
+from raydaa.store.artifacts import write_json, write_text
 from raydaa.study import Study
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _restore(study: Study, progress: Progress) -> None:
     url = study.settings.storage.mirror
     if url is None:
         return
-    from raydaa.mirror import STUDY, Mirror, MirrorError
+    from raydaa.store.mirror import STUDY, Mirror, MirrorError
 
     progress.start("mirror", url)
     try:

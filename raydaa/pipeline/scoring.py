@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raydaa.artifacts import intact, key_of, make_folder
 from raydaa.cluster import map_on_cluster
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, processes
-from raydaa.records import SCORES, read, write
+from raydaa.store.artifacts import intact, key_of, make_folder
+from raydaa.store.tables import SCORES, read, write
 from raydaa.training.launch import on_workers
 
 LOOKED_AT = 32  # responses whose log-probability is taken twice

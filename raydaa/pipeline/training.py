@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
-from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.cluster import looking
 from raydaa.errors import InputError
-from raydaa.mirror import STUDY, push_soon
 from raydaa.pipeline.context import (
     BUDGET,
     Context,
@@ -23,9 +21,11 @@ from raydaa.pipeline.context import (
 from raydaa.pipeline.reference import Reference
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.search_settings import TrainingSettings
+from raydaa.store.artifacts import intact, key_of, read_json, write_json
+from raydaa.store.mirror import STUDY, push_soon
+from raydaa.store.trial_folder import OPTUNA, OVER, RECORD, SWEEP, read_metrics
 from raydaa.training import launch
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import OPTUNA, OVER, RECORD, SWEEP, read_metrics
 from raydaa.tuning.search_space import Point, export, groups
 
 

@@ -4,8 +4,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from raydaa.artifacts import read_json, write_json
-from raydaa.trial_folder import VERSIONS
+from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.trial_folder import VERSIONS
 
 PACKAGES = (
     "raydaa",

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
-from raydaa.records import read
 from raydaa.reporting.cells import Table, number, with_interval
 from raydaa.reporting.figures import FAMILIES, literal, over_kl, quality, quality_name, save, scaled
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.plots import KL_AXIS, Spec, kl_places, plain, points, quality_axis
 from raydaa.reporting.tables import settings_of, trial_facts
 from raydaa.results import TrialResults
-from raydaa.trial_folder import SPEC
+from raydaa.store.artifacts import read_json, renew_files
+from raydaa.store.tables import read
+from raydaa.store.trial_folder import SPEC
 from raydaa.trial_row import TrialRow
 
 CAPTIONS = {

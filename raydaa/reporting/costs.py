@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.artifacts import read_json
 from raydaa.results import Judged, TrialResults
-from raydaa.trial_folder import COSTS, SPEC
+from raydaa.store.artifacts import read_json
+from raydaa.store.trial_folder import COSTS, SPEC
 from raydaa.trial_row import TrialRow, median
 
 

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from raydaa.results import TrialResults
-from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.store.trial_folder import PREFERENCE_LOSS, read_metrics
 from raydaa.trial_row import TrialRow
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.

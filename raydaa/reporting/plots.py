@@ -21,7 +21,7 @@ from raydaa.reporting.figures import (
     share_name,
 )
 from raydaa.results import TrialResults
-from raydaa.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.store.trial_folder import PREFERENCE_LOSS, read_metrics
 from raydaa.trial_row import TrialRow
 
 Spec = dict[str, Any]

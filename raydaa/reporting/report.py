@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydaa.artifacts import read_json, renew_files
 from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
 from raydaa.reporting.cells import Table
@@ -19,7 +18,8 @@ from raydaa.reporting.samples import samples, shown
 from raydaa.reporting.scores import benchmark_scores, variants
 from raydaa.reporting.tables import settings_of, tables, trial_facts
 from raydaa.results import TrialResults
-from raydaa.trial_folder import VERSIONS
+from raydaa.store.artifacts import read_json, renew_files
+from raydaa.store.trial_folder import VERSIONS
 
 CAPTIONS = {
     "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",

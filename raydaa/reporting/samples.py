@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydaa.records import read
 from raydaa.results import Judged, TrialResults
+from raydaa.store.tables import read
 
 ROOM = 4_000_000  # characters of responses in a page
 QUESTION = ("benchmark", "prompt_id", "question", "baseline")

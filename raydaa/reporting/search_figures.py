@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
 
 from raydaa.reporting.figures import literal
-from raydaa.trial_folder import OPTUNA
+from raydaa.store.trial_folder import OPTUNA
 
 QUALITY = "held-out preference loss"  # what the samplers were told
 FEWEST = 8  # trials with a value for which an importance says anything

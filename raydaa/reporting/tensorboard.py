@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from raydaa.trial_folder import read_metrics
+from raydaa.store.trial_folder import read_metrics
 
 
 def export_trial(trial: Path, target: Path) -> None:

@@ -13,12 +13,12 @@ import yaml
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from raydaa.artifacts import renew_files
 from raydaa.errors import InputError
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
 from raydaa.progress import Progress
 from raydaa.reporting.figures import FAMILIES, save
 from raydaa.reporting.page import data_url, markdown_table, render
+from raydaa.store.artifacts import renew_files
 from raydaa.toy.settings import ToySettings
 from raydaa.toy.training import RunResult, all_runs, make_grid
 

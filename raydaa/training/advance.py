@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from raydaa.artifacts import write_text
+from raydaa.store.artifacts import write_text
+from raydaa.store.trial_folder import METRICS, read_metrics
 from raydaa.training.collectives import rank
 from raydaa.training.loop import Metrics, Run
-from raydaa.trial_folder import METRICS, read_metrics
 
 
 def stops(run: Run) -> list[int]:

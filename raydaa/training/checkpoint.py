@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from raydaa.artifacts import MANIFEST, marks_below, read_json, write_json
+from raydaa.store.artifacts import MANIFEST, marks_below, read_json, write_json
 from raydaa.training.collectives import from_first, rank, world_size
 
 SHARE = 0.05  # of a run's time that may go into checkpoints which only a crash would need

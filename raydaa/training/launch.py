@@ -11,7 +11,7 @@ from typing import Any
 
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.method import Method
-from raydaa.artifacts import key_of, write_json
+from raydaa.store.artifacts import key_of, write_json
 from raydaa.threads import in_thread
 from raydaa.training.spec import RunSpec
 
@@ -146,11 +146,11 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     Returns the last metrics with ``done``; a run whose loss is no number returns ``failed`` with the reason,
     since raising would make Ray try it again, and one worker alone that is out of memory ``out_of_memory``.
     """
+    from raydaa.store.trial_folder import read_metrics
     from raydaa.training.advance import advance, resume
     from raydaa.training.budget import is_out_of_memory
     from raydaa.training.collectives import from_first, world_size
     from raydaa.training.loop import NonFiniteLossError, Run
-    from raydaa.trial_folder import read_metrics
 
     ran_out = folder / "out-of-memory"
     if from_first(ran_out.exists()) and not spec.halved:  # Ray tries a group again: it would only run out again

@@ -14,7 +14,6 @@ from raydaa.algorithms.catalog import loss
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import LossOutput
 from raydaa.algorithms.objective import Objective, preference_loss, sft_loss
-from raydaa.artifacts import make_folder, read_json, write_json
 from raydaa.data.packing import (
     ExampleTable,
     PackedBatch,
@@ -26,7 +25,8 @@ from raydaa.data.packing import (
     subset,
 )
 from raydaa.data.template import with_template
-from raydaa.records import read
+from raydaa.store.artifacts import make_folder, read_json, write_json
+from raydaa.store.tables import read
 from raydaa.training import checkpoint
 from raydaa.training.build import build
 from raydaa.training.collectives import from_first, rank, sum_over_workers, world_size

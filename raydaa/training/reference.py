@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from raydaa.data.packing import PairTable, Table, mismatched, split_work
-from raydaa.records import REFERENCE, read, write
+from raydaa.store.tables import REFERENCE, read, write
 from raydaa.training.collectives import rank, world_size
 from raydaa.training.device import device_of_worker
 from raydaa.training.model import Policy, load_model

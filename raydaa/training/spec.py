@@ -3,8 +3,8 @@
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
-from raydaa.artifacts import key_of
 from raydaa.data.packing import num_steps, subset
+from raydaa.store.artifacts import key_of
 
 
 def identity(default: Any = MISSING, default_factory: Any = MISSING) -> Any:

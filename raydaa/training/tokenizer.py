@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydaa.artifacts import file_hash, key_of, make_folder, read_json, tokenizer_hash
 from raydaa.compat.imports import quiet_transformers
 from raydaa.data.chat import turn_ends
 from raydaa.data.template import with_template
 from raydaa.errors import InputError, first_line
+from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, tokenizer_hash
 
 if TYPE_CHECKING:  # training needs no settings, nor the library that checks them
     from raydaa.settings import ChatTemplateSettings

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raydaa.trial_folder import PREFERENCE_LOSS
+from raydaa.store.trial_folder import PREFERENCE_LOSS
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 

@@ -12,11 +12,11 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from raydaa.artifacts import write_json
 from raydaa.errors import MachineError, machine_error
+from raydaa.store.artifacts import write_json
+from raydaa.store.trial_folder import RECORD, SPEC
 from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.launch import ON_HEAD, Workers
-from raydaa.trial_folder import RECORD, SPEC
 from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
 

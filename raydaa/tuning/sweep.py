@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import intact, key_of, read_json, write_json
 from raydaa.search_settings import Budget, EarlyStopping
+from raydaa.store.artifacts import intact, key_of, read_json, write_json
+from raydaa.store.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, TOKENS, read_metrics
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, TOKENS, read_metrics
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from ray.tune import Trainable
 
-from raydaa.artifacts import read_json, write_json
+from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.trial_folder import MODEL, RECORD, SPEC, TOKENS
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.budget import is_out_of_memory
 from raydaa.training.launch import Workers, prepare_process, train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import MODEL, RECORD, SPEC, TOKENS
 
 
 def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def compilations() -> int:
 
 def run_raydaa(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Training steps of our loop with the plain torch engine, reference from the store."""
-    from raydaa.records import PAIRS, write
+    from raydaa.store.tables import PAIRS, write
     from raydaa.training.launch import prepare_process
     from raydaa.training.loop import Run
     from raydaa.training.reference import join_shares, write_share

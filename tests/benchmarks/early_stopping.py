@@ -25,9 +25,9 @@ import yaml
 from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
 from raydaa.search_settings import EarlyStopping
+from raydaa.store.trial_folder import ACCURACY, LOSS, PREFERENCE_LOSS, SPEC, read_metrics
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import ACCURACY, LOSS, PREFERENCE_LOSS, SPEC, read_metrics
 from raydaa.trial_row import TrialRow
 from raydaa.tuning.play import play
 from raydaa.tuning.search_space import Point, groups

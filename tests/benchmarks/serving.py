@@ -18,11 +18,11 @@ import openai
 import torch
 
 import raydaa
-from raydaa.artifacts import model_hash
 from raydaa.cluster import connected
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Sampling
 from raydaa.generation.serving import Serving
+from raydaa.store.artifacts import model_hash
 from raydaa.training.model import load_model
 from tests.benchmarks.figures import show
 from tests.models import make_llama

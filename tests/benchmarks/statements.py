@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from raydaa.records import read
 from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
+from raydaa.store.tables import read
 from raydaa.trial_row import TrialRow
 
 # What of the twins the statements need: one-stage trials of two epochs, and four of eight shares of the SFT data.

@@ -16,7 +16,7 @@ from raydaa.data.packing import (
     split_work,
     subset,
 )
-from raydaa.records import EXAMPLES, PAIRS
+from raydaa.store.tables import EXAMPLES, PAIRS
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 

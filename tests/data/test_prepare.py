@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raydaa.artifacts import intact
 from raydaa.data import pocket
 from raydaa.data.files import DataError
 from raydaa.data.packing import subset
 from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
 from raydaa.errors import InputError
-from raydaa.records import read
+from raydaa.store.artifacts import intact
+from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.artifacts import intact
+from raydaa.store.artifacts import intact
 from tests.command import Command
 from tests.studies import done, table
 

@@ -11,10 +11,10 @@ import pytest
 import ray
 import torch
 
-from raydaa.artifacts import model_hash
 from raydaa.generation.pool import Pool, served
 from raydaa.generation.sample import Response, Sampling, generate
 from raydaa.generation.serving import Serving, available
+from raydaa.store.artifacts import model_hash
 from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import load_model
 from tests.models import make_llama

@@ -17,8 +17,8 @@ from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, S
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.benchmarks import judge_title
 from raydaa.pipeline.measuring import arena_of
-from raydaa.records import VERDICTS, read
 from raydaa.results import TrialResults
+from raydaa.store.tables import VERDICTS, read
 from raydaa.study import Study
 from tests.command import Command
 from tests.judging.server import Body, Reply, completion, serving

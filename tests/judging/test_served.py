@@ -11,11 +11,11 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raydaa.artifacts import key_of, model_hash, tokenizer_hash
 from raydaa.data.packing import ResponseTable
 from raydaa.generation.serving import available
 from raydaa.judging.cache import VerdictCache
 from raydaa.results import TrialResults
+from raydaa.store.artifacts import key_of, model_hash, tokenizer_hash
 from raydaa.training.model import Policy, load_model
 from raydaa.training.reference import score
 from raydaa.training.tokenizer import load_tokenizer

@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 
-from raydaa.artifacts import read_json
 from raydaa.data.tokenize import Encoder
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Prepared
 from raydaa.pipeline.run import _prepare
 from raydaa.progress import Progress
+from raydaa.store.artifacts import read_json
 from raydaa.study import Study
 from raydaa.training.model import Policy, load_model, write_model
 from raydaa.training.probe import ArchitectureError, Way

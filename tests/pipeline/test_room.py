@@ -9,13 +9,13 @@ import pytest
 import ray
 
 from raydaa.accelerators import name_there
-from raydaa.artifacts import read_json, write_json
 from raydaa.cluster import Resources
 from raydaa.errors import InputError
 from raydaa.pipeline import checks
 from raydaa.pipeline.checks import check_accelerator, check_room
 from raydaa.pipeline.context import Context, Prepared, Start
 from raydaa.progress import Progress
+from raydaa.store.artifacts import read_json, write_json
 from raydaa.study import Study
 from tests.studies import micro
 

@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution
 
-from raydaa.artifacts import write_json
-from raydaa.records import GENERATIONS, QUESTIONS, VERDICTS, write
+from raydaa.store.artifacts import write_json
+from raydaa.store.tables import GENERATIONS, QUESTIONS, VERDICTS, write
 
 LINK = "<a href='https://evil.example/'>a$b^$c</a>"  # of the few tags that Plotly reads; and no mathematics
 HOSTILE = f"</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{LINK}"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from raydaa.artifacts import read_json, write_json
 from raydaa.cli import main
 from raydaa.reporting.compare import write_comparison
+from raydaa.store.artifacts import read_json, write_json
 from tests.reporting.folders import HOSTILE, hostile_study
 
 

@@ -18,7 +18,6 @@ import pytest
 from markupsafe import escape
 from plotly.offline import get_plotlyjs
 
-from raydaa.artifacts import read_json, write_json
 from raydaa.evaluation.comparison import Comparison
 from raydaa.pipeline.versions import note_versions
 from raydaa.reporting import search_figures
@@ -29,6 +28,7 @@ from raydaa.reporting.samples import SCHEMA, samples, shown
 from raydaa.reporting.tables import costs_table
 from raydaa.results import TrialResults
 from raydaa.status import status
+from raydaa.store.artifacts import read_json, write_json
 from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
 
 

@@ -17,7 +17,7 @@ import torch
 from raydaa.data.packing import PairTable, ResponseTable, pack_responses
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.generation.sample import Sampling, generate
-from raydaa.records import read
+from raydaa.store.tables import read
 from raydaa.training import launch
 from raydaa.training.budget import measure
 from raydaa.training.loop import Run

@@ -12,13 +12,13 @@ import torch
 
 from raydaa.data import pocket
 from raydaa.data.packing import PairTable, pack_responses
-from raydaa.records import REFERENCE, read, write
+from raydaa.store.tables import REFERENCE, read, write
+from raydaa.store.trial_folder import read_metrics
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import Policy, StartWeights, load_model
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer
-from raydaa.trial_folder import read_metrics
 from tests.training.runs import Make, losses
 
 

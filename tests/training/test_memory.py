@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from raydaa.artifacts import read_json, write_json
+from raydaa.store.artifacts import read_json, write_json
 from raydaa.training.budget import fitted, is_out_of_memory, random_batch
 from raydaa.training.loop import Run
 from raydaa.training.lora import add_adapters, merged

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import profile
 from transformers import AutoConfig, LlamaConfig
 
-from raydaa.records import PAIRS, write
+from raydaa.store.tables import PAIRS, write
 from raydaa.training.loop import Run
 from raydaa.training.memory import Layout, Shape, memory
 from tests.models import save_llama

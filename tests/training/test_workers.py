@@ -15,10 +15,11 @@ import torch
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
-from raydaa.artifacts import read_json, write_json
 from raydaa.data.packing import split_work
 from raydaa.pipeline.scoring import Item, score_items
-from raydaa.records import GENERATIONS, PAIRS, read, write
+from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.tables import GENERATIONS, PAIRS, read, write
+from raydaa.store.trial_folder import METRICS, read_metrics
 from raydaa.training import build, launch
 from raydaa.training.collectives import rank
 from raydaa.training.engine import make_engine
@@ -27,7 +28,6 @@ from raydaa.training.loop import Run
 from raydaa.training.model import load_model
 from raydaa.training.reference import join_shares, write_share
 from raydaa.training.spec import RunSpec
-from raydaa.trial_folder import METRICS, read_metrics
 from tests.models import save_llama
 from tests.training.runs import SCORING, run_spec, write_references
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from raydaa.artifacts import key_of
 from raydaa.search_settings import EarlyStopping, SearchSettings
+from raydaa.store.artifacts import key_of
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.search_space import Point, groups
 from raydaa.tuning.sweep import Purse, Sweep

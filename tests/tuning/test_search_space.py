@@ -6,8 +6,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from raydaa.artifacts import make_folder, read_json, write_json
 from raydaa.search_settings import Budget, EarlyStopping
+from raydaa.store.artifacts import make_folder, read_json, write_json
 from raydaa.tuning.search_space import Group, Point, Result, export, groups
 from raydaa.tuning.sweep import Purse, Sweep
 from tests.tuning.sweeps import log, search, sweep

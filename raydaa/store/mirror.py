@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from raydaa.artifacts import MANIFEST, replacing
 from raydaa.errors import first_line
+from raydaa.store.artifacts import MANIFEST, replacing
 
 HERE_ONLY = ("checkpoint", "ray", "logs")  # folders of a study that only the machine at work needs
 STUDY, REFERENCE = "study", "reference"  # below the mirror's root
