@@ -116,7 +116,7 @@ def _again(lost: Any) -> None:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     from raydaa.errors import InputError
-    from raydaa.settings_file import parse_yaml
+    from raydaa.settings.yaml_file import parse_yaml
 
     values: dict[str, Any] = {}
     for item in options.set:
@@ -243,7 +243,7 @@ def _methods(_: argparse.Namespace) -> int:
 
 def _toy(options: argparse.Namespace) -> int:
     from raydaa.progress import Progress
-    from raydaa.settings_file import checked, read_yaml
+    from raydaa.settings.yaml_file import checked, read_yaml
     from raydaa.toy.settings import ToySettings
     from raydaa.toy.study import run_toy
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.search_settings import MethodSettings, Range
-from raydaa.settings import StudySettings
+from raydaa.settings.base import Range
+from raydaa.settings.search import MethodSettings
+from raydaa.settings.study import StudySettings
 
 RATE, RATES, FEW_RATES = 1e-3, (1e-4, 3e-3), (3e-4, 1e-3)
 FROM_BASE = (1e-3, 3e-3)  # of trials that must learn to answer at all

@@ -9,8 +9,8 @@ import yaml
 
 from raydaa.errors import InputError
 from raydaa.pocket_twin import pocket_tree
-from raydaa.settings import StudySettings
-from raydaa.settings_file import checked, read_yaml
+from raydaa.settings.study import StudySettings
+from raydaa.settings.yaml_file import checked, read_yaml
 
 if TYPE_CHECKING:
     from raydaa.results import TrialResults

@@ -16,7 +16,7 @@ import pytest
 
 import raydaa.quick_imports  # noqa: F401
 from raydaa.data import pocket
-from raydaa.settings import PocketSettings
+from raydaa.settings.data import PocketSettings
 from raydaa.training.model import write_model
 from tests.command import Command
 from tests.studies import micro, written

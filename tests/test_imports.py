@@ -21,7 +21,7 @@ def loaded_after(statement: str) -> set[str]:
         ("import raydaa.cli; raydaa.cli.parser()", set()),
         ("from raydaa import loss, PairLogps", {"torch", "numpy"}),
         ("import raydaa.evaluation.win_rate, raydaa.evaluation.kl, raydaa.evaluation.pareto", {"numpy"}),
-        ("import raydaa.study, raydaa.settings", set()),
+        ("import raydaa.study, raydaa.settings.study", set()),
         ("import raydaa.training.loop, raydaa.data.prepare", {"torch", "numpy", "pyarrow"}),
     ],
 )

@@ -21,7 +21,7 @@ from raydaa.judging.language import Endpoint as JudgeEndpoint
 from raydaa.judging.language import Game, LanguageJudge
 from raydaa.judging.prompt import Answer, judge_prompt
 from raydaa.results import TrialResults
-from raydaa.settings import ChatTemplateSettings
+from raydaa.settings.data import ChatTemplateSettings
 from raydaa.store.artifacts import read_json
 from raydaa.store.tables import read
 from raydaa.store.trial_folder import read_metrics

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from typing import Any
 
-from raydaa.settings import HEAD, PocketSettings
+from raydaa.settings.data import HEAD, PocketSettings
 from raydaa.store.artifacts import key_of
 
 CATEGORIES = {

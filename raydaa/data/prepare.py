@@ -34,8 +34,16 @@ from raydaa.data.tables import (
     write_prompts,
 )
 from raydaa.data.tokenize import Encoder
-from raydaa.evaluation_settings import HELD_OUT, PromptSource
-from raydaa.settings import PREFERRED, DataSettings, PocketSettings, PreferenceSource, SftSource, StudySettings
+from raydaa.settings.data import (
+    HELD_OUT,
+    PREFERRED,
+    DataSettings,
+    PocketSettings,
+    PreferenceSource,
+    PromptSource,
+    SftSource,
+)
+from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of, make_folder, read_json, tokenizer_hash
 
 POCKET = "pocket"

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from raydaa.evaluation_settings import HarnessSettings
 from raydaa.generation.server import Endpoint
+from raydaa.settings.evaluation import HarnessSettings
 from raydaa.store.artifacts import file_hash, files_below, read_json
 
 MOST = 2048  # tokens, where a model does not say

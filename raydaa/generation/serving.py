@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raydaa.cluster import short_temporary_folder
-from raydaa.evaluation_settings import share_or_whole
+from raydaa.settings.base import share_or_whole
 
 ON_GPU = 256  # requests at a time before another replica is worth its start; vLLM's own limit is this or more
 DRAIN_SECONDS = 24 * 3600  # a replica that is no longer needed may have most of a checkpoint's answers before it

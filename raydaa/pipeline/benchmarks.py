@@ -8,11 +8,12 @@ from typing import Any
 
 from raydaa.data.files import DataError, read_rows
 from raydaa.errors import InputError
-from raydaa.evaluation_settings import CHOSEN, BenchmarkSettings, JudgeSettings, is_model
 from raydaa.generation.sample import Sampling
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.settings import StudySettings
+from raydaa.settings.evaluation import CHOSEN, BenchmarkSettings, is_model
+from raydaa.settings.judge import JudgeSettings
+from raydaa.settings.study import StudySettings
 from raydaa.store.tables import read
 
 

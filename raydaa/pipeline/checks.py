@@ -10,7 +10,6 @@ from raydaa.accelerators import ACCELERATORS, name_there
 from raydaa.cluster import blind_nodes
 from raydaa.data.files import DataError
 from raydaa.errors import InputError, first_line
-from raydaa.evaluation_settings import JudgeSettings
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing
 from raydaa.judging.reward_model import check_reward_model
@@ -19,8 +18,9 @@ from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
 from raydaa.pipeline.generation import engine_of, on_gpus
 from raydaa.pipeline.measuring import Published
-from raydaa.search_settings import values_of
-from raydaa.settings import StudySettings
+from raydaa.settings.base import values_of
+from raydaa.settings.judge import JudgeSettings
+from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import read_json, tokenizer_hash
 from raydaa.store.tables import read
 from raydaa.training.device import card_memory

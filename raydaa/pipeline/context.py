@@ -17,8 +17,8 @@ from raydaa.data.prepare import Tables, open_inputs, prepare
 from raydaa.errors import InputError, first_line
 from raydaa.judging.language import Spent
 from raydaa.progress import Progress
-from raydaa.search_settings import TrainingSettings
-from raydaa.settings import StudySettings
+from raydaa.settings.study import StudySettings
+from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import make_folder, model_hash, read_json, write_json
 from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.study import Study

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.reliability import kappa
-from raydaa.evaluation_settings import JudgeSettings, SamplingSettings
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks, judge_title
 from raydaa.pipeline.context import Context, Start
@@ -21,6 +20,8 @@ from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.training import Trial
 from raydaa.results import EVALUATION
+from raydaa.settings.evaluation import SamplingSettings
+from raydaa.settings.judge import JudgeSettings
 from raydaa.store.artifacts import intact, key_of, model_hash, read_json, write_json
 from raydaa.store.tables import read
 from raydaa.store.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics

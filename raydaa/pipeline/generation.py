@@ -14,7 +14,7 @@ from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context, Start
-from raydaa.settings import StudySettings
+from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import intact, key_of, make_folder
 from raydaa.store.tables import GENERATIONS, read, write
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from raydaa.cluster import map_on_cluster
 from raydaa.errors import InputError, first_line
-from raydaa.evaluation_settings import JudgeSettings
 from raydaa.judging.cache import Ruling, VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt
@@ -16,6 +15,7 @@ from raydaa.judging.rule import compared, rule_identity, rule_of
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context, cache_folder, local_model
 from raydaa.pipeline.generation import Job
+from raydaa.settings.judge import JudgeSettings
 from raydaa.store.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash
 from raydaa.store.tables import REWARDS, VERDICTS, read, write
 

@@ -14,10 +14,10 @@ from raydaa.evaluation.diversity import distinct_n
 from raydaa.evaluation.length_control import difficulty_of, length_controlled_win_rate
 from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
-from raydaa.evaluation_settings import BenchmarkSettings
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
+from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.store.tables import read
 
 ORDERS = ("first", "second")

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from raydaa.evaluation_settings import BenchmarkSettings
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.evaluation import group_of
+from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.store.tables import read
 from raydaa.tuning.search_space import Point
 

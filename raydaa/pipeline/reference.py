@@ -7,7 +7,7 @@ from typing import Any
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
-from raydaa.search_settings import MethodSettings
+from raydaa.settings.search import MethodSettings
 from raydaa.store.artifacts import intact, key_of, make_folder, read_json, write_json
 from raydaa.store.mirror import REFERENCE
 from raydaa.store.trial_folder import COSTS

@@ -20,7 +20,7 @@ from raydaa.pipeline.context import (
 )
 from raydaa.pipeline.reference import Reference
 from raydaa.reporting.tensorboard import export_trial
-from raydaa.search_settings import TrainingSettings
+from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import intact, key_of, read_json, write_json
 from raydaa.store.mirror import STUDY, push_soon
 from raydaa.store.trial_folder import OPTUNA, OVER, RECORD, SWEEP, read_metrics

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raydaa.search_settings import NonNegative, PositiveFloat, PositiveInt, Settings, Share, wrong
+from raydaa.settings.base import NonNegative, PositiveFloat, PositiveInt, Settings, Share, wrong
 
 
 class ToySettings(Settings):

@@ -11,7 +11,7 @@ from raydaa.errors import InputError, first_line
 from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, tokenizer_hash
 
 if TYPE_CHECKING:  # training needs no settings, nor the library that checks them
-    from raydaa.settings import ChatTemplateSettings
+    from raydaa.settings.data import ChatTemplateSettings
 
 logger = logging.getLogger(__name__)
 

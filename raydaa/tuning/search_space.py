@@ -10,7 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from raydaa.algorithms.catalog import titled
-from raydaa.search_settings import FRACTION, MethodSettings, Range, SearchSettings
+from raydaa.settings.base import Range
+from raydaa.settings.search import FRACTION, MethodSettings, SearchSettings
 
 Values = tuple[Any, ...] | Range
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raydaa.search_settings import Budget, EarlyStopping
+from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import intact, key_of, read_json, write_json
 from raydaa.store.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, TOKENS, read_metrics
 from raydaa.training.advance import rung_steps

@@ -8,7 +8,7 @@ from typing import Any
 from ray import tune
 
 from raydaa.errors import first_line
-from raydaa.settings import TrackingSettings
+from raydaa.settings.study import TrackingSettings
 
 logger = logging.getLogger(__name__)
 

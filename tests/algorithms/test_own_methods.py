@@ -14,7 +14,7 @@ from torch import Tensor
 from raydaa import Method, PairLogps, Study
 from raydaa.algorithms.catalog import code_hash, is_known, loss, method_class, titled, use
 from raydaa.errors import InputError
-from raydaa.search_settings import MethodSettings
+from raydaa.settings.search import MethodSettings
 from raydaa.testing import check_loss
 from tests.studies import micro
 

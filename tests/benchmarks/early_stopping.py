@@ -24,7 +24,7 @@ import yaml
 
 from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
-from raydaa.search_settings import EarlyStopping
+from raydaa.settings.search import EarlyStopping
 from raydaa.store.trial_folder import ACCURACY, LOSS, PREFERENCE_LOSS, SPEC, read_metrics
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec

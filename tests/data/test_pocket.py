@@ -5,7 +5,7 @@ import random
 import pytest
 
 from raydaa.data import pocket
-from raydaa.settings import PocketSettings
+from raydaa.settings.data import PocketSettings
 
 PROMPT = "list the animals : cat red pie fox"
 BEST = "sure , cat and fox ."

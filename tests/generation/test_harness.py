@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.evaluation_settings import HarnessSettings
 from raydaa.generation.harness import _tasks, unknown_tasks
+from raydaa.settings.evaluation import HarnessSettings
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 

@@ -11,13 +11,14 @@ import pytest
 
 from raydaa.data.sources import prompt_of
 from raydaa.errors import InputError
-from raydaa.evaluation_settings import BENCHMARKS, JudgeSettings
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.benchmarks import judge_title
 from raydaa.pipeline.measuring import arena_of
 from raydaa.results import TrialResults
+from raydaa.settings.evaluation import BENCHMARKS
+from raydaa.settings.judge import JudgeSettings
 from raydaa.store.tables import VERDICTS, read
 from raydaa.study import Study
 from tests.command import Command

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from raydaa.data import pocket
 from raydaa.judging.reward_model import load_reward_model, reward_scores
-from raydaa.settings import PocketSettings
+from raydaa.settings.data import PocketSettings
 from raydaa.training.tokenizer import load_tokenizer
 
 PROMPTS = [[{"role": "user", "content": f"list the animals : cat {'fox ' * (i % 3)}"}] for i in range(20)]

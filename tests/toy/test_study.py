@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydaa.cli import main
-from raydaa.settings_file import checked, read_yaml
+from raydaa.settings.yaml_file import checked, read_yaml
 from raydaa.toy.settings import ToySettings
 from raydaa.toy.study import best_table, choose, summary
 from raydaa.toy.training import RunResult

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from raydaa.search_settings import EarlyStopping, SearchSettings
+from raydaa.settings.search import EarlyStopping, SearchSettings
 from raydaa.store.artifacts import key_of
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.search_space import Point, groups

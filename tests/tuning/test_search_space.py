@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from raydaa.search_settings import Budget, EarlyStopping
+from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import make_folder, read_json, write_json
 from raydaa.tuning.search_space import Group, Point, Result, export, groups
 from raydaa.tuning.sweep import Purse, Sweep

@@ -1,131 +1,43 @@
-"""What a study file may say about trials: values to search, methods, and how each is trained."""
+"""What a study file may say about trials: methods, values to search, and when a trial is stopped."""
 
-import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationInfo, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-def wrong(message: str, at: str = "") -> PydanticCustomError:
-    """An error at ``at`` inside the value being checked; braces would be a template to pydantic."""
-    return PydanticCustomError("study", "{message}", {"message": message, "at": at})
-
-
-class Settings(BaseModel):
-    """Frozen; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Range(Settings):
-    """Values between ``low`` and ``high``, sampled (``sampler: random`` or ``tpe``), not enumerated."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def check(self) -> "Range":
-        if not self.low < self.high:
-            raise wrong(f"low {self.low!r} is not below high {self.high!r}")
-        if self.log and self.low <= 0:
-            raise wrong(f"low {self.low!r} has no logarithm; a log range starts above 0")
-        return self
-
-
-def searched(value: Any) -> Any:
-    """One value, a list of values, or ``{low, high, log}``, as a tuple of values or a Range."""
-    if isinstance(value, dict):
-        unknown = set(value) - {"low", "high", "log"}
-        if unknown or not {"low", "high"} <= set(value):
-            raise wrong(f"{value!r} is not a range; write {{low: …, high: …, log: true}}")
-        return Range(**value)
-    if isinstance(value, Range):
-        return value
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not values:
-        raise wrong("an empty list leaves nothing to search; name at least one value")
-    if any(isinstance(v, list | dict | tuple) for v in values):
-        raise wrong(f"{value!r} holds more than plain values; write one value, a list, or a range")
-    if len(set(map(repr, values))) < len(values):
-        raise wrong(f"{list(values)!r} names a value twice")
-    return values
-
-
-def positive_rates(value: Any) -> Any:
-    """A learning rate as `searched` gives it, every value a number above 0."""
-    value = searched(value)
-    for rate in values_of(value):
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
-            raise wrong(f"{rate!r} is not a number above 0")
-    return value
-
-
-def shares(value: Any) -> Any:
-    """A share of the data as `searched` gives it, every value above 0 and at most 1."""
-    value = positive_rates(value)
-    for share in values_of(value):
-        if share > 1:
-            raise wrong(f"{share!r} is not a share between 0 and 1")
-    return value
-
-
-Searched = Annotated[tuple[Any, ...] | Range, BeforeValidator(searched)]
-Rates = Annotated[tuple[float, ...] | Range, BeforeValidator(positive_rates)]
-Shares = Annotated[tuple[float, ...] | Range, BeforeValidator(shares)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
-
+from raydaa.settings.base import (
+    Names,
+    Natural,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Rates,
+    Searched,
+    Settings,
+    Share,
+    Shares,
+    values_of,
+    wrong,
+)
+from raydaa.settings.training import TrainingSettings
 
 NO_GRID = "a range has no grid; list the values, or set sampler: tpe or random"
 FRACTION = "data.preferences.fraction"  # of the training pairs, the same ones for all trials that use as many
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters: ΔW = alpha / rank · B A on the linear layers named by ``targets``."""
-
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
-    targets: Names = ("all-linear",)
-
-
-class TrainingSettings(Settings):
-    batch_size: PositiveInt = 128
-    epochs: PositiveFloat = 1
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    max_grad_norm: PositiveFloat = 2.0
-    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    weight_decay: NonNegative = 0.0
-    precision: Literal["bf16", "fp32"] = "bf16"
-    tokens_per_microbatch: Literal["auto"] | PositiveInt = "auto"
-    attention: Literal["auto", "sdpa", "flex", "flash_attention_2"] = "auto"
-    gradient_checkpointing: bool = False
-    lora: LoraSettings | None = None
-    validations: PositiveInt = 4
-    checkpoint_every: PositiveInt | None = None  # steps; None: by time
-    checkpoint_minutes: NonNegative = 5  # more where saving takes long
 
 
 class MethodSettings(Settings):
     """One entry of ``search.methods``: the loss's own fields, and what it overrides for its trials."""
 
     name: str
-    parameters: dict[str, Searched] = {}
+    parameters: dict[str, Searched] = Field(default_factory=dict)
     learning_rate: Rates | None = None
     init: Names | None = None
     sft_weight: Searched = (0.0,)
     align_weight: Searched = (1.0,)
     fraction: Shares | None = None  # in the file ``data.preferences.fraction``, whose place it takes
-    training: dict[str, Searched] = {}
+    training: dict[str, Searched] = Field(default_factory=dict)
     num_trials: PositiveInt | None = None
 
     @model_validator(mode="before")
@@ -212,11 +124,6 @@ class MethodSettings(Settings):
                     raise wrong(f"{candidate!r} is not a valid value", f"training.{key}") from None
                 if checked != candidate:
                     raise wrong(f"{candidate!r} is not a plain number or word", f"training.{key}")
-
-
-def values_of(value: tuple[Any, ...] | Range) -> tuple[Any, ...]:
-    """The values that are tried, or the ends of the range they are drawn from."""
-    return (value.low, value.high) if isinstance(value, Range) else value
 
 
 class EarlyStopping(Settings):

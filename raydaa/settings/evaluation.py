@@ -1,44 +1,15 @@
-"""What a study file may say about judging: benchmarks, judges, and what they are compared with."""
+"""What a study file may say about generating and comparing: benchmarks, baselines, the harness."""
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from raydaa.search_settings import Names, Natural, NonNegative, PositiveFloat, PositiveInt, Settings, Share, wrong
+from raydaa.settings.base import Gpus, Names, Natural, NonNegative, PositiveInt, Settings, Share, wrong
+from raydaa.settings.data import HELD_OUT, PromptSource
+from raydaa.settings.judge import Judge, JudgeSettings
 
-HELD_OUT = "preferences.validation"  # as a source: the prompts of the held-out pairs
 CHOSEN = "chosen"  # as a baseline: the response that stands beside each prompt
 FILES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
-
-
-def finite(value: JsonValue) -> JsonValue:
-    """``value``, which goes out as JSON or into a template; neither has a word for what is not finite."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        raise wrong("has a number that JSON can't say") from None
-    return value
-
-
-Json = Annotated[JsonValue, AfterValidator(finite)]
-
-
-def share_or_whole(value: float, *, at: str = "") -> float:
-    """A number of GPUs that one process, or several with one each, can have."""
-    if value > 1 and value != int(value):
-        raise wrong(f"{value:g} is neither a share of one GPU nor several whole ones", at)
-    return value
-
-
-Gpus = Annotated[float, Field(gt=0), AfterValidator(share_or_whole)]
-
-
-class PromptSource(Settings):
-    source: str = HELD_OUT
-    split: str | None = "train"
-    num: PositiveInt = 500
-    columns: dict[str, str] = Field(default_factory=dict)
 
 
 class SamplingSettings(Settings):
@@ -62,62 +33,6 @@ class GenerationSettings(SamplingSettings):
         """How many prompts transformers generates for at a time."""
         return 64 if self.batch_size == "auto" else self.batch_size
 
-
-class JudgePrice(Settings):
-    """Of a million tokens, in any currency."""
-
-    input: NonNegative
-    output: NonNegative
-
-    def of(self, sent: float, written: float) -> float:
-        """What so many tokens cost."""
-        return (self.input * sent + self.output * written) / 1e6
-
-
-class JudgeSettings(Settings):
-    kind: Literal["rule", "none", "openai", "served", "reward_model"] = "none"
-    model: str | None = None  # as its endpoint calls it; served, reward_model: a folder or a hub id
-    base_url: str | None = None  # of an endpoint that speaks OpenAI's protocol; None: OpenAI's own
-    api_key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; None: no key is asked
-    prompt: Literal["alpaca_eval", "arena_hard", "tldr"] | None = None  # None: the benchmark's own, or alpaca_eval
-    orders: Literal[1, 2] | None = None  # 1: one order, drawn by a hash; None: 2, but 1 for tldr, as published
-    concurrency: PositiveInt = 8
-    gpus: Gpus | None = None  # served: as generation.gpus; None: one, where there are any
-    timeout_seconds: PositiveFloat = 120.0
-    patience_minutes: PositiveFloat = 30.0  # of silence, before the study stops
-    max_requests: PositiveInt | None = None  # of one run
-    max_tokens: PositiveInt | None = None
-    price: JudgePrice | None = None  # of an endpoint: with it plan, status and report tell what judging costs
-    parameters: dict[str, Json] = Field(default_factory=dict)  # sent instead of ours; null: not sent
-    function: str = "pocket"  # or module:function of your own, (prompt, response) → reward
-
-    @model_validator(mode="after")
-    def check(self, info: ValidationInfo) -> "JudgeSettings":
-        if self.kind in ("openai", "served", "reward_model") and not self.model:
-            named = "as its endpoint calls it" if self.kind == "openai" else "a folder or a hub id"
-            raise wrong(f"name the judge, {named}", "model")
-        if self.price is not None and self.kind != "openai":
-            raise wrong("only a judge behind an endpoint is paid by its tokens", "price")
-        if self.base_url is not None and ("@" in self.base_url or "?" in self.base_url):
-            raise wrong("may hold a secret, and is printed; give the key by api_key_env", "base_url")
-        if self.kind == "rule" and self.function != "pocket":
-            if ":" not in self.function:
-                raise wrong(f"{self.function!r} is not a rule; use pocket, or module:function", "function")
-            if not (info.context or {}).get("allow_code"):
-                raise wrong(f"{self.function!r} is code of your own; add --allow-code to run it", "function")
-        return self
-
-    @property
-    def by_language(self) -> bool:
-        """Whether the judge is a language model, asked with a prompt."""
-        return self.kind in ("openai", "served")
-
-
-def _kind_alone(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-Judge = Annotated[JudgeSettings, BeforeValidator(_kind_alone)]
 
 # What a benchmark is where the study does not say otherwise; baselines and prompts as its authors publish them.
 BENCHMARKS: dict[str, dict[str, Any]] = {

@@ -2,135 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from raydaa.evaluation_settings import (
-    CHOSEN,
-    HELD_OUT,
-    EvaluationSettings,
-    GenerationSettings,
-    Json,
-    PromptSource,
-    share_or_whole,
-)
-from raydaa.search_settings import (
-    FRACTION,
-    NO_GRID,
-    Natural,
-    NonNegative,
-    PositiveFloat,
-    PositiveInt,
-    Range,
-    SearchSettings,
-    Settings,
-    Share,
-    Shares,
-    TrainingSettings,
-    values_of,
-    wrong,
-)
-
-PREFERRED = "preferences.chosen"  # as a source of SFT examples: what the training pairs prefer
+from raydaa.settings.base import Range, Settings, values_of, wrong
+from raydaa.settings.data import HELD_OUT, DataSettings, PocketSettings
+from raydaa.settings.evaluation import CHOSEN, EvaluationSettings, GenerationSettings
+from raydaa.settings.search import FRACTION, NO_GRID, SearchSettings
+from raydaa.settings.training import ScalingSettings, SftSettings, TrainingSettings
 
 
 class ModelSettings(Settings):
     source: str
     config: str | None = None  # a config.json for `plan`, where the model itself is not at hand
     trust_remote_code: bool = False
-
-
-HEAD = 32  # of the built-in world's attention: the smallest that vLLM has CPU kernels for
-
-
-class PocketSettings(Settings):
-    """Sizes of the built-in offline world; used where a source is ``pocket``."""
-
-    seed: Natural = 0
-    hidden_size: Annotated[PositiveInt, Field(multiple_of=HEAD)] = 3 * HEAD
-    num_sft: PositiveInt = 4000
-    num_pairs: PositiveInt = 2000
-    num_validation: PositiveInt = 400
-    num_prompts: PositiveInt = 300
-    noise: NonNegative = 1.0
-
-
-class ChatTemplateSettings(Settings):
-    """The template that is spoken instead of the model's own, and what every rendering of it is given."""
-
-    file: str | None = None  # Jinja
-    arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Json] = Field(
-        default_factory=dict
-    )  # e.g. {enable_thinking: false}
-
-
-class SftSource(Settings):
-    source: str
-    split: str | None = "train"  # null: a column of that name is one like any other
-    columns: dict[str, str] = Field(default_factory=dict)
-    weight: PositiveFloat = 1.0  # how often each example stands in the mixture: 0.5 takes half of them, 2 all twice
-    unique: bool = False  # of preferences.chosen: each response once, and none that another pair rejects
-
-    @model_validator(mode="after")
-    def check(self) -> "SftSource":
-        if self.unique and self.source != PREFERRED:
-            raise wrong(f"tells preferred responses from rejected ones; only {PREFERRED} has both", "unique")
-        return self
-
-
-def several(value: object) -> object:
-    """One source, or a list of them."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-Mixture = Annotated[tuple[SftSource, ...], BeforeValidator(several)]
-
-
-class PreferenceSource(Settings):
-    source: str
-    train: str | None = "train"  # null: the column split is not looked into
-    validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.05
-    fraction: Shares = (1.0,)
-    columns: dict[str, str] = Field(default_factory=dict)
-    unique: bool = False  # each comparison once, however often it stands in the source
-
-
-class DataSettings(Settings):
-    sft: Mixture = ()
-    preferences: PreferenceSource
-    prompts: PromptSource = PromptSource()
-    chat_template: ChatTemplateSettings = ChatTemplateSettings()
-    max_length: PositiveInt = 1024
-    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-
-
-class SftSettings(Settings):
-    learning_rate: PositiveFloat = 6e-6
-    epochs: PositiveFloat = 1
-    fractions: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
-    batch_size: PositiveInt | None = None
-    seed: Natural = 0
-
-
-class ScalingSettings(Settings):
-    workers: PositiveInt = 1
-    cpus_per_worker: PositiveInt = 1
-    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    accelerator: str | None = None
-    engine: Literal["auto", "deepspeed", "torch"] = "auto"
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    cpu_offload: bool = False  # of DeepSpeed's optimizer states, and with ZeRO 3 of weights
-    concurrent_trials: Literal["auto"] | PositiveInt = "auto"
-    max_failures: Annotated[int, Field(ge=0)] = 2
-    price_per_gpu_hour: NonNegative | None = None  # in any currency: with it plan, status and report tell costs
-
-    @model_validator(mode="after")
-    def check(self) -> "ScalingSettings":
-        gpus = self.gpus_per_worker
-        if gpus != "auto" and 0 < share_or_whole(gpus, at="gpus_per_worker") < 1 < self.workers:
-            raise wrong(f"{gpus:g}: workers of one group can't share a GPU; use whole ones", "gpus_per_worker")
-        return self
 
 
 class StorageSettings(Settings):

@@ -1,0 +1,1 @@
+"""What a study file may say, a file a part; `study` holds them all, `yaml_file` reads and explains."""

@@ -1,0 +1,111 @@
+"""What all settings are made of: numbers with limits, values to search, and how one is refused."""
+
+import json
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def wrong(message: str, at: str = "") -> PydanticCustomError:
+    """An error at ``at`` inside the value being checked; braces would be a template to pydantic."""
+    return PydanticCustomError("study", "{message}", {"message": message, "at": at})
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Range(Settings):
+    """Values between ``low`` and ``high``, sampled (``sampler: random`` or ``tpe``), not enumerated."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def check(self) -> "Range":
+        if not self.low < self.high:
+            raise wrong(f"low {self.low!r} is not below high {self.high!r}")
+        if self.log and self.low <= 0:
+            raise wrong(f"low {self.low!r} has no logarithm; a log range starts above 0")
+        return self
+
+
+def searched(value: Any) -> Any:
+    """One value, a list of values, or ``{low, high, log}``, as a tuple of values or a Range."""
+    if isinstance(value, dict):
+        unknown = set(value) - {"low", "high", "log"}
+        if unknown or not {"low", "high"} <= set(value):
+            raise wrong(f"{value!r} is not a range; write {{low: …, high: …, log: true}}")
+        return Range(**value)
+    if isinstance(value, Range):
+        return value
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not values:
+        raise wrong("an empty list leaves nothing to search; name at least one value")
+    if any(isinstance(v, list | dict | tuple) for v in values):
+        raise wrong(f"{value!r} holds more than plain values; write one value, a list, or a range")
+    if len(set(map(repr, values))) < len(values):
+        raise wrong(f"{list(values)!r} names a value twice")
+    return values
+
+
+def positive_rates(value: Any) -> Any:
+    """A learning rate as `searched` gives it, every value a number above 0."""
+    value = searched(value)
+    for rate in values_of(value):
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+            raise wrong(f"{rate!r} is not a number above 0")
+    return value
+
+
+def shares(value: Any) -> Any:
+    """A share of the data as `searched` gives it, every value above 0 and at most 1."""
+    value = positive_rates(value)
+    for share in values_of(value):
+        if share > 1:
+            raise wrong(f"{share!r} is not a share between 0 and 1")
+    return value
+
+
+Searched = Annotated[tuple[Any, ...] | Range, BeforeValidator(searched)]
+Rates = Annotated[tuple[float, ...] | Range, BeforeValidator(positive_rates)]
+Shares = Annotated[tuple[float, ...] | Range, BeforeValidator(shares)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+
+
+def values_of(value: tuple[Any, ...] | Range) -> tuple[Any, ...]:
+    """The values that are tried, or the ends of the range they are drawn from."""
+    return (value.low, value.high) if isinstance(value, Range) else value
+
+
+def finite(value: JsonValue) -> JsonValue:
+    """``value``, which goes out as JSON or into a template; neither has a word for what is not finite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise wrong("has a number that JSON can't say") from None
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(finite)]
+
+
+def share_or_whole(value: float, *, at: str = "") -> float:
+    """A number of GPUs that one process, or several with one each, can have."""
+    if value > 1 and value != int(value):
+        raise wrong(f"{value:g} is neither a share of one GPU nor several whole ones", at)
+    return value
+
+
+Gpus = Annotated[float, Field(gt=0), AfterValidator(share_or_whole)]
