@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raydaa.errors import InputError
-from raydaa.pocket_twin import pocket_tree
+from raydaa.pocket.twin import pocket_tree
 from raydaa.settings.study import StudySettings
 from raydaa.settings.yaml_file import checked, read_yaml
 

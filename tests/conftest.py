@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import raydaa.quick_imports  # noqa: F401
-from raydaa.data import pocket
+from raydaa.pocket import world as pocket
 from raydaa.settings.data import PocketSettings
 from raydaa.training.model import write_model
 from tests.command import Command

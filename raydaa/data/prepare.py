@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raydaa.data import pocket
 from raydaa.data.files import DataError, Rows, names_files, read_rows
 from raydaa.data.sources import (
     CONTEXT_COLUMNS,
@@ -34,6 +33,7 @@ from raydaa.data.tables import (
     write_prompts,
 )
 from raydaa.data.tokenize import Encoder
+from raydaa.pocket import world as pocket
 from raydaa.settings.data import (
     HELD_OUT,
     PREFERRED,

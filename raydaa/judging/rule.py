@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raydaa.data.pocket import gold_reward
 from raydaa.own_code import imported, source_hash
+from raydaa.pocket.world import gold_reward
 
 Reward = Callable[[str, str], float]
 POCKET = "pocket"

@@ -12,10 +12,10 @@ from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
-from raydaa.data import pocket
 from raydaa.data.prepare import Tables, open_inputs, prepare
 from raydaa.errors import InputError, first_line
 from raydaa.judging.language import Spent
+from raydaa.pocket import world as pocket
 from raydaa.progress import Progress
 from raydaa.settings.study import StudySettings
 from raydaa.settings.training import TrainingSettings

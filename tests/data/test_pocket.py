@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from raydaa.data import pocket
+from raydaa.pocket import world as pocket
 from raydaa.settings.data import PocketSettings
 
 PROMPT = "list the animals : cat red pie fox"

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raydaa.data import pocket
 from raydaa.data.files import DataError
 from raydaa.data.packing import subset
 from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
 from raydaa.errors import InputError
+from raydaa.pocket import world as pocket
 from raydaa.store.artifacts import intact
 from raydaa.store.tables import read
 from raydaa.study import Study

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from raydaa.data import pocket
 from raydaa.judging.reward_model import load_reward_model, reward_scores
+from raydaa.pocket import world as pocket
 from raydaa.settings.data import PocketSettings
 from raydaa.training.tokenizer import load_tokenizer
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from raydaa.data import pocket
 from raydaa.pipeline.reference import reference_key
 from raydaa.pipeline.run import _prepare
+from raydaa.pocket import world as pocket
 from raydaa.progress import Progress
 from raydaa.study import Study
 from raydaa.training.model import load_model

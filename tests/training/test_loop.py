@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydaa.data import pocket
 from raydaa.data.packing import PairTable, pack_responses
+from raydaa.pocket import world as pocket
 from raydaa.store.tables import REFERENCE, read, write
 from raydaa.store.trial_folder import read_metrics
 from raydaa.training.advance import advance, resume, rung_steps, stops

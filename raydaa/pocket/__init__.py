@@ -1,0 +1,1 @@
+"""The built-in world of small models that any machine trains: its rules, and what a study file becomes in it."""
