@@ -156,9 +156,10 @@ def _last_word(text: str) -> Iterator[None]:
 
 def _run(options: argparse.Namespace) -> int:
     from raydaa.errors import InputError, is_passing, machine_error
+    from raydaa.store.study_folder import StudyFolder
 
     study = _study(options, {"storage.study": options.output} if options.output else {})
-    log = study.folder / "logs" / "driver.log"
+    log = StudyFolder(study.folder).log
     again = f"(see {log}; the same command goes on from here)"
     try:
         with _last_word(f"raydaa: the run died without a word {again}"):
@@ -196,7 +197,7 @@ def _report(options: argparse.Namespace) -> int:
         results = TrialResults.load(options.folder)
     except ValueError as error:
         raise InputError(str(error)) from None
-    page = results.report(Path(options.folder) / "report")
+    page = results.report(results.at.report)
     print(f"{page}: {results.summary()}")
     return 0
 

@@ -28,6 +28,7 @@ from raydaa.pipeline.prices import gpu_cost, judging_cost
 from raydaa.pipeline.reference import Reference
 from raydaa.pipeline.training import trial_spec
 from raydaa.progress import Progress
+from raydaa.store.study_folder import TrialState
 from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
@@ -80,7 +81,7 @@ class _Planned:
             work = _work(shape, prepared, bool(self.study.settings.data.sft))
             yield from self._hours(context, work, *played)
             yield from self._saving(context, shape, work, played[0])
-            yield from judging_cost(context, [t.point for t in played[0].trials if t.state == "finished"])
+            yield from judging_cost(context, [t.point for t in played[0].trials if t.state == TrialState.FINISHED])
         yield from self._disk(context, shape, played[0])
 
     def _prepared(self) -> Prepared | None:
@@ -148,7 +149,7 @@ class _Planned:
         for (init, title), count in counts.items():
             yield f"  {count} {title} from {init}"
         steps, most = (sum(trial.reached for trial in each.trials) for each in (played, full))
-        finished = sum(trial.state == "finished" for trial in played.trials)
+        finished = sum(trial.state == TrialState.FINISHED for trial in played.trials)
         counted = f"{steps} of {most}, " if sized else ""
         yield f"steps: {counted}{steps / most:.0%} of those without early stopping; {finished} trials finish"
 
@@ -229,7 +230,7 @@ class _Planned:
         model = shape.parameters * (2 if self.study.settings.training.precision == "bf16" else 4)
         checkpoint = shape.checkpoint(_in_half(context))
         settings = self.study.settings
-        finished = [trial for trial in played.trials if trial.state == "finished"]
+        finished = [trial for trial in played.trials if trial.state == TrialState.FINISHED]
         best = len({trial.point.method for trial in finished})
         running = max(1, context.concurrent_trials)
         kept = (len(settings.sft.fractions) + len(finished) + best) * model

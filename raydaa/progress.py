@@ -10,8 +10,6 @@ from pathlib import Path
 
 from raydaa.store.artifacts import write_json
 
-LATEST = "progress.json"  # in a study folder: the last line, for who looks from elsewhere
-
 
 def duration(seconds: float) -> str:
     """``75`` → ``1m15s``."""
@@ -23,9 +21,9 @@ def duration(seconds: float) -> str:
 class Progress:
     """Prints stages and what they reach to ``terminal`` (a file descriptor), with the time left where it is known."""
 
-    def __init__(self, terminal: int, interval: float = 2.0, folder: Path | None = None) -> None:
+    def __init__(self, terminal: int, interval: float = 2.0, latest: Path | None = None) -> None:
         self.terminal = terminal
-        self.folder = folder  # where other processes can read how far it is
+        self.latest = latest  # where other processes can read how far it is
         self.interval = interval
         self.begun = time.monotonic()
         self.stage = ""
@@ -35,10 +33,10 @@ class Progress:
     def line(self, text: str, left: float | None = None) -> None:
         """One line, with the time since the start before it; ``left`` are the stage's seconds where they are known."""
         os.write(self.terminal, f"[{duration(time.monotonic() - self.begun):>6}] {text}\n".encode())
-        if self.folder is not None:
+        if self.latest is not None:
             elapsed = time.monotonic() - self.stage_begun
             write_json(
-                self.folder / LATEST,
+                self.latest,
                 {"stage": self.stage, "line": text, "elapsed": elapsed, "left": left, "at": time.time()},
             )
 

@@ -14,11 +14,10 @@ import pyarrow as pa
 from raydaa.evaluation.comparison import Comparison, compare
 from raydaa.evaluation.pareto import pareto_front
 from raydaa.store.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.store.study_folder import StudyFolder
 from raydaa.store.tables import read
 from raydaa.trial_row import TIME_COLUMNS, TrialRow, trial_row
 
-EVALUATION = "evaluation.json"  # in a study folder: every figure of quality and distance
-HARNESS = "harness.json"  # in a study folder: what the LM Evaluation Harness says
 GROUPS = ("parameters", "training", "benchmarks")  # one JSON column each in the table
 
 
@@ -50,17 +49,23 @@ class TrialResults:
     def load(folder: Path | str) -> "TrialResults":
         """Read a study folder; ValueError where it holds no trials yet."""
         folder = Path(folder).absolute()
-        trials = read_json(folder / "trials.json")
+        at = StudyFolder(folder)
+        trials = read_json(at.trial_list)
         if not trials:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
-        evaluation = read_json(folder / EVALUATION) or {}
+        evaluation = read_json(at.evaluation) or {}
         measured = evaluation.get("trials", {})
         judged = tuple(Judged(**each) for each in evaluation.get("benchmarks", ()))
         first = judged[0].name if judged else ""
-        rows = [trial_row(folder, trial, measured.get(trial["key"], {}), first) for trial in trials]
+        rows = [trial_row(at, trial, measured.get(trial["key"], {}), first) for trial in trials]
         models = {name: row.get("benchmarks", {}) for name, row in evaluation.get("models", {}).items()}
         notes = tuple(evaluation.get("notes", ()))
-        return TrialResults(folder, rows, models, judged, notes, read_json(folder / HARNESS) or {})
+        return TrialResults(folder, rows, models, judged, notes, read_json(at.harness) or {})
+
+    @property
+    def at(self) -> StudyFolder:
+        """Where in the study's folder each lies."""
+        return StudyFolder(self.folder)
 
     def __iter__(self) -> Iterator[TrialRow]:
         return iter(self.rows)
@@ -96,7 +101,7 @@ class TrialResults:
         """What trials are ranked by: the win rate, else minus the held-out preference loss; −∞ for one that did not
         finish."""
         value = row.win_rate if self.judged else row.preference_loss
-        if value is None or not math.isfinite(value) or row.state != "finished":
+        if value is None or not math.isfinite(value) or not row.finished:
             return float("-inf")
         return value if self.judged else -value
 
@@ -111,11 +116,11 @@ class TrialResults:
         Its ``checkpoint`` is the folder that was handed over, ``best/<method>``. ValueError where none finished.
         """
         row = self._best(method)
-        handed = self.folder / "best" / method
+        handed = self.at.best(method)
         return replace(row, checkpoint=str(handed)) if (handed / "config.json").exists() else row
 
     def _best(self, method: str) -> TrialRow:
-        finished = [row for row in self.rows if row.method == method and row.state == "finished"]
+        finished = [row for row in self.rows if row.method == method and row.finished]
         if not finished:
             choices = ", ".join(self.methods)
             raise ValueError(f"no trial of {method!r} finished; the study has {choices}")
@@ -127,7 +132,7 @@ class TrialResults:
 
     def best_of_each(self) -> list[TrialRow]:
         """The best trial of every method that finished one, best first."""
-        have = {row.method for row in self.rows if row.state == "finished"}
+        have = {row.method for row in self.rows if row.finished}
         found = [self._best(method) for method in self.methods if method in have]
         return sorted(found, key=self._rank, reverse=True)
 
@@ -148,7 +153,7 @@ class TrialResults:
 
     def pareto_front(self) -> list[TrialRow]:
         """Finished trials that no other beats in quality and KL at once, nearest to the start first."""
-        known = [row for row in self.rows if row.state == "finished" and row.kl is not None]
+        known = [row for row in self.rows if row.finished and row.kl is not None]
         front = pareto_front([row.kl for row in known if row.kl is not None], [self.quality(row) for row in known])
         return [known[i] for i in front]
 
@@ -177,7 +182,7 @@ class TrialResults:
     def hand_over(self) -> None:
         """Copy the best model of each method to ``best/<method>/``, with a README; whole or not at all."""
         for row in self.best_of_each():
-            target = self.folder / "best" / row.method
+            target = self.at.best(row.method)
             known = read_json(target / "raydaa.json")
             if known == _figures(row) and intact(target):
                 continue
@@ -192,7 +197,7 @@ class TrialResults:
             make_folder(target, fill)
 
     def _card(self, row: TrialRow) -> str:
-        study = self.folder / "study.yaml"
+        study = self.at.settings
         lines = [f"- {name}: {value}" for name, value in _figures(row).items() if value is not None]
         settings = study.read_text(encoding="utf-8") if study.exists() else ""
         return (

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raydaa.store.artifacts import read_json
-from raydaa.store.trial_folder import ACCURACY, LOSS, MARGIN, MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
+from raydaa.store.study_folder import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, StudyFolder, TrialState
 
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds", "mfu", "peak_memory")
@@ -29,7 +28,7 @@ class TrialRow:
     align_weight: float
     fraction: float
     training: dict[str, Any]
-    state: str
+    state: TrialState
     reason: str | None
     step: int
     steps: int
@@ -66,24 +65,30 @@ class TrialRow:
     checkpoint: str | None
 
     @property
+    def finished(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.state == TrialState.FINISHED
+
+    @property
     def beta(self) -> float | None:
         """The method's β, where it has one."""
         value = self.parameters.get("beta")
         return None if value is None else float(value)
 
 
-def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], benchmark: str) -> TrialRow:
+def trial_row(folder: StudyFolder, trial: dict[str, Any], evaluation: dict[str, Any], benchmark: str) -> TrialRow:
     """From a trial's entry in ``trials.json``, its folder and the evaluation; ``benchmark`` ranks trials."""
-    place = folder / "trials" / trial["key"]
-    record = read_json(place / RECORD) or {}
-    start = read_json(place / "start.json") or {}
-    metrics = read_metrics(place)
+    place = folder.trial(trial["key"])
+    record = place.read_record()
+    start = read_json(place.start) or {}
+    metrics = place.read_metrics()
     validated: dict[str, Any] = next((m for m in reversed(metrics) if LOSS in m), {})
     benchmarks = evaluation.get("benchmarks", {})
     figures = benchmarks.get(benchmark, {})
     rate, kl, point = figures.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
     controlled = figures.get("length_controlled", {})
-    finished = trial["state"] == "finished"
+    state = TrialState(trial["state"])
+    kept = state == TrialState.FINISHED and (record is None or record.removed is None)
     return TrialRow(
         key=trial["key"],
         label=trial["label"],
@@ -98,8 +103,8 @@ def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], b
         align_weight=point["align_weight"],
         fraction=point["fraction"],
         training=point["training"],
-        state=trial["state"],
-        reason=record.get("reason") or None,
+        state=state,
+        reason=(record and record.reason) or None,
         step=metrics[-1]["step"] if metrics else 0,
         steps=trial["steps"],
         validation_loss=validated.get(LOSS),
@@ -132,7 +137,7 @@ def trial_row(folder: Path, trial: dict[str, Any], evaluation: dict[str, Any], b
         start_seconds=start.get("seconds"),
         benchmarks=benchmarks,
         verdicts=figures.get("verdicts"),
-        checkpoint=str(place / MODEL) if finished and REMOVED not in record else None,
+        checkpoint=str(place.model) if kept else None,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydaa.results import TrialResults
-from raydaa.store.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder
 from raydaa.trial_row import TrialRow
 from tests.command import wait_for
 from tests.own_cluster import OwnCluster
@@ -61,7 +61,7 @@ def test_nodes_that_do_not_see_a_folder_are_named(cluster: OwnCluster) -> None:
 
 def losses(folder: Path, row: TrialRow) -> dict[int, float]:
     """A trial's held-out preference loss by step."""
-    metrics = read_metrics(folder / "trials" / row.key)
+    metrics = StudyFolder(folder).trial(row.key).read_metrics()
     return {each["step"]: each[PREFERENCE_LOSS] for each in metrics if PREFERENCE_LOSS in each}
 
 

@@ -23,8 +23,8 @@ from raydaa.judging.prompt import Answer, judge_prompt
 from raydaa.results import TrialResults
 from raydaa.settings.data import ChatTemplateSettings
 from raydaa.store.artifacts import read_json
+from raydaa.store.study_folder import StudyFolder
 from raydaa.store.tables import read
-from raydaa.store.trial_folder import read_metrics
 from raydaa.study import Study
 from raydaa.training import launch
 from raydaa.training.launch import Workers
@@ -220,7 +220,7 @@ def check_study(command: Command, tree: dict[str, Any], folder: Path) -> TrialRe
     assert row.state == "finished"
     prepared = (command.folder / "cache" / "raydaa").glob("prepared/pairs-*/validation.parquet")
     validation = max(prepared, key=lambda path: path.stat().st_mtime)  # other studies of the session lie there too
-    check_learned(read_metrics(folder / "trials" / row.key)[-1], validation, folder / "best" / "dpo")
+    check_learned(StudyFolder(folder).trial(row.key).read_metrics()[-1], validation, folder / "best" / "dpo")
     assert row.kl is not None
     stops = set(read_json(folder / "best" / "dpo" / "generation_config.json")["eos_token_id"])
     tables = [read(path).to_pylist() for path in folder.glob("generations/*/responses.parquet")]

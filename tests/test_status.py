@@ -13,6 +13,7 @@ from raydaa.cli import main
 from raydaa.progress import Progress
 from raydaa.status import status
 from raydaa.store.artifacts import write_json
+from raydaa.store.study_folder import StudyFolder
 
 TRIALS = [("a", "finished"), ("b", "running"), ("c", "failed"), ("d", "waiting"), ("e", "stopped")]
 
@@ -63,7 +64,7 @@ def test_after_it_died(folder: Path) -> None:
 
 
 def test_before_the_sweep(tmp_path: Path) -> None:
-    progress = Progress(os.open(os.devnull, os.O_WRONLY), folder=tmp_path)
+    progress = Progress(os.open(os.devnull, os.O_WRONLY), latest=StudyFolder(tmp_path).latest)
     progress.start("sft", "9 steps")
     assert status(tmp_path).splitlines()[0].endswith("sft       9 steps")
 

@@ -21,13 +21,13 @@ from raydaa.settings.study import StudySettings
 from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import make_folder, model_hash, read_json, write_json
 from raydaa.store.mirror import STUDY, Mirror, MirrorError
+from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 from raydaa.training.launch import Workers
 from raydaa.training.model import write_model
 from raydaa.training.tokenizer import load_tokenizer, study_tokenizer
 
 RECOUNT_SECONDS = 2.0
-BUDGET = "budget.json"  # in a study folder: the tokens per micro-batch that were measured
 ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
 
 
@@ -75,13 +75,13 @@ class Context:
             return training.tokens_per_microbatch
         if not self.workers.gpus:
             return ON_CPU
-        return int(read_json(self.folder / BUDGET)["tokens"])
+        return int(read_json(self.at.budget)["tokens"])
 
     def keep_to(self, tokens: int | None) -> None:
         """What was measured was too much for a trial: also a run that takes the study up again begins with less."""
-        known = None if tokens is None else read_json(self.folder / BUDGET)
+        known = None if tokens is None else read_json(self.at.budget)
         if tokens is not None and known is not None and tokens < known["tokens"]:
-            write_json(self.folder / BUDGET, {**known, "tokens": tokens})
+            write_json(self.at.budget, {**known, "tokens": tokens})
 
     @property
     def settings(self) -> StudySettings:
@@ -92,6 +92,11 @@ class Context:
     def folder(self) -> Path:
         """Where the study's results lie."""
         return self.study.folder
+
+    @property
+    def at(self) -> StudyFolder:
+        """Where in it each lies."""
+        return StudyFolder(self.folder)
 
     @cached_property
     def spending(self) -> dict[str, Spent]:
@@ -128,7 +133,7 @@ class Context:
             gpus=gpus,
             accelerator=self.accelerator,
             threads=scaling.cpus_per_worker,
-            storage=str(self.folder / "ray"),
+            storage=str(self.at.ray),
             max_failures=scaling.max_failures,
             methods=own_methods(self.settings),
             here=self.resources.local and not gpus,

@@ -19,12 +19,11 @@ from raydaa.pipeline.measuring import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.training import Trial
-from raydaa.results import EVALUATION
 from raydaa.settings.evaluation import SamplingSettings
 from raydaa.settings.judge import JudgeSettings
-from raydaa.store.artifacts import intact, key_of, model_hash, read_json, write_json
+from raydaa.store.artifacts import intact, key_of, model_hash, write_json
+from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder, TrialState
 from raydaa.store.tables import read
-from raydaa.store.trial_folder import MODEL, PREFERENCE_LOSS, RECORD, REMOVED, read_metrics
 from raydaa.training.tokenizer import stops_of
 from raydaa.tuning.search_space import Point
 
@@ -44,7 +43,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     """Everything the report says of quality and distance, as ``evaluation.json``."""
     settings = context.settings.evaluation
     contestants = [
-        _contestant(context, starts, trial) for trial in looked_at(context.folder, trials, settings.judge_trials)
+        _contestant(context, starts, trial) for trial in looked_at(context.at, trials, settings.judge_trials)
     ]
     # What trials started from is judged as well: how far they came can be told then.
     begun = dict.fromkeys(contestant.start.name for contestant in contestants if contestant.start is not None)
@@ -82,13 +81,13 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
         "models": {name: row for name, row in rows.items() if name not in keys},
         "notes": notes,
     }
-    write_json(context.folder / EVALUATION, parts)
+    write_json(context.at.evaluation, parts)
 
 
 def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
     """Trials whose model was removed and has to answer."""
-    looked = looked_at(context.folder, trials, context.settings.evaluation.judge_trials)
-    gone = [trial for trial in looked if not (context.folder / "trials" / trial.key / MODEL).exists()]
+    looked = looked_at(context.at, trials, context.settings.evaluation.judge_trials)
+    gone = [trial for trial in looked if not context.at.trial(trial.key).model.exists()]
     contestants = [_contestant(context, starts, trial) for trial in gone]
     judged, for_kl = _jobs(context, benchmarks(context), contestants)
     asked = {t.key: [for_kl[t.key], *(jobs[t.key] for jobs in judged.values())] for t in gone}
@@ -98,24 +97,25 @@ def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Tria
 
 
 def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
-    folder = context.folder / "trials" / trial.key
-    removed = (read_json(folder / RECORD) or {}).get(REMOVED)
-    model = Start(trial.label, folder / MODEL, removed or model_hash(folder / MODEL))
+    folder = context.at.trial(trial.key)
+    record = folder.read_record()
+    removed = None if record is None else record.removed
+    model = Start(trial.label, folder.model, removed or model_hash(folder.model))
     return Contestant(trial.key, model, starts[trial.point.init])
 
 
-def looked_at(folder: Path, trials: Sequence[Trial], rule: str) -> list[Trial]:
+def looked_at(folder: StudyFolder, trials: Sequence[Trial], rule: str) -> list[Trial]:
     """The finished trials that ``judge_trials`` names, in the study's order.
 
     ``best_lr_per_beta`` takes the lowest held-out preference loss among trials with the same objective and start,
     ``best_per_method`` that of a method and start.
     """
-    finished = [trial for trial in trials if trial.state == "finished"]
+    finished = [trial for trial in trials if trial.state == TrialState.FINISHED]
     if rule == "finished":
         return finished
     best: dict[str, tuple[float, Trial]] = {}
     for trial in finished:
-        value, group = read_metrics(folder / "trials" / trial.key)[-1][PREFERENCE_LOSS], group_of(trial.point, rule)
+        value, group = folder.trial(trial.key).read_metrics()[-1][PREFERENCE_LOSS], group_of(trial.point, rule)
         if group not in best or value < best[group][0]:
             best[group] = value, trial
     keys = {trial.key for _, trial in best.values()}
@@ -163,7 +163,7 @@ def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: 
         batch_size=context.settings.generation.rows if engine_of(context.settings) == "transformers" else None,
         batch_invariant=context.settings.generation.batch_invariant,
     )
-    return Job(model, sampling, table, prompts, context.folder / "generations" / key, context.prepared.tokenizer)
+    return Job(model, sampling, table, prompts, context.at.generations(key), context.prepared.tokenizer)
 
 
 def _paid(benchmark: Benchmark, verdicts: Iterable[Path]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from raydaa.errors import first_line
 from raydaa.pipeline.context import Context, Start
-from raydaa.results import HARNESS, TrialResults
+from raydaa.results import TrialResults
 from raydaa.store.artifacts import key_of, make_folder, model_hash, read_json, write_json
 
 
@@ -15,7 +15,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     """
     settings = context.settings.evaluation.lm_eval
     if settings is None:
-        (context.folder / HARNESS).unlink(missing_ok=True)
+        (context.at.harness).unlink(missing_ok=True)
         return None
     from raydaa.generation.harness import ask, identity
     from raydaa.generation.server import serve
@@ -43,7 +43,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
             break
         scores[title] = read_json(folder / "scores.json")
         context.progress.update(len(scores), len(asked), f"{len(scores)}/{len(asked)} models")
-    write_json(context.folder / HARNESS, scores)
+    write_json(context.at.harness, scores)
     kept = len(scores) - made
     context.progress.end(f"{made} models asked{f'; {kept} kept from before' if kept else ''}")
     return failure

@@ -52,7 +52,7 @@ def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[
         against, identity = responses[benchmark.baseline], jobs[benchmark.baseline].folder.name
     who = _identity(by)
     keys = {name: key_of(model=job.folder.name, baseline=identity, judge=who) for name, job in jobs.items()}
-    folders = {name: context.folder / "verdicts" / key for name, key in keys.items()}
+    folders = {name: context.at.verdicts(key) for name, key in keys.items()}
     missing = {name: given for name, given in responses.items() if not intact(folders[name])}
     against_whom = Path(benchmark.baseline).name if benchmark.fixed is not None else benchmark.baseline
     context.progress.start("judge", f"{len(jobs)} models against {against_whom}, {benchmark.label}")
@@ -144,7 +144,7 @@ def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[s
     for name, responses in given.items():
         precision = settings.training.precision if workers.gpus else "fp32"
         key = key_of(model=identity, prompts=texts, responses=responses, precision=precision)
-        folders[name] = context.folder / "rewards" / key
+        folders[name] = context.at.rewards(key)
         if not intact(folders[name]):
             common = (precision, settings.model.trust_remote_code, workers.threads)
             items.append((str(folders[name]), str(model), texts, responses, *common))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raydaa.errors import InputError
 from raydaa.store.artifacts import CHECKED
+from raydaa.store.study_folder import StudyFolder
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def locked(folder: Path) -> Iterator[bool]:
     locks = True
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = StudyFolder(folder).lock.open("w")
     except OSError as error:
         raise InputError(f"{folder}: can't be written: {error.strerror}; choose another with --output") from None
     with lock:
@@ -32,6 +33,6 @@ def locked(folder: Path) -> Iterator[bool]:
         for path in sorted(folder.rglob(".*")):
             if path.is_dir():  # half-written results of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in (".lock", CHECKED):
+            elif path.name not in (StudyFolder(folder).lock.name, CHECKED):
                 path.unlink(missing_ok=True)
         yield locks

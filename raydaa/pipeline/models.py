@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.training import Trial
 from raydaa.results import TrialResults
-from raydaa.store.artifacts import model_hash, read_json, write_json
+from raydaa.store.artifacts import model_hash
 from raydaa.store.mirror import STUDY, MirrorError
-from raydaa.store.trial_folder import MODEL, RECORD, REMOVED
+from raydaa.store.study_folder import TrialRecord, TrialState
 from raydaa.trial_row import TrialRow
 
 
@@ -18,18 +19,18 @@ def remove_dominated(context: Context, results: TrialResults) -> TrialResults:
         return results
     kept = {row.key for row in results.worth_keeping()}
     judged = [row.key for row in results if row.win_rate is not None]
-    lost = [results.folder / "trials" / key for key in judged if key not in kept]
-    lost = [folder for folder in lost if (folder / MODEL).exists()]
+    lost = [results.at.trial(key) for key in judged if key not in kept]
+    lost = [folder for folder in lost if folder.model.exists()]
     for folder in lost:
-        record = read_json(folder / RECORD) or {}
-        write_json(folder / RECORD, {**record, REMOVED: record.get(REMOVED) or model_hash(folder / MODEL)})
+        record = folder.read_record() or TrialRecord(TrialState.FINISHED)
+        folder.write_record(replace(record, removed=record.removed or model_hash(folder.model)))
     # The records first, here and in the mirror: a trial that has neither that nor a model is trained again.
     sent = bool(lost) and context.send()
     for folder in lost:
-        shutil.rmtree(folder / MODEL)
+        shutil.rmtree(folder.model)
         if sent and context.mirror is not None:
             try:
-                context.mirror.drop(f"{STUDY}/trials/{folder.name}/{MODEL}")
+                context.mirror.drop(f"{STUDY}/{folder.model.relative_to(results.folder)}")
             except MirrorError as error:
                 context.progress.line(f"mirror    {error}")
     return TrialResults.load(results.folder)
@@ -39,10 +40,11 @@ def reopened(context: Context, trials: Iterable[Trial | TrialRow]) -> bool:
     """Whether some of ``trials``, which must have a model, have none any more: those are to be trained again."""
     found = False
     for trial in trials:
-        place = context.folder / "trials" / trial.key / RECORD
-        if REMOVED in (read_json(place) or {}):
+        folder = context.at.trial(trial.key)
+        record = folder.read_record()
+        if record is not None and record.removed is not None:
             # Not unlinked: a mirror would bring the old one back.
-            write_json(place, {"state": "reopened"})
+            folder.write_record(TrialRecord(TrialState.WAITING))
             context.progress.line(f"align     {trial.label} is trained again: its model was removed and is needed")
             found = True
     return found

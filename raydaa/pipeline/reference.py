@@ -10,7 +10,6 @@ from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
 from raydaa.settings.search import MethodSettings
 from raydaa.store.artifacts import intact, key_of, make_folder, read_json, write_json
 from raydaa.store.mirror import REFERENCE
-from raydaa.store.trial_folder import COSTS
 from raydaa.training import launch
 
 HELD_OUT = ("validation",)
@@ -55,7 +54,7 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     workers = context.workers
     price = context.settings.scaling.price_per_gpu_hour
     size = {"gpus": workers.gpus, "workers": workers.count, "price_per_gpu_hour": price}
-    write_json(context.folder / COSTS, {**size, "references": costs})
+    write_json(context.at.costs, {**size, "references": costs})
     return found
 
 

@@ -13,8 +13,9 @@ import yaml
 from raydaa.errors import InputError
 from raydaa.pipeline.lock import locked
 from raydaa.pipeline.versions import note_versions
-from raydaa.progress import LATEST, Progress, captured, warned
+from raydaa.progress import Progress, captured, warned
 from raydaa.store.artifacts import write_json, write_text
+from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     from raydaa.pipeline.context import Context
 
     folder = study.folder
+    at = StudyFolder(folder)
     existed = folder.exists()
-    with locked(folder) as locks, captured(folder / "logs" / "driver.log") as terminal:
-        progress = Progress(terminal, folder=folder)
+    with locked(folder) as locks, captured(at.log) as terminal:
+        progress = Progress(terminal, latest=at.latest)
         with warned(progress):
             if not locks:
                 progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
@@ -44,13 +46,13 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
                     prepared = _prepare(study, progress)
                 except InputError:
                     if not existed:  # nothing was begun: only the list of rejects is worth keeping
-                        (folder / LATEST).unlink(missing_ok=True)
-                        if not (folder / "rejects.jsonl").exists():
+                        at.latest.unlink(missing_ok=True)
+                        if not at.rejects.exists():
                             shutil.rmtree(folder)
                     raise
                 settings = json.loads(study.settings.model_dump_json())
-                write_text(folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-                note_versions(folder)
+                write_text(at.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+                note_versions(at)
                 context = Context(study, progress, ready(), prepared)
                 failure = _run(context)
             return _report(context, failure)
@@ -93,13 +95,13 @@ def _prepare(study: Study, progress: Progress) -> "Prepared":
         check_baselines(study.settings, prepared)
         check_model(study, prepared)
     except TooManyRejectsError as error:
-        rejects = study.folder / "rejects.jsonl"
+        rejects = StudyFolder(study.folder).rejects
         write_text(rejects, error.rejects)
         raise InputError(f"{study.where}: {error} (all of them: {rejects})") from None
     except (DataError, InputError, TokenizerError) as error:
         raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
-    write_text(study.folder / "rejects.jsonl", tables.rejects)
-    write_json(study.folder / "data.json", tables.report)
+    write_text(StudyFolder(study.folder).rejects, tables.rejects)
+    write_json(StudyFolder(study.folder).data_report, tables.report)
     counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
     rejected = sum(tables.report["rejected"].values())
     progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else '; kept from before'}")
@@ -120,7 +122,7 @@ def _surely_prepared(study: Study) -> bool:
     from raydaa.data.prepare import POCKET
 
     world = (study.settings.model.source, study.settings.data.preferences.source)
-    return set(world) == {POCKET} or (study.folder / "data.json").exists()
+    return set(world) == {POCKET} or StudyFolder(study.folder).data_report.exists()
 
 
 def _preload(study: Study) -> list[str]:
@@ -137,7 +139,7 @@ def _preload(study: Study) -> list[str]:
     # Whether an engine that was asked for is there, preparing says.
     by_vllm = study.settings.generation.engine != "transformers" and available()
     plain = study.settings.scaling.workers == 1 and not by_vllm
-    wanted = plain and not torch.cuda.device_count() and not (study.folder / "trials.json").exists()
+    wanted = plain and not torch.cuda.device_count() and not StudyFolder(study.folder).trial_list.exists()
     return ["raydaa.tuning.ready"] if wanted else []
 
 
@@ -186,13 +188,12 @@ def _report(context: "Context", failure: str | None) -> "TrialResults":
     from raydaa.pipeline.models import remove_dominated
     from raydaa.results import TrialResults
 
-    folder = context.folder
-    shutil.rmtree(folder / "ray", ignore_errors=True)
-    context.progress.start("report", str(folder / "report" / "index.html"))
-    results = TrialResults.load(folder)
+    shutil.rmtree(context.at.ray, ignore_errors=True)
+    context.progress.start("report", str(context.at.report / "index.html"))
+    results = TrialResults.load(context.folder)
     results.hand_over()
     results = remove_dominated(context, results)
-    results.report(folder / "report")
+    results.report(context.at.report)
     context.send()
     context.progress.end("written")
     if failure is not None:  # what was found without it is there all the same

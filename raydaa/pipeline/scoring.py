@@ -99,7 +99,7 @@ def _score(context: Context, items: Iterable[Item]) -> int:
 
 def _item(context: Context, job: Job, model: Start, first: int | None = None) -> Item:
     key = key_of(generation=job.folder.name, start=model.hash, first=first)
-    folder = context.folder / "scores" / key
+    folder = context.at.scores(key)
     place = str(job.folder), str(job.table), str(folder)
     return Item(*place, str(model.folder), context.scoring(), first, job.tokens)
 

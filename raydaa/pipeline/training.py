@@ -10,7 +10,6 @@ from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.cluster import looking
 from raydaa.errors import InputError
 from raydaa.pipeline.context import (
-    BUDGET,
     Context,
     Start,
     TrialsNow,
@@ -23,7 +22,7 @@ from raydaa.reporting.tensorboard import export_trial
 from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import intact, key_of, read_json, write_json
 from raydaa.store.mirror import STUDY, push_soon
-from raydaa.store.trial_folder import OPTUNA, OVER, RECORD, SWEEP, read_metrics
+from raydaa.store.study_folder import TrialFolder, TrialState
 from raydaa.training import launch
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.search_space import Point, export, groups
@@ -61,7 +60,7 @@ def budget(context: Context) -> None:
         epochs=1,
         seed=0,
     )
-    longest, place = settings.data.max_length, context.folder / BUDGET
+    longest, place = settings.data.max_length, context.at.budget
     size = {"workers": context.workers.count, "accelerators": context.resources.accelerators}
     key = key_of(model=context.prepared.base.hash, spec=spec.to_json(), longest=longest, **size)
     if (read_json(place) or {}).get("key") == key:
@@ -95,24 +94,24 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
         seed=settings.sft.seed,
         fraction=fraction,
     )
-    folder = context.folder / "sft" / spec.key(prepared.base.hash, prepared.keys["sft"])
+    folder = context.at.sft(spec.key(prepared.base.hash, prepared.keys["sft"]))
     total = spec.steps(prepared.rows["sft"])
     context.progress.start("sft", f"{total} steps on {fraction:.0%} of the examples")
-    if intact(folder / "model"):
+    if intact(folder.model):
         context.progress.end("kept from before")
-        return folder / "model"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "settings.json", spec.to_json())
+        return folder.model
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.spec, spec.to_json())
     with looking(partial(_show_steps, context, folder, total), 1.0):
-        result, _ = launch.train(spec, folder, context.alone)
+        result, _ = launch.train(spec, folder.path, context.alone)
     if "failed" in result:
         place, value = "sft.learning_rate", spec.learning_rate
         if result["failed"].startswith("out of memory"):
             place, value = "training.tokens_per_microbatch", spec.tokens_per_microbatch
         raise InputError(f"{context.study.where}: {place}: {value}: {result['failed']}; lower it")
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    context.progress.end(f"loss {read_metrics(folder)[-1]['loss']:.3f}")
-    return folder / "model"
+    shutil.rmtree(folder.checkpoint, ignore_errors=True)
+    context.progress.end(f"loss {folder.read_metrics()[-1]['loss']:.3f}")
+    return folder.model
 
 
 def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
@@ -130,9 +129,9 @@ def _common(context: Context, training: TrainingSettings) -> dict[str, Any]:
     }
 
 
-def _show_steps(context: Context, folder: Path, total: int) -> None:
+def _show_steps(context: Context, folder: TrialFolder, total: int) -> None:
     """How far a worker is, by what it logs."""
-    if metrics := read_metrics(folder):
+    if metrics := folder.read_metrics():
         step, loss = metrics[-1]["step"], metrics[-1]["loss"]
         context.progress.update(step, total, f"step {step}/{total}, loss {loss:.3f}")
 
@@ -178,7 +177,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     workers = context.workers
     limit = context.settings.search.budget
     purse = None if limit is None else Purse(limit, workers.count * (workers.gpus or 1))
-    sweep = Sweep(found, make, context.folder / "trials", early, context.prepared.rows["train"], purse)
+    sweep = Sweep(found, make, context.at.trials, early, context.prepared.rows["train"], purse)
     progress.start("align", f"{len(sweep.trials)} trials, {context.concurrent_trials} at a time")
     reached: dict[str, float] = {}
 
@@ -187,11 +186,12 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
         reached[trial.key] = result.get("step", 0) / trial.steps
         name = trial.point.label(trial.key)
         if trial.over:
-            export_trial(trial.folder, context.folder / "tensorboard" / name)
+            export_trial(trial.folder, context.at.tensorboard / name)
             if context.mirror is not None:
-                push_soon(context.mirror, trial.folder, f"{STUDY}/trials/{trial.key}")
-        if trial.state == "failed":
-            progress.line(f"align     {name} failed: {(read_json(trial.folder / RECORD) or {}).get('reason')}")
+                push_soon(context.mirror, trial.folder.path, f"{STUDY}/trials/{trial.key}")
+        if trial.state == TrialState.FAILED:
+            record = trial.folder.read_record()
+            progress.line(f"align     {name} failed: {record and record.reason}")
         show()
         work = sum(1.0 if t.over else reached.get(t.key, 0.0) for t in sweep.trials.values())
         over = sum(t.over for t in sweep.trials.values())
@@ -200,21 +200,21 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     def show() -> None:
         size = {"workers": context.workers.count, "slots": context.concurrent_trials}
         trials = [asdict(_trial(trial)) for trial in sweep.trials.values()]
-        write_json(context.folder / SWEEP, {**size, "trials": trials})
+        write_json(context.at.sweep, {**size, "trials": trials})
 
     show()
     asked = trackers(context.settings.tracking, context.settings.name, context.folder)
     run(sweep, workers, TrialsNow(context), notify, list(asked.values()))
     show()
-    (context.folder / OPTUNA).unlink(missing_ok=True)
-    export(found, f"sqlite:///{context.folder / OPTUNA}")
+    context.at.optuna.unlink(missing_ok=True)
+    export(found, f"sqlite:///{context.at.optuna}")
     trials = [_trial(trial) for trial in sweep.trials.values()]
-    write_json(context.folder / "trials.json", [asdict(trial) for trial in trials])
+    write_json(context.at.trial_list, [asdict(trial) for trial in trials])
     states = [trial.state for trial in trials]
-    progress.end(", ".join(f"{states.count(s)} {s}" for s in OVER if s in states))
-    if "finished" not in states:
-        records = [read_json(context.folder / "trials" / trial.key / RECORD) or {} for trial in trials]
-        reasons = sorted({str(record.get("reason")) for record in records})
+    progress.end(", ".join(f"{states.count(s)} {s}" for s in TrialState if s.is_over and s in states))
+    if TrialState.FINISHED not in states:
+        records = [context.at.trial(trial.key).read_record() for trial in trials]
+        reasons = sorted({record.reason for record in records if record is not None})
         raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
     return trials
 

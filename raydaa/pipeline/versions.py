@@ -2,10 +2,9 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from raydaa.store.artifacts import read_json, write_json
-from raydaa.store.trial_folder import VERSIONS
+from raydaa.store.study_folder import StudyFolder
 
 PACKAGES = (
     "raydaa",
@@ -22,7 +21,7 @@ PACKAGES = (
 )
 
 
-def note_versions(folder: Path) -> None:
+def note_versions(folder: StudyFolder) -> None:
     """Add this run's packages to those of the runs before, where they are others."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -30,6 +29,6 @@ def note_versions(folder: Path) -> None:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    known = read_json(folder / VERSIONS) or []
+    known = read_json(folder.versions) or []
     if found not in known[-1:]:
-        write_json(folder / VERSIONS, [*known, found])
+        write_json(folder.versions, [*known, found])

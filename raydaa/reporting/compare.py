@@ -20,7 +20,6 @@ from raydaa.reporting.tables import settings_of, trial_facts
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import read_json, renew_files
 from raydaa.store.tables import read
-from raydaa.store.trial_folder import SPEC
 from raydaa.trial_row import TrialRow
 
 CAPTIONS = {
@@ -93,7 +92,7 @@ def _measured_on(results: TrialResults) -> tuple[str, ...]:
     if results.judged:
         first = results.benchmarks[0]
         return first.label, first.baseline, *_prompts(results.folder / first.questions)
-    settings = [read_json(results.folder / "trials" / row.key / SPEC) or {} for row in results]
+    settings = [read_json(results.at.trial(row.key).spec) or {} for row in results]
     return tuple({Path(str(each.get("validation"))).parent.name for each in settings})
 
 

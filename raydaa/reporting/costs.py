@@ -5,7 +5,7 @@ from typing import Any
 
 from raydaa.results import Judged, TrialResults
 from raydaa.store.artifacts import read_json
-from raydaa.store.trial_folder import COSTS, SPEC
+from raydaa.store.study_folder import TrialState
 from raydaa.trial_row import TrialRow, median
 
 
@@ -42,7 +42,7 @@ class Costs:
 
 def costs(results: TrialResults) -> Costs:
     """From the study folder's records; without them a trial has one worker."""
-    found = read_json(results.folder / COSTS) or {}
+    found = read_json(results.at.costs) or {}
     gpus, references = found.get("gpus", 0), found.get("references", [])
     hours = (gpus or 1) / 3600  # of a worker's second
     known = references if all("worker_seconds" in each for each in references) else None
@@ -57,7 +57,7 @@ def _cost(
     results: TrialResults, method: str, hours: float, workers: int, references: list[dict[str, Any]] | None
 ) -> Cost:
     rows = [row for row in results if row.method == method]
-    stopped = [row for row in rows if row.state == "stopped"]
+    stopped = [row for row in rows if row.state == TrialState.STOPPED]
     left = [(row.seconds or 0) * (row.steps / row.step - 1) for row in stopped if row.step]
     found = None if references is None else sum(_found(results, row, references) for row in rows)
     return Cost(
@@ -77,7 +77,7 @@ def _cost(
 
 def _found(results: TrialResults, row: TrialRow, references: list[dict[str, Any]]) -> float:
     """Worker-seconds of scoring that a trial did not need."""
-    settings = read_json(results.folder / "trials" / row.key / SPEC) or {}
+    settings = read_json(results.at.trial(row.key).spec) or {}
     pairs = row.step * settings.get("batch_size", 0)
     return sum(
         pairs * each["worker_seconds"] / each["pairs"]

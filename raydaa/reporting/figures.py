@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from raydaa.results import TrialResults
-from raydaa.store.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.store.study_folder import PREFERENCE_LOSS
 from raydaa.trial_row import TrialRow
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker says the same once more.
@@ -77,7 +77,7 @@ def pareto(results: TrialResults) -> Figure:
     """Quality against KL for every finished trial, with intervals; the front as a line."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for family, (colour, marker) in FAMILIES.items():
-        rows = [row for row in results if row.state == "finished" and row.ranking == family and row.kl is not None]
+        rows = [row for row in results if row.finished and row.ranking == family and row.kl is not None]
         for row in rows:
             value, below, above = quality(results, row)
             kl, low, high = row.kl or 0.0, row.kl_low or 0.0, row.kl_high or 0.0
@@ -145,12 +145,12 @@ def learning_curves(results: TrialResults) -> Figure:
         colour, _ = FAMILIES[row.ranking]
         points = [
             (metrics["step"] / row.steps, metrics[PREFERENCE_LOSS])
-            for metrics in read_metrics(results.folder / "trials" / row.key)
+            for metrics in results.at.trial(row.key).read_metrics()
             if PREFERENCE_LOSS in metrics
         ]
         if points:
             shares, values = zip(*points, strict=True)
-            axes.plot(shares, values, color=colour, lw=0.9, alpha=1 if row.state == "finished" else 0.35, marker=".")
+            axes.plot(shares, values, color=colour, lw=0.9, alpha=1 if row.finished else 0.35, marker=".")
     for family, (colour, _) in FAMILIES.items():
         axes.plot([], [], color=colour, label=family)
     _logarithmic(axes)
@@ -211,7 +211,7 @@ def _curves(
     curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
     for row in results:
         name, place = of(row)
-        if row.state == "finished" and place is not None:
+        if row.finished and place is not None:
             curves[name][place] = max(curves[name].get(place, row), row, key=results.quality)
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 

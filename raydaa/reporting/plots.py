@@ -21,7 +21,7 @@ from raydaa.reporting.figures import (
     share_name,
 )
 from raydaa.results import TrialResults
-from raydaa.store.trial_folder import PREFERENCE_LOSS, read_metrics
+from raydaa.store.study_folder import PREFERENCE_LOSS
 from raydaa.trial_row import TrialRow
 
 Spec = dict[str, Any]
@@ -104,7 +104,7 @@ def quality_axis(results: TrialResults) -> Spec:
 def _pareto(results: TrialResults) -> Spec:
     data = []
     for method in results.methods:
-        known = [row for row in results if row.method == method and row.state == "finished" and row.kl is not None]
+        known = [row for row in results if row.method == method and row.finished and row.kl is not None]
         if known:
             data.append(_of_method(results, known, mode="markers", **kl_places(known)))
     front = results.pareto_front()
@@ -177,7 +177,7 @@ def _sft_curve(results: TrialResults) -> Spec:
 def _learning_curves(results: TrialResults) -> Spec:
     curves: dict[str, list[tuple[TrialRow, list[float], list[float]]]] = defaultdict(list)
     for row in results:
-        metrics = [m for m in read_metrics(results.folder / "trials" / row.key) if PREFERENCE_LOSS in m]
+        metrics = [m for m in results.at.trial(row.key).read_metrics() if PREFERENCE_LOSS in m]
         if metrics:
             steps, losses = [m["step"] / row.steps for m in metrics], [m[PREFERENCE_LOSS] for m in metrics]
             curves[row.method].append((row, steps, losses))
@@ -197,7 +197,7 @@ def _learning_curves(results: TrialResults) -> Spec:
                     "customdata": [row.key] * len(shares),
                     "text": [f"{plain(row.label)}, {row.state}"] * len(shares),
                     "hovertemplate": "%{text}<br>%{y:.3f} nats<extra></extra>",
-                    "opacity": 1 if row.state == "finished" else 0.35,
+                    "opacity": 1 if row.finished else 0.35,
                     "line": {"color": COLOURS[results.methods.index(method) % len(COLOURS)], "width": 1.2},
                     "marker": {"size": 4},
                 }

@@ -19,7 +19,6 @@ from raydaa.reporting.scores import benchmark_scores, variants
 from raydaa.reporting.tables import settings_of, tables, trial_facts
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import read_json, renew_files
-from raydaa.store.trial_folder import VERSIONS
 
 CAPTIONS = {
     "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
@@ -36,7 +35,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
     def fill(temporary: Path) -> None:
         comparisons, spent, answers = results.comparisons(), costs(results), samples(results)
         drawn = draw(results, temporary)
-        searches = save(search_figures.drawers(results.folder), temporary)
+        searches = save(search_figures.drawers(results.at), temporary)
         _parquet(results, comparisons, spent, answers, temporary)
         found = tables(results, comparisons, spent)
         compared = verdict(_compared(results, comparisons), comparisons) if comparisons else ""
@@ -51,13 +50,13 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "comparison": compared,
             "judged_by": results.judged_by,
             "variants": variants(results),
-            "lost": [row for row in results if row.state != "finished"],
+            "lost": [row for row in results if not row.finished],
             "figures": [(name, text, data_url(drawn[name])) for name, text in CAPTIONS.items() if name in drawn],
             "searches": [data_url(path) for path in searches.values()],
             "costs": spent,
-            "data": read_json(results.folder / "data.json") or {},
-            "versions": read_json(results.folder / VERSIONS) or [],
-            "settings": _text(results.folder / "study.yaml"),
+            "data": read_json(results.at.data_report) or {},
+            "versions": read_json(results.at.versions) or [],
+            "settings": _text(results.at.settings),
             "judged": results.judged,
             "notes": results.notes,
             "shown_prompts": len(fits["questions"]),

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,15 +12,15 @@ from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
 
 from raydaa.reporting.figures import literal
-from raydaa.store.trial_folder import OPTUNA
+from raydaa.store.study_folder import StudyFolder
 
 QUALITY = "held-out preference loss"  # what the samplers were told
 FEWEST = 8  # trials with a value for which an importance says anything
 
 
-def drawers(folder: Path) -> dict[str, Callable[[], Figure]]:
+def drawers(folder: StudyFolder) -> dict[str, Callable[[], Figure]]:
     """A figure's drawer by its name, at most two for each search of the study in ``folder``."""
-    place = folder / OPTUNA
+    place = folder.optuna
     if not place.exists():
         return {}
     found: dict[str, Callable[[], Figure]] = {}

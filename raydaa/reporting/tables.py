@@ -99,7 +99,7 @@ def stages_table(results: TrialResults) -> list[list[str]]:
     """The best trial of each method from each start, with and without the SFT term, below what they started from."""
     best: dict[tuple[str, str, bool], TrialRow] = {}
     for row in results:
-        if row.state == "finished":
+        if row.finished:
             kind = (row.title, *_stages(row))
             best[kind] = max(best.get(kind, row), row, key=results.quality)
     table = [

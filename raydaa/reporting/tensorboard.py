@@ -3,16 +3,16 @@
 import shutil
 from pathlib import Path
 
-from raydaa.store.trial_folder import read_metrics
+from raydaa.store.study_folder import TrialFolder
 
 
-def export_trial(trial: Path, target: Path) -> None:
+def export_trial(trial: TrialFolder, target: Path) -> None:
     """Write every logged metric of the trial folder ``trial`` to ``target``."""
     from tensorboardX import SummaryWriter
 
     shutil.rmtree(target, ignore_errors=True)
     with SummaryWriter(str(target)) as writer:
-        for metrics in read_metrics(trial):
+        for metrics in trial.read_metrics():
             for name, value in metrics.items():
                 if name not in ("step", "total_steps") and not isinstance(value, str):
                     writer.add_scalar(name, value, metrics["step"])

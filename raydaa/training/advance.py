@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raydaa.store.artifacts import write_text
-from raydaa.store.trial_folder import METRICS, read_metrics
+from raydaa.store.study_folder import TrialFolder
 from raydaa.training.collectives import rank
 from raydaa.training.loop import Metrics, Run
 
@@ -28,7 +28,7 @@ def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None
 
     Returns the metrics of the last step, with those of its validation. The first worker writes.
     """
-    log = folder / METRICS
+    place = TrialFolder(folder)
     validated = set(stops(run))
     metrics: Metrics = {}
     while run.step < until:
@@ -37,18 +37,19 @@ def advance(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None
             metrics |= run.validate()
         metrics["seconds"] = run.seconds
         if rank() == 0:
-            with log.open("a", encoding="utf-8") as file:
+            with place.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
         notify(metrics)
         if run.step < until and run.save_is_due:
-            run.save(folder / "checkpoint")
+            run.save(place.checkpoint)
     return metrics
 
 
 def resume(run: Run, folder: Path) -> None:
     """Load the newest checkpoint of ``folder`` and drop metrics of steps after it: they will be made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    run.load(folder / "checkpoint")
+    place = TrialFolder(folder)
+    run.load(place.checkpoint)
     if rank() == 0:
-        kept = [metrics for metrics in read_metrics(folder) if metrics["step"] <= run.step]
-        write_text(folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
+        kept = [metrics for metrics in place.read_metrics() if metrics["step"] <= run.step]
+        write_text(place.metrics, "".join(json.dumps(m) + "\n" for m in kept))

@@ -146,14 +146,14 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     Returns the last metrics with ``done``; a run whose loss is no number returns ``failed`` with the reason,
     since raising would make Ray try it again, and one worker alone that is out of memory ``out_of_memory``.
     """
-    from raydaa.store.trial_folder import read_metrics
+    from raydaa.store.study_folder import TrialFolder
     from raydaa.training.advance import advance, resume
     from raydaa.training.budget import is_out_of_memory
     from raydaa.training.collectives import from_first, world_size
     from raydaa.training.loop import NonFiniteLossError, Run
 
-    ran_out = folder / "out-of-memory"
-    if from_first(ran_out.exists()) and not spec.halved:  # Ray tries a group again: it would only run out again
+    place = TrialFolder(folder)
+    if from_first(place.ran_out.exists()) and not spec.halved:  # Ray tries a group again: it would only run out again
         return {"out_of_memory": True, "done": False}
     run, workers = Run(spec), world_size()
     try:
@@ -166,17 +166,17 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            ran_out.touch()
+            place.ran_out.touch()
             if workers > 1:  # the others wait for this one: only an error ends them
                 raise
             return {"out_of_memory": True, "done": False}
         done = run.step >= run.total_steps
         if done:
-            run.export(folder / "model")
+            run.export(place.model)
         elif run.is_worth_saving:
-            run.save(folder / "checkpoint")
+            run.save(place.checkpoint)
         # A part that was trained already when its driver died has its metrics in the log alone.
-        last = metrics or next(reversed(read_metrics(folder)), {})
+        last = metrics or next(reversed(place.read_metrics()), {})
         return {**last, "step": run.step, "seconds": run.seconds, "done": done}
     finally:
         run.close()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raydaa.store.trial_folder import PREFERENCE_LOSS
+from raydaa.store.study_folder import PREFERENCE_LOSS, TrialState
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 
@@ -28,15 +28,16 @@ def play(sweep: Sweep, told: Callable[[SweptTrial, int], dict[str, float]] = all
         if trial is None:
             sweep.close_if_spent()
             continue
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        trial.started, trial.state = True, "running"
+        trial.folder.path.mkdir(parents=True, exist_ok=True)
+        trial.started = True
+        trial.move(TrialState.RUNNING)
         step = trial.reached + trial.leg
         sweep.decide(trial, {**told(trial, step), "step": step})
-        trial.state = "waiting"
+        trial.move(TrialState.WAITING)
         if step == trial.steps:
-            sweep.close(trial, "finished")
+            sweep.close(trial, TrialState.FINISHED)
         _stop_losers(sweep)
-        at_rungs = sum(t.state == "waiting" and t.reached > 0 for t in sweep.trials.values())
+        at_rungs = sum(t.state == TrialState.WAITING and t.reached > 0 for t in sweep.trials.values())
         played.waiting = max(played.waiting, at_rungs)
     played.trials = list(sweep.trials.values())
     return played
@@ -44,5 +45,5 @@ def play(sweep: Sweep, told: Callable[[SweptTrial, int], dict[str, float]] = all
 
 def _stop_losers(sweep: Sweep) -> None:
     for trial in list(sweep.trials.values()):
-        if trial.state == "waiting" and trial.bracket.decision(trial.key) == "stop":
-            sweep.close(trial, "stopped")
+        if trial.state == TrialState.WAITING and trial.bracket.decision(trial.key) == "stop":
+            sweep.close(trial, TrialState.STOPPED)

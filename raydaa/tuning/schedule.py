@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from raydaa.errors import MachineError, machine_error
 from raydaa.store.artifacts import write_json
-from raydaa.store.trial_folder import RECORD, SPEC
+from raydaa.store.study_folder import TrialRecord, TrialState
 from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.launch import ON_HEAD, Workers
 from raydaa.tuning.sweep import Sweep, SweptTrial
@@ -34,10 +34,11 @@ class _Points(Searcher):
         trial = self.sweep.next_trial() if self.sweep.running < self.limit() and not self.sweep.winners() else None
         if trial is None:
             return Searcher.FINISHED if self.sweep.over else None
-        trial.started, trial.state = True, "running"
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        write_json(trial.folder / RECORD, {"state": "running"})  # in the place of one that no longer holds
-        write_json(trial.folder / SPEC, self.sweep.spec_of(trial).to_json())
+        trial.started = True
+        trial.move(TrialState.RUNNING)
+        trial.folder.path.mkdir(parents=True, exist_ok=True)
+        trial.folder.write_record(TrialRecord(trial.state))  # in the place of one that no longer holds
+        write_json(trial.folder.spec, self.sweep.spec_of(trial).to_json())
         return self.configure(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -79,16 +80,16 @@ class _Brackets(TrialScheduler):
         return str(TrialScheduler.CONTINUE)
 
     def _lost(self, swept: SweptTrial) -> None:
-        self.sweep.close(swept, "stopped", "the others of its bracket were better at a rung")
+        self.sweep.close(swept, TrialState.STOPPED, "the others of its bracket were better at a rung")
         self.notify(swept, {})
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         swept = self._of(trial)
         if result.get("failed"):
-            self.sweep.close(swept, "failed", result["failed"])
+            self.sweep.close(swept, TrialState.FAILED, result["failed"])
         else:
             self.sweep.decide(swept, result)
-            self.sweep.close(swept, "finished")
+            self.sweep.close(swept, TrialState.FINISHED)
         self.notify(swept, {})
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -105,7 +106,7 @@ class _Brackets(TrialScheduler):
             raise MachineError(cause)
         if swept.failures > self.max_failures and not swept.over:
             lines = [line.strip() for line in text.splitlines()]
-            self.sweep.close(swept, "failed", [line for line in lines if line][-1], retry=True)
+            self.sweep.close(swept, TrialState.FAILED, [line for line in lines if line][-1], retry=True)
         self.notify(swept, {})
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
@@ -115,8 +116,8 @@ class _Brackets(TrialScheduler):
         trials = [t for t in tune_controller.get_trials() if t.status in (t.PENDING, t.PAUSED)]
         for trial in trials:
             # Not while it is being paused: the next trial would start an actor of its own instead of taking this one's.
-            if trial.status == trial.PAUSED and (swept := self._of(trial)).state == "running":
-                swept.state = "waiting"
+            if trial.status == trial.PAUSED and (swept := self._of(trial)).state == TrialState.RUNNING:
+                swept.move(TrialState.WAITING)
                 self.notify(swept, {"step": swept.reached})
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
                 self._lost(self._of(trial))
@@ -127,7 +128,7 @@ class _Brackets(TrialScheduler):
             if trial.status == trial.PENDING:
                 return trial
             if swept in winners and active < self.limit():
-                swept.state = "running"
+                swept.move(TrialState.RUNNING)
                 return trial
         for swept in self.sweep.close_if_spent():
             self.notify(swept, {})
@@ -156,12 +157,12 @@ def run(
 
     def configure(trial: SweptTrial) -> dict[str, Any]:
         # Whether it is whole, its workers find out: reading it would stop Tune, and this machine may be a small one.
-        found = newest_first(trial.folder / "checkpoint")
+        found = newest_first(trial.folder.checkpoint)
         reached = step_of(found[0]) if found else 0
         base = {
             "key": trial.key,
             "point": asdict(trial.point),
-            "folder": str(trial.folder),
+            "folder": str(trial.folder.path),
             "threads": workers.threads,
             "methods": workers.methods,
         }

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.settings.search import Budget, EarlyStopping
-from raydaa.store.artifacts import intact, key_of, read_json, write_json
-from raydaa.store.trial_folder import MODEL, OVER, PREFERENCE_LOSS, RECORD, REMOVED, TOKENS, read_metrics
+from raydaa.store.artifacts import intact, key_of
+from raydaa.store.study_folder import PREFERENCE_LOSS, TOKENS, TrialFolder, TrialRecord, TrialState
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.halving import Bracket
@@ -43,20 +43,24 @@ class SweptTrial:
     key: str
     point: Point
     spec: RunSpec
-    folder: Path
+    folder: TrialFolder
     steps: int
     bracket: Bracket
     askers: list[tuple[Group, int]] = field(default_factory=list)
     started: bool = False
     failures: int = 0
-    state: str = "waiting"  # waiting, running, finished, stopped, failed
+    state: TrialState = TrialState.WAITING
     reached: int = 0  # steps
     seconds: float = 0.0  # of training, so far
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to do for it."""
-        return self.state in OVER
+        return self.state.is_over
+
+    def move(self, state: TrialState) -> None:
+        """The trial is now in ``state``."""
+        self.state = self.state.to(state)
 
     @property
     def leg(self) -> int:
@@ -100,7 +104,7 @@ class Sweep:
         if key not in self.trials:
             bracket = self._bracket(point, group.asked)
             bracket.add(key)
-            folder, steps = self.folder / key, spec.steps(self.table_size)
+            folder, steps = TrialFolder(self.folder / key), spec.steps(self.table_size)
             self.trials[key] = SweptTrial(key, point, spec, folder, steps, bracket)
         trial = self.trials[key]
         trial.askers.append((group, number))
@@ -118,16 +122,16 @@ class Sweep:
 
     def _read(self, trial: SweptTrial) -> None:
         """What the trial's folder says of it."""
-        for metrics in read_metrics(trial.folder):
+        for metrics in trial.folder.read_metrics():
             self._note(trial, metrics)
-        record = read_json(trial.folder / RECORD)
+        record = trial.folder.read_record()
         if record is None:
             return
-        whole = trial.reached == trial.steps if REMOVED in record else intact(trial.folder / MODEL)
-        if record["state"] == "finished" and whole:
-            trial.state = "finished"
-        elif record["state"] == "failed" and not record["retry"]:
-            trial.state = "failed"
+        whole = trial.reached == trial.steps if record.removed is not None else intact(trial.folder.model)
+        if record.state == TrialState.FINISHED and whole:
+            trial.move(TrialState.FINISHED)
+        elif record.state == TrialState.FAILED and not record.retry:
+            trial.move(TrialState.FAILED)
         if trial.over:
             trial.bracket.leave(trial.key)
 
@@ -146,11 +150,11 @@ class Sweep:
 
         It may have reached a rung, or its end, before anybody heard of it: its folder is asked.
         """
-        trial.started, trial.state = False, "waiting"
+        trial.started = False
+        trial.move(TrialState.WAITING)
         self._read(trial)
         if trial.over:
-            state, trial.state = trial.state, "waiting"
-            self.close(trial, state)
+            self._settle(trial)
 
     def next_trial(self) -> SweptTrial | None:
         """The next trial to hand to Tune, in the order of the study; those that lost already are closed here."""
@@ -163,7 +167,7 @@ class Sweep:
                     continue
                 decision = trial.bracket.decision(trial.key)
                 if decision == "stop":
-                    self.close(trial, "stopped", "the others of its bracket were better at a rung")
+                    self.close(trial, TrialState.STOPPED, "the others of its bracket were better at a rung")
                 elif decision == "go" and self.affords(trial):
                     return trial
         return None
@@ -173,7 +177,7 @@ class Sweep:
         return [trial for trial in self.trials.values() if trial.started and self._may_run(trial)]
 
     def _may_run(self, trial: SweptTrial) -> bool:
-        return trial.state == "waiting" and trial.bracket.decision(trial.key) == "go" and self.affords(trial)
+        return trial.state == TrialState.WAITING and trial.bracket.decision(trial.key) == "go" and self.affords(trial)
 
     def affords(self, trial: SweptTrial) -> bool:
         """Whether the budget holds what was used, what runs on to its next rung, and this trial's way to its own.
@@ -184,7 +188,7 @@ class Sweep:
             return True
         done = sum(t.reached for t in self.trials.values())
         seconds = sum(t.seconds for t in self.trials.values())
-        ahead = trial.leg + sum(t.leg for t in self.trials.values() if t.state == "running")
+        ahead = trial.leg + sum(t.leg for t in self.trials.values() if t.state == TrialState.RUNNING)
         return self.purse.holds(done + ahead, seconds + (seconds / done * ahead if done else 0.0))
 
     def close_if_spent(self) -> list[SweptTrial]:
@@ -196,7 +200,7 @@ class Sweep:
         if self.purse is None or self.running or any(map(self._may_run, left)):
             return []
         for trial in left:
-            self.close(trial, "stopped", "the budget was spent", retry=True)
+            self.close(trial, TrialState.STOPPED, "the budget was spent", retry=True)
         return left
 
     def spec_of(self, trial: SweptTrial) -> RunSpec:
@@ -218,18 +222,24 @@ class Sweep:
             return "go"
         return trial.bracket.decision(trial.key)
 
-    def close(self, trial: SweptTrial, state: str, reason: str = "", retry: bool = False) -> None:
+    def close(self, trial: SweptTrial, state: TrialState, reason: str = "", retry: bool = False) -> None:
         """The trial is over: write its record unless its worker did, free its disk, tell its samplers."""
         if trial.over:
             return
-        trial.state = state
-        trial.bracket.leave(trial.key)
+        trial.move(state)
         # A trial that finished, or whose loss was no number, wrote its record itself.
-        known = (read_json(trial.folder / RECORD) or {}).get("state")
-        if state == "stopped" or (state == "failed" and known != "failed"):
-            write_json(trial.folder / RECORD, {"state": state, "reason": reason, "retry": retry})
+        record = trial.folder.read_record()
+        if state == TrialState.STOPPED or (
+            state == TrialState.FAILED and (record is None or record.state != TrialState.FAILED)
+        ):
+            trial.folder.write_record(TrialRecord(state, reason, retry))
+        self._settle(trial, retry)
+
+    def _settle(self, trial: SweptTrial, retry: bool = False) -> None:
+        """What follows from a trial's end."""
+        trial.bracket.leave(trial.key)
         if not retry:
-            shutil.rmtree(trial.folder / "checkpoint", ignore_errors=True)
+            shutil.rmtree(trial.folder.checkpoint, ignore_errors=True)
         for group in {id(group): group for group, _ in trial.askers}.values():
             mine = [t for t in self.trials.values() if any(g is group for g, _ in t.askers)]
             if all(t.over for t in mine):
@@ -245,7 +255,7 @@ class Sweep:
     @property
     def running(self) -> int:
         """How many trials Tune has at work."""
-        return sum(trial.state == "running" for trial in self.trials.values())
+        return sum(trial.state == TrialState.RUNNING for trial in self.trials.values())
 
     @property
     def over(self) -> bool:
@@ -254,5 +264,6 @@ class Sweep:
 
 
 def _result(trial: SweptTrial) -> Result:
-    metrics = [m for m in read_metrics(trial.folder) if PREFERENCE_LOSS in m] if trial.state != "failed" else []
+    failed = trial.state == TrialState.FAILED
+    metrics = [] if failed else [m for m in trial.folder.read_metrics() if PREFERENCE_LOSS in m]
     return Result(metrics[-1][PREFERENCE_LOSS] if metrics else None)

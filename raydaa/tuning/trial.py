@@ -11,7 +11,7 @@ import torch
 from ray.tune import Trainable
 
 from raydaa.store.artifacts import read_json, write_json
-from raydaa.store.trial_folder import MODEL, RECORD, SPEC, TOKENS
+from raydaa.store.study_folder import TOKENS, TrialFolder, TrialRecord, TrialState
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.budget import is_out_of_memory
 from raydaa.training.launch import Workers, prepare_process, train
@@ -20,9 +20,9 @@ from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
 
 
-def _failed(folder: Path, step: int, reason: str) -> dict[str, Any]:
+def _failed(folder: TrialFolder, step: int, reason: str) -> dict[str, Any]:
     """Write the record of a trial that trying again would not help, and what Tune is told."""
-    write_json(folder / RECORD, {"state": "failed", "reason": reason, "retry": False})
+    folder.write_record(TrialRecord(TrialState.FAILED, reason))
     return {"step": step, "failed": reason, "done": True}
 
 
@@ -43,15 +43,17 @@ class OneWorkerTrial(Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Tune may set up a trial here and then run it in another actor: nothing may be touched before `step`.
         self._end()
-        self.folder = Path(new_config["folder"])
+        self.folder = TrialFolder(Path(new_config["folder"]))
         return True
 
     def _begin(self) -> Run:
-        settings = read_json(self.folder / SPEC)
+        settings = read_json(self.folder.spec)
         if settings is None:  # a node that joined later
-            raise FileNotFoundError(f"{self.folder} is not seen by {socket.gethostname()}; use a shared file system")
+            raise FileNotFoundError(
+                f"{self.folder.path} is not seen by {socket.gethostname()}; use a shared file system"
+            )
         run = Run(RunSpec.from_json(settings), self.start)
-        resume(run, self.folder)
+        resume(run, self.folder.path)
         self.first_step = True
         return run
 
@@ -83,13 +85,13 @@ class OneWorkerTrial(Trainable):
         run = self.run
         until = min([s for s in stops(run) if s > run.step], default=run.total_steps)
         try:
-            metrics = advance(run, self.folder, until, self._note_start)
+            metrics = advance(run, self.folder.path, until, self._note_start)
         except NonFiniteLossError as error:
             return _failed(self.folder, run.step, str(error))
         done = run.step >= run.total_steps
         if done:
-            run.export(self.folder / MODEL)
-            write_json(self.folder / RECORD, {"state": "finished", "steps": run.step, "seconds": run.seconds})
+            run.export(self.folder.model)
+            self.folder.write_record(TrialRecord(TrialState.FINISHED, steps=run.step, seconds=run.seconds))
         self.idle_since = time.monotonic()
         return {**metrics, "step": run.step, "done": done, TOKENS: run.spec.tokens_per_microbatch}
 
@@ -103,19 +105,19 @@ class OneWorkerTrial(Trainable):
         self._end(out_of_memory=True)
         if spec.halved:
             return _failed(self.folder, step, spec.out_of_memory)
-        write_json(self.folder / SPEC, spec.with_half_the_tokens().to_json())
+        write_json(self.folder.spec, spec.with_half_the_tokens().to_json())
         return self.step()
 
     def _note_start(self, _: dict[str, float]) -> None:
         """After a trial's first step: how long this slot stood between two trials' steps."""
         if self.first_step and self.idle_since is not None:
-            write_json(self.folder / "start.json", {"seconds": time.monotonic() - self.idle_since})
+            write_json(self.folder.start, {"seconds": time.monotonic() - self.idle_since})
         self.first_step = False
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         if self.run is not None:
             if self.run.is_worth_saving:
-                self.run.save(self.folder / "checkpoint")
+                self.run.save(self.folder.checkpoint)
             self.idle_since = time.monotonic()
         return {"step": 0 if self.run is None else self.run.step}
 
@@ -133,8 +135,8 @@ class GroupTrial(Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.folder = Path(new_config["folder"])
-        self.spec = RunSpec.from_json(read_json(self.folder / SPEC))
+        self.folder = TrialFolder(Path(new_config["folder"]))
+        self.spec = RunSpec.from_json(read_json(self.folder.spec))
         self.workers = Workers(**new_config["workers"])
         self.steps = new_config["steps"]
         self.reached = new_config["reached"]
@@ -143,13 +145,13 @@ class GroupTrial(Trainable):
     def step(self) -> dict[str, Any]:
         total = self.steps
         until = min([s for s in rung_steps(self.spec.rungs, total) if s > self.reached], default=total)
-        result, self.spec = train(self.spec, self.folder, self.workers, until)
-        write_json(self.folder / SPEC, self.spec.to_json())
+        result, self.spec = train(self.spec, self.folder.path, self.workers, until)
+        write_json(self.folder.spec, self.spec.to_json())
         if "failed" in result:
             return _failed(self.folder, self.reached, result["failed"])
         self.reached = int(result["step"])
         if result["done"]:
-            write_json(self.folder / RECORD, {"state": "finished", "steps": total, "seconds": result["seconds"]})
+            self.folder.write_record(TrialRecord(TrialState.FINISHED, steps=total, seconds=result["seconds"]))
         return {**result, TOKENS: self.spec.tokens_per_microbatch}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:

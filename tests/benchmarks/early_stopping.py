@@ -25,7 +25,7 @@ import yaml
 from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
 from raydaa.settings.search import EarlyStopping
-from raydaa.store.trial_folder import ACCURACY, LOSS, PREFERENCE_LOSS, SPEC, read_metrics
+from raydaa.store.study_folder import ACCURACY, LOSS, PREFERENCE_LOSS
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec
 from raydaa.trial_row import TrialRow
@@ -83,7 +83,7 @@ class Record:
         self.metrics = {row.key: {m["step"]: m for m in self._read(row)} for row in self.results}
 
     def _read(self, row: TrialRow) -> list[Metrics]:
-        return read_metrics(self.results.folder / "trials" / row.key)
+        return self.results.at.trial(row.key).read_metrics()
 
     def _place(self, of: TrialRow | Point) -> tuple[Any, ...]:
         return of.init, of.method, json.dumps(of.parameters, sort_keys=True), of.learning_rate, of.seed
@@ -93,7 +93,7 @@ class Record:
 
         def make(point: Point) -> tuple[str, RunSpec]:
             row = self.rows[self._place(point)]
-            settings = json.loads((self.results.folder / "trials" / row.key / SPEC).read_text())
+            settings = json.loads(self.results.at.trial(row.key).spec.read_text())
             return row.key, replace(RunSpec.from_json(settings), rungs=early.rungs)
 
         found = groups(self.search.model_copy(update={"seeds": (seed,)}))

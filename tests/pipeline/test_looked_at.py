@@ -7,6 +7,7 @@ import pytest
 
 from raydaa.pipeline.evaluation import looked_at
 from raydaa.pipeline.training import Trial
+from raydaa.store.study_folder import StudyFolder
 from raydaa.tuning.search_space import Point
 
 
@@ -34,4 +35,4 @@ def trials(tmp_path: Path) -> list[Trial]:
 
 @pytest.mark.parametrize(("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "1")])
 def test_rules(tmp_path: Path, trials: list[Trial], rule: str, keys: str) -> None:
-    assert [trial.key for trial in looked_at(tmp_path, trials, rule)] == list(keys)
+    assert [trial.key for trial in looked_at(StudyFolder(tmp_path), trials, rule)] == list(keys)

@@ -29,6 +29,7 @@ from raydaa.reporting.tables import costs_table
 from raydaa.results import TrialResults
 from raydaa.status import status
 from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.study_folder import StudyFolder
 from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
 
 
@@ -113,11 +114,11 @@ def test_scores_are_there_unrounded(folder: Path) -> None:
 
 def test_every_run_says_what_it_ran_with(tmp_path: Path) -> None:
     for _ in range(2):
-        note_versions(tmp_path)
+        note_versions(StudyFolder(tmp_path))
     (once,) = json.loads((tmp_path / "versions.json").read_text())
     assert once["torch"] == version("torch")
     write_json(tmp_path / "versions.json", [{**once, "torch": "1.0"}])
-    note_versions(tmp_path)
+    note_versions(StudyFolder(tmp_path))
     assert [each["torch"] for each in json.loads((tmp_path / "versions.json").read_text())] == ["1.0", once["torch"]]
 
 
@@ -178,11 +179,11 @@ def test_latex_is_escaped(folder: Path) -> None:
 
 
 def test_only_what_varied_is_drawn(folder: Path) -> None:
-    found = search_figures.drawers(folder)
+    found = search_figures.drawers(StudyFolder(folder))
     by_name = dict(enumerate(optuna.get_all_study_names(f"sqlite:///{folder / 'optuna.db'}")))
     drawn = {(kind, by_name[int(number)]) for kind, _, number in (name.partition("_") for name in found)}
     assert drawn == {("importance", f"{HOSTILE}/dpo"), ("parallel", f"{HOSTILE}/dpo"), ("parallel", "few")}
-    assert search_figures.drawers(folder / "trials") == {}
+    assert search_figures.drawers(StudyFolder(folder / "trials")) == {}
 
 
 def test_same_results_same_files(folder: Path, tmp_path: Path) -> None:

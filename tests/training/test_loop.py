@@ -12,8 +12,8 @@ import torch
 
 from raydaa.data.packing import PairTable, pack_responses
 from raydaa.pocket import world as pocket
+from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import REFERENCE, read, write
-from raydaa.store.trial_folder import read_metrics
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import Policy, StartWeights, load_model
@@ -121,7 +121,7 @@ def test_resumed_run_equals_uninterrupted(make: Make, tmp_path: Path) -> None:
     assert again.step == 4
     advance(again, parts, again.total_steps)
     names = ("loss", "grad_norm", "lr", "validation/loss")
-    for one, other in zip(read_metrics(whole), read_metrics(parts), strict=True):
+    for one, other in zip(*(TrialFolder(folder).read_metrics() for folder in (whole, parts)), strict=True):
         assert [one.get(name) for name in names] == [other.get(name) for name in names]
 
 
@@ -133,7 +133,7 @@ def test_damaged_checkpoint_is_passed_over(make: Make, tmp_path: Path) -> None:
     again = Run(make())
     resume(again, tmp_path)
     assert again.step == 0
-    assert read_metrics(tmp_path) == []
+    assert TrialFolder(tmp_path).read_metrics() == []
 
 
 def test_reused_weights_are_the_starts_own(make: Make) -> None:

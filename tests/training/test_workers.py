@@ -18,8 +18,8 @@ from raydaa.algorithms.method import Method
 from raydaa.data.packing import split_work
 from raydaa.pipeline.scoring import Item, score_items
 from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import GENERATIONS, PAIRS, read, write
-from raydaa.store.trial_folder import METRICS, read_metrics
 from raydaa.training import build, launch
 from raydaa.training.collectives import rank
 from raydaa.training.engine import make_engine
@@ -115,7 +115,7 @@ def walk(config: dict[str, Any]) -> None:
     for spec, folder, until in config["parts"]:
         train_part(RunSpec.from_json(spec), Path(folder), until)
         if until:
-            shutil.copy(Path(folder) / METRICS, Path(folder) / "until.jsonl")
+            shutil.copy(TrialFolder(Path(folder)).metrics, Path(folder) / "until.jsonl")
     for source, tables, folder, options in config["scored"]:
         write_share(source, tables, Path(folder), options)
     score_items(config)
@@ -210,7 +210,7 @@ def tables_of(spec: RunSpec) -> dict[str, str]:
 
 def losses(folder: Path) -> list[float]:
     """All losses of a run, then those on held-out pairs."""
-    metrics = read_metrics(folder)
+    metrics = TrialFolder(folder).read_metrics()
     assert [m["step"] for m in metrics] == list(range(1, 13))
     return [m["loss"] for m in metrics] + [m["validation/loss"] for m in metrics if "validation/loss" in m]
 
@@ -265,7 +265,7 @@ def test_a_run_goes_on_exactly_from_a_checkpoint(spec: RunSpec, walked: Path, tm
         launch.train(variants(spec)[name], parts, two_workers(tmp_path))
     assert losses(parts) == pytest.approx(losses(walked / name), abs=1e-6)
     # What was trained before the stop was not trained again: times differ from run to run.
-    before, after = ((parts / file).read_text().splitlines() for file in ("until.jsonl", METRICS))
+    before, after = (path.read_text().splitlines() for path in (parts / "until.jsonl", TrialFolder(parts).metrics))
     assert len(before) == 5
     assert after[:5] == before
 

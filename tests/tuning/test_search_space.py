@@ -7,9 +7,10 @@ import optuna
 import pytest
 
 from raydaa.settings.search import Budget, EarlyStopping
-from raydaa.store.artifacts import make_folder, read_json, write_json
+from raydaa.store.artifacts import make_folder, write_json
+from raydaa.store.study_folder import TrialRecord, TrialState
 from raydaa.tuning.search_space import Group, Point, Result, export, groups
-from raydaa.tuning.sweep import Purse, Sweep
+from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
 from tests.tuning.sweeps import log, search, sweep
 
 
@@ -117,9 +118,9 @@ def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> 
     made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
     died, other = made.trials.values()
     for trial in (died, other):
-        trial.started, trial.state = True, "running"
-    died.folder.mkdir()
-    (died.folder / "metrics.jsonl").write_text(json.dumps(log(2.0)) + "\n")
+        trial.started, trial.state = True, TrialState.RUNNING
+    died.folder.path.mkdir()
+    died.folder.metrics.write_text(json.dumps(log(2.0)) + "\n")
     made.hand_back(died)
     assert made.next_trial() is None
     assert made.decide(other, log(1.0)) == "go"
@@ -130,9 +131,9 @@ def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> 
 def test_a_trial_that_died_after_its_end_is_not_run_again(tmp_path: Path) -> None:
     made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
     died = next(iter(made.trials.values()))
-    died.started, died.state = True, "running"
-    make_folder(died.folder / "model", lambda folder: write_json(folder / "config.json", {}))
-    write_json(died.folder / "record.json", {"state": "finished", "steps": 10, "seconds": 1.0})
+    died.started, died.state = True, TrialState.RUNNING
+    make_folder(died.folder.model, lambda folder: write_json(folder / "config.json", {}))
+    died.folder.write_record(TrialRecord(TrialState.FINISHED, steps=10, seconds=1.0))
     made.hand_back(died)
     assert died.state == "finished"
     assert made.next_trial() is not died
@@ -147,7 +148,7 @@ def played(made: Sweep, slots: int) -> int:
             trial = next(iter(made.winners()), None) or made.next_trial()
             if trial is None:
                 break
-            trial.started, trial.state = True, "running"
+            trial.started, trial.state = True, TrialState.RUNNING
             running.append(trial)
         if not running:
             made.close_if_spent()
@@ -155,13 +156,19 @@ def played(made: Sweep, slots: int) -> int:
         trial = running[0]
         step = trial.reached + trial.leg
         decision = made.decide(trial, {**log(places[trial.key]), "step": step, "seconds": 60.0 * step})
-        trial.state = "waiting"
+        trial.state = TrialState.WAITING
         if decision == "stop" or step == trial.steps:
-            made.close(trial, "stopped" if decision == "stop" else "finished")
+            made.close(trial, TrialState.STOPPED if decision == "stop" else TrialState.FINISHED)
         for other in made.trials.values():
             if other.state == "waiting" and other.bracket.decision(other.key) == "stop":
-                made.close(other, "stopped")
+                made.close(other, TrialState.STOPPED)
     return sum(trial.reached for trial in made.trials.values())
+
+
+def record_of(trial: SweptTrial) -> TrialRecord:
+    record = trial.folder.read_record()
+    assert record is not None
+    return record
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -175,7 +182,7 @@ def test_a_sweep_ends_within_its_budget(tmp_path: Path, budget: int, finished: i
     states = [trial.state for trial in made.trials.values()]
     assert used <= max(budget, 5 * slots if hours else 0)  # the first ones start before a step's time is known
     assert states.count("finished") == finished if slots == 1 else states.count("finished") <= finished
-    reasons = {read_json(t.folder / "record.json")["reason"] for t in made.trials.values() if t.state == "stopped"}
+    reasons = {record_of(t).reason for t in made.trials.values() if t.state == TrialState.STOPPED}
     assert ("the budget was spent" in reasons) == (budget < 30)
 
 
@@ -213,6 +220,6 @@ def test_a_sampler_goes_on_when_its_cohort_is_over(tmp_path: Path) -> None:
     made = sweep(tmp_path, methods=methods, learning_rate=1e-4)
     assert len(made.trials) == 4
     for trial in list(made.trials.values()):
-        made.close(trial, "failed", "test", retry=True)
+        made.close(trial, TrialState.FAILED, "test", retry=True)
     assert len(made.trials) == 6
     assert not made.over
