@@ -18,10 +18,11 @@ from raydaa.pipeline.judging import judge
 from raydaa.pipeline.measuring import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
+from raydaa.pipeline.stage import Output, missing
 from raydaa.pipeline.training import Trial
 from raydaa.settings.evaluation import SamplingSettings
 from raydaa.settings.judge import JudgeSettings
-from raydaa.store.artifacts import intact, key_of, model_hash, write_json
+from raydaa.store.artifacts import key_of, model_hash, write_json
 from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder, TrialState
 from raydaa.store.tables import read
 from raydaa.training.tokenizer import stops_of
@@ -93,7 +94,7 @@ def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Tria
     asked = {t.key: [for_kl[t.key], *(jobs[t.key] for jobs in judged.values())] for t in gone}
     on_gpu = context.workers.gpus > 0  # where generation and the scorer always differ
     scored = {t.key: not on_gpu or is_scored(context, for_kl[t.key]) for t in gone}
-    return [t for t in gone if not (scored[t.key] and all(intact(job.folder) for job in asked[t.key]))]
+    return [t for t in gone if not (scored[t.key] and not missing(asked[t.key]))]
 
 
 def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
@@ -153,17 +154,19 @@ def _jobs(
 
 
 def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: str, prompts: int) -> Job:
-    key = key_of(
-        model=model.hash,
-        data=data,
-        prompts=prompts,
-        sampling=asdict(sampling),
-        stops=stops_of(context.prepared.tokenizer),
-        engine=engine_of(context.settings),
-        batch_size=context.settings.generation.rows if engine_of(context.settings) == "transformers" else None,
-        batch_invariant=context.settings.generation.batch_invariant,
-    )
-    return Job(model, sampling, table, prompts, context.at.generations(key), context.prepared.tokenizer)
+    engine = engine_of(context.settings)
+    depends_on = {
+        "model": model.hash,
+        "data": data,
+        "prompts": prompts,
+        "sampling": asdict(sampling),
+        "stops": stops_of(context.prepared.tokenizer),
+        "engine": engine,
+        "batch_size": context.settings.generation.rows if engine == "transformers" else None,
+        "batch_invariant": context.settings.generation.batch_invariant,
+    }
+    output = Output(context.at.generations, depends_on)
+    return Job(model, sampling, table, prompts, output, context.prepared.tokenizer)
 
 
 def _paid(benchmark: Benchmark, verdicts: Iterable[Path]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context, Start
+from raydaa.pipeline.stage import Output, ensure
 from raydaa.settings.study import StudySettings
-from raydaa.store.artifacts import intact, key_of, make_folder
+from raydaa.store.artifacts import key_of
 from raydaa.store.tables import GENERATIONS, read, write
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
@@ -30,8 +31,13 @@ class Job:
     sampling: Sampling
     table: Path
     prompts: int
-    folder: Path
+    output: Output
     tokenizer: Path  # as `study_tokenizer` makes it
+
+    @property
+    def folder(self) -> Path:
+        """Where the responses lie."""
+        return self.output.folder
 
     @property
     def tokens(self) -> int:
@@ -61,16 +67,16 @@ def engine_of(settings: StudySettings) -> str:
 def generate(context: Context, jobs: Iterable[Job]) -> None:
     """Run the jobs whose responses are not there yet."""
     jobs = list(jobs)
-    missing = [job for job in jobs if not intact(job.folder)]
     engine = engine_of(context.settings)
-    context.progress.start("generate", f"{len(jobs)} models, {engine}")
-    done = "0 models generated"
-    if missing:
+
+    def make(missing: list[Job]) -> str:
+        if not missing:
+            return "0 models generated"
         begun = {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
         speed = sum(map(_tokens, missing)) / (time.monotonic() - begun)
-        done = f"{len(missing)} models generated, {speed:,.0f} tokens/s"
-    kept = len(jobs) - len(missing)
-    context.progress.end(f"{done}{f'; {kept} kept from before' if kept else ''}")
+        return f"{len(missing)} models generated, {speed:,.0f} tokens/s"
+
+    ensure(context, "generate", f"{len(jobs)} models, {engine}", jobs, make)
 
 
 def _tokens(job: Job) -> int:
@@ -179,4 +185,4 @@ def keep(job: Job, rows: Sequence[dict[str, Any]], responses: Sequence[Response]
         {"prompt_id": row["prompt_id"], "response": chat.answer(response.tokens, stops), **asdict(response)}
         for row, response in zip(rows, responses, strict=True)
     ]
-    make_folder(job.folder, lambda folder: write(folder / "responses.parquet", records, GENERATIONS))
+    job.output.seal(lambda folder: write(folder / "responses.parquet", records, GENERATIONS))

@@ -1,11 +1,25 @@
 """The stage harness: the LM Evaluation Harness's tasks for the best models and those beside them."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raydaa.errors import first_line
 from raydaa.pipeline.context import Context, Start
+from raydaa.pipeline.stage import Output, ensure
 from raydaa.results import TrialResults
-from raydaa.store.artifacts import key_of, make_folder, model_hash, read_json, write_json
+from raydaa.store.artifacts import model_hash, read_json, write_json
+
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Of one model on all tasks."""
+
+    title: str
+    model: Path
+    output: Output
 
 
 def harness(context: Context, starts: dict[str, Start], results: TrialResults) -> str | None:
@@ -15,35 +29,38 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     """
     settings = context.settings.evaluation.lm_eval
     if settings is None:
-        (context.at.harness).unlink(missing_ok=True)
+        context.at.harness.unlink(missing_ok=True)
         return None
     from raydaa.generation.harness import ask, identity
     from raydaa.generation.server import serve
 
-    asked = {row.title: Path(str(row.checkpoint)) for row in results.best_of_each()}
-    asked |= {f"({name})": starts[name].folder for name in context.settings.models_beside}
-    context.progress.start("harness", f"{len(asked)} models, {', '.join(settings.tasks)}")
-    tasks, scores, made, failure = identity(settings), {}, 0, None
-    gpus = context.settings.generation.gpus
-    for title, model in asked.items():
-        folder = (
-            context.folder
-            / "harness"
-            / key_of(model=model_hash(model), tokenizer=context.prepared.tokenizer.name, tasks=tasks)
-        )
+    models = {row.title: Path(str(row.checkpoint)) for row in results.best_of_each()}
+    models |= {f"({name})": starts[name].folder for name in context.settings.models_beside}
+    common = {"tokenizer": context.prepared.tokenizer.name, "tasks": identity(settings)}
+    work = []
+    for title, model in models.items():
+        output = Output(context.at.harness_scores, {"model": model_hash(model), **common})
+        work.append(_Scores(title, model, output))
+    failure: str | None = None
 
-        def fill(temporary: Path, model: Path = model) -> None:
-            with serve(model, max_num_seqs=settings.concurrency, gpus=gpus) as endpoint:
-                write_json(temporary / "scores.json", ask(endpoint, model, context.prepared.tokenizer, settings))
+    def fill(model: Path, temporary: Path) -> None:
+        with serve(model, max_num_seqs=settings.concurrency, gpus=context.settings.generation.gpus) as endpoint:
+            write_json(temporary / SCORES, ask(endpoint, model, context.prepared.tokenizer, settings))
 
-        try:
-            made += make_folder(folder, fill)
-        except Exception as error:  # a task is somebody's code and data: it may raise anything
-            failure = f"evaluation.lm_eval: {type(error).__name__}: {first_line(error)}"
-            break
-        scores[title] = read_json(folder / "scores.json")
-        context.progress.update(len(scores), len(asked), f"{len(scores)}/{len(asked)} models")
+    def make(missing: list[_Scores]) -> str:
+        nonlocal failure
+        made = 0
+        for one in missing:
+            try:
+                one.output.seal(partial(fill, one.model))
+            except Exception as error:  # a task is somebody's code and data: it may raise anything
+                failure = f"evaluation.lm_eval: {type(error).__name__}: {first_line(error)}"
+                break
+            made += 1
+            context.progress.update(made, len(missing), f"{made}/{len(missing)} models")
+        return f"{made} models asked"
+
+    ensure(context, "harness", f"{len(work)} models, {', '.join(settings.tasks)}", work, make)
+    scores = {one.title: read_json(one.output.folder / SCORES) for one in work if one.output.done}
     write_json(context.at.harness, scores)
-    kept = len(scores) - made
-    context.progress.end(f"{made} models asked{f'; {kept} kept from before' if kept else ''}")
     return failure

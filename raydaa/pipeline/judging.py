@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from raydaa.judging.rule import compared, rule_identity, rule_of
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context, cache_folder, local_model
 from raydaa.pipeline.generation import Job
+from raydaa.pipeline.stage import Output, ensure
 from raydaa.settings.judge import JudgeSettings
-from raydaa.store.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash
+from raydaa.store.artifacts import key_of, make_folder, model_hash, tokenizer_hash
 from raydaa.store.tables import REWARDS, VERDICTS, read, write
 
 Rows = list[dict[str, Any]]
@@ -42,6 +44,14 @@ class _Matches:
         return list(zip(self.prompts, responses, self.baseline, strict=True))
 
 
+@dataclass(frozen=True)
+class _Verdicts:
+    """On one contestant's responses."""
+
+    name: str
+    output: Output
+
+
 def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[str, Job]) -> dict[str, Path]:
     """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name."""
     prompts = read(benchmark.table).to_pylist()
@@ -49,29 +59,32 @@ def judge(context: Context, benchmark: Benchmark, by: JudgeSettings, jobs: dict[
     if benchmark.fixed is not None:
         against, identity = list(benchmark.fixed), key_of(responses=benchmark.fixed)
     else:
-        against, identity = responses[benchmark.baseline], jobs[benchmark.baseline].folder.name
+        against, identity = responses[benchmark.baseline], jobs[benchmark.baseline].output.key
     who = _identity(by)
-    keys = {name: key_of(model=job.folder.name, baseline=identity, judge=who) for name, job in jobs.items()}
-    folders = {name: context.at.verdicts(key) for name, key in keys.items()}
-    missing = {name: given for name, given in responses.items() if not intact(folders[name])}
+    verdicts = {}
+    for name, job in jobs.items():
+        depends_on = {"model": job.output.key, "baseline": identity, "judge": who}
+        verdicts[name] = _Verdicts(name, Output(context.at.verdicts, depends_on))
+
+    def make(missing: list[_Verdicts]) -> str:
+        if missing:
+            others = {name: given for name, given in responses.items() if name != benchmark.baseline}
+            if by.by_language and others and all(given == against for given in others.values()):
+                raise _stopped(context, NOTHING_TO_JUDGE)
+            matches = _Matches(prompts, against, {one.name: responses[one.name] for one in missing})
+            for name, rows in JUDGES[by.kind](context, by, matches).items():
+                _check_readable(context, matches, name, rows)
+                verdicts[name].output.seal(partial(_write_verdicts, rows))
+        return f"{len(jobs) * len(prompts)} verdicts"
+
     against_whom = Path(benchmark.baseline).name if benchmark.fixed is not None else benchmark.baseline
-    context.progress.start("judge", f"{len(jobs)} models against {against_whom}, {benchmark.label}")
-    if missing:
-        judges: dict[str, Callable[[Context, JudgeSettings, _Matches], dict[str, Rows]]]
-        judges = {"rule": _by_rule, "reward_model": _by_reward, "openai": _by_model, "served": _by_model}
-        others = {name: given for name, given in responses.items() if name != benchmark.baseline}
-        if by.by_language and others and all(given == against for given in others.values()):
-            raise _stopped(context, NOTHING_TO_JUDGE)
-        matches = _Matches(prompts, against, missing)
-        for name, verdicts in judges[by.kind](context, by, matches).items():
-            _check_readable(context, matches, name, verdicts)
+    about = f"{len(jobs)} models against {against_whom}, {benchmark.label}"
+    ensure(context, "judge", about, list(verdicts.values()), make, tell_kept=False)
+    return {name: one.output.folder for name, one in verdicts.items()}
 
-            def fill(temporary: Path, verdicts: Rows = verdicts) -> None:
-                write(temporary / "verdicts.parquet", verdicts, VERDICTS)
 
-            make_folder(folders[name], fill)
-    context.progress.end(f"{len(jobs) * len(prompts)} verdicts")
-    return folders
+def _write_verdicts(rows: Rows, folder: Path) -> None:
+    write(folder / "verdicts.parquet", rows, VERDICTS)
 
 
 def _check_readable(context: Context, matches: _Matches, name: str, verdicts: Rows) -> None:
@@ -140,14 +153,14 @@ def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[s
     identity, workers, settings = _model_identity(by), context.workers, context.settings
     texts = [json.loads(row["messages"]) for row in matches.prompts]
     given = {"": matches.baseline, **matches.responses}
-    folders, items = {}, []
+    precision = settings.training.precision if workers.gpus else "fp32"
+    outputs, items = {}, []
     for name, responses in given.items():
-        precision = settings.training.precision if workers.gpus else "fp32"
-        key = key_of(model=identity, prompts=texts, responses=responses, precision=precision)
-        folders[name] = context.at.rewards(key)
-        if not intact(folders[name]):
+        depends_on = {"model": identity, "prompts": texts, "responses": responses, "precision": precision}
+        outputs[name] = Output(context.at.rewards, depends_on)
+        if not outputs[name].done:
             common = (precision, settings.model.trust_remote_code, workers.threads)
-            items.append((str(folders[name]), str(model), texts, responses, *common))
+            items.append((str(outputs[name].folder), str(model), texts, responses, *common))
     try:
         map_on_cluster(
             reward_in_process,
@@ -158,7 +171,7 @@ def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[s
         )
     except Exception as error:  # whatever loading or running a model of the user's raises, in a task
         raise _stopped(context, str(error).strip().splitlines()[-1]) from None
-    rewards = {name: read(folder / "rewards.parquet")["reward"].to_pylist() for name, folder in folders.items()}
+    rewards = {name: read(one.folder / "rewards.parquet")["reward"].to_pylist() for name, one in outputs.items()}
     return {name: compared(matches.ids, rewards[name], rewards[""]) for name in matches.responses}
 
 
@@ -253,3 +266,11 @@ def _verdicts(matches: _Matches, responses: Sequence[str], said: dict[tuple[str,
         heard = [row[order] for order in ("first", "second") if row.get(order) is not None]
         rows.append(row | ({"outcome": sum(heard) / len(heard)} if heard else {}))
     return rows
+
+
+JUDGES: dict[str, Callable[[Context, JudgeSettings, _Matches], dict[str, Rows]]] = {
+    "rule": _by_rule,
+    "reward_model": _by_reward,
+    "openai": _by_model,
+    "served": _by_model,
+}

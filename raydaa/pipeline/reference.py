@@ -7,8 +7,9 @@ from typing import Any
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
+from raydaa.pipeline.stage import Output, ensure
 from raydaa.settings.search import MethodSettings
-from raydaa.store.artifacts import intact, key_of, make_folder, read_json, write_json
+from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.mirror import REFERENCE
 from raydaa.training import launch
 
@@ -58,27 +59,35 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     return found
 
 
-def reference_key(
+@dataclass(frozen=True)
+class _Logps:
+    """Log-probabilities of some tables' pairs."""
+
+    output: Output
+
+
+def depends_on(
     start: Start, prepared: Prepared, precision: str, parts: tuple[str, ...] = ALL, mismatched: bool = False
-) -> str:
+) -> dict[str, Any]:
     """What reference log-probabilities depend on: weights, the tokenized pairs, and the arithmetic."""
     data = prepared.keys["pairs"]
-    return key_of(weights=start.hash, data=data, parts=parts, precision=precision, mismatched=mismatched)
+    return {"weights": start.hash, "data": data, "parts": parts, "precision": precision, "mismatched": mismatched}
 
 
 def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatched: bool = False) -> Path:
     settings, prepared = context.settings, context.prepared
-    precision = settings.training.precision
-    folder = cache_folder(context.study) / "reference" / reference_key(start, prepared, precision, parts, mismatched)
-    which = " of mismatched responses" if mismatched else ""
-    context.progress.start("reference", f"log-probabilities{which} under {start.name}")
     tables = {name: str(prepared.table(name)) for name in parts}
     options = {**context.scoring(settings.training.attention), "mismatched": mismatched}
-    if context.mirror is not None and not intact(folder):
-        context.mirror.pull(folder, f"{REFERENCE}/{folder.name}")
-    made = make_folder(
-        folder, lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.sharing)
-    )
-    context.send(folder, f"{REFERENCE}/{folder.name}")  # another study may have made it and told no mirror
-    context.progress.end(f"{sum(prepared.rows[name] for name in parts)} pairs" if made else "kept from before")
-    return folder
+
+    def make(missing: list[_Logps]) -> str:
+        for logps in missing:
+            logps.output.seal(
+                lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.sharing)
+            )
+        return f"{sum(prepared.rows[name] for name in parts)} pairs"
+
+    given = depends_on(start, prepared, settings.training.precision, parts, mismatched)
+    work = _Logps(Output(cache_folder(context.study) / "reference", given, shared=REFERENCE))
+    which = " of mismatched responses" if mismatched else ""
+    ensure(context, "reference", f"log-probabilities{which} under {start.name}", [work], make)
+    return work.output.folder

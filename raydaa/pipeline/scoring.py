@@ -5,17 +5,17 @@ chance: to that one they are likelier. There a KL is of the scorer's numbers alo
 itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from raydaa.cluster import map_on_cluster
 from raydaa.pipeline.context import Context, Start
 from raydaa.pipeline.generation import Job, processes
-from raydaa.store.artifacts import intact, key_of, make_folder
+from raydaa.pipeline.stage import Output, ensure, missing
 from raydaa.store.tables import SCORES, read, write
 from raydaa.training.launch import on_workers
 
@@ -32,12 +32,13 @@ class Scores:
     own: Path | None
 
 
-class Item(NamedTuple):
-    """A job's responses, or the ``first`` of them, to be scored under the model in ``start``; plain values."""
+@dataclass(frozen=True)
+class Item:
+    """A job's responses, or the ``first`` of them, to be scored under the model in ``start``."""
 
     responses: str  # folder
     prompts: str  # Parquet
-    folder: str  # where the log-probabilities go
+    output: Output
     start: str
     options: dict[str, Any]  # of `scorer`
     first: int | None
@@ -49,25 +50,25 @@ def score(context: Context, wanted: dict[str, tuple[Job, Start]], alone: bool) -
     starts = {name: _item(context, job, model) for name, (job, model) in wanted.items()}
     own = {name: _item(context, job, job.model) for name, (job, _) in wanted.items() if alone}
     own = {name: item for name, item in own.items() if _can_be(item)}
-    context.progress.start("score", f"{len(starts)} models under what they started from{' and themselves' * alone}")
-    made = _score(context, [*starts.values(), *own.values()])
-    kept = len(starts) + len(own) - made
-    context.progress.end(f"{made} models scored{f'; {kept} kept from before' if kept else ''}")
-    return {name: Scores(_folder(starts[name]), _folder(own[name]) if name in own else None) for name in starts}
+
+    def make(missing: list[Item]) -> str:
+        _score(context, missing)
+        return f"{len(missing)} models scored"
+
+    about = f"{len(starts)} models under what they started from{' and themselves' * alone}"
+    ensure(context, "score", about, [*starts.values(), *own.values()], make)
+    folders = {name: item.output.folder for name, item in own.items()}
+    return {name: Scores(item.output.folder, folders.get(name)) for name, item in starts.items()}
 
 
 def is_scored(context: Context, job: Job) -> bool:
     """Whether a job's responses have been scored under their own model."""
-    return intact(_folder(_item(context, job, job.model)))
-
-
-def _folder(item: Item) -> Path:
-    return Path(item.folder)
+    return _item(context, job, job.model).output.done
 
 
 def _can_be(item: Item) -> bool:
     """Whether the model is there, or what it said while it was."""
-    return intact(_folder(item)) or (Path(item.start) / "config.json").exists()
+    return item.output.done or (Path(item.start) / "config.json").exists()
 
 
 def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
@@ -79,29 +80,25 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
     if job is None:
         return 0.0
     item = _item(context, job, job.model, LOOKED_AT)
-    _score(context, [item])
-    scored = read(_folder(item) / "scores.parquet")["logp"].to_numpy()
+    _score(context, missing([item]))
+    scored = read(item.output.folder / "scores.parquet")["logp"].to_numpy()
     told = read(job.folder / "responses.parquet")["logp"].to_numpy()[: len(scored)]
     return float(np.abs(told - scored).mean())
 
 
-def _score(context: Context, items: Iterable[Item]) -> int:
-    """Score what is not scored yet; how many that were."""
-    missing = [item for item in items if not intact(_folder(item))]
-    if context.apart and missing:
-        on_workers(score_items, {"items": missing}, context.workers)
-        return len(missing)
-    at_once = processes(context, [(item.tokens, Path(item.start)) for item in missing])
-    alone = [({"items": [item], "threads": context.workers.threads},) for item in missing]
+def _score(context: Context, items: Sequence[Item]) -> None:
+    if context.apart and items:
+        on_workers(score_items, {"items": items}, context.workers)
+        return
+    at_once = processes(context, [(item.tokens, Path(item.start)) for item in items])
+    alone = [({"items": [item], "threads": context.workers.threads},) for item in items]
     map_on_cluster(score_items, alone, context.workers.cpus, context.workers.gpus, at_once=at_once)
-    return len(missing)
 
 
 def _item(context: Context, job: Job, model: Start, first: int | None = None) -> Item:
-    key = key_of(generation=job.folder.name, start=model.hash, first=first)
-    folder = context.at.scores(key)
-    place = str(job.folder), str(job.table), str(folder)
-    return Item(*place, str(model.folder), context.scoring(), first, job.tokens)
+    depends_on = {"generation": job.output.key, "start": model.hash, "first": first}
+    output = Output(context.at.scores, depends_on)
+    return Item(str(job.folder), str(job.table), output, str(model.folder), context.scoring(), first, job.tokens)
 
 
 def score_items(config: dict[str, Any]) -> None:
@@ -110,7 +107,7 @@ def score_items(config: dict[str, Any]) -> None:
 
     prepare_process(config["threads"])
     for item in config["items"]:
-        _score_item(Item(*item))
+        _score_item(item)
 
 
 def _score_item(item: Item) -> None:
@@ -129,4 +126,4 @@ def _score_item(item: Item) -> None:
     logps = {int(row): float(sums[0]) for numbers, values in shares for row, sums in zip(numbers, values, strict=True)}
     records = [{"prompt_id": row["prompt_id"], "logp": logps[number]} for number, row in enumerate(rows)]
     if rank() == 0:
-        make_folder(Path(item.folder), lambda temporary: write(temporary / "scores.parquet", records, SCORES))
+        item.output.seal(lambda temporary: write(temporary / "scores.parquet", records, SCORES))

@@ -201,6 +201,11 @@ class StudyFolder:
         return self.path / "harness.json"
 
     @property
+    def harness_scores(self) -> Path:
+        """A sealed folder for each model that its tasks were put to."""
+        return self.path / "harness"
+
+    @property
     def optuna(self) -> Path:
         """The searches as Optuna keeps them."""
         return self.path / "optuna.db"
@@ -219,21 +224,25 @@ class StudyFolder:
         """An SFT run, which has no record."""
         return TrialFolder(self.path / "sft" / key)
 
-    def generations(self, key: str) -> Path:
+    @property
+    def generations(self) -> Path:
         """Responses of a model, sealed."""
-        return self.path / "generations" / key
+        return self.path / "generations"
 
-    def scores(self, key: str) -> Path:
+    @property
+    def scores(self) -> Path:
         """Log-probabilities of responses under another model, sealed."""
-        return self.path / "scores" / key
+        return self.path / "scores"
 
-    def verdicts(self, key: str) -> Path:
+    @property
+    def verdicts(self) -> Path:
         """A judge's verdicts on a model's responses, sealed."""
-        return self.path / "verdicts" / key
+        return self.path / "verdicts"
 
-    def rewards(self, key: str) -> Path:
+    @property
+    def rewards(self) -> Path:
         """A reward model's scores of responses, sealed."""
-        return self.path / "rewards" / key
+        return self.path / "rewards"
 
     def best(self, method: str) -> Path:
         """The best model of a method, handed over."""

@@ -114,7 +114,7 @@ def _in_a_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any
             placement_strategy="STRICT_PACK" if workers.together else "PACK",
         ),
         run_config=RunConfig(
-            name=f"{function.__name__.strip('_')}-{key_of(config={**config, 'methods': None})[:8]}",
+            name=f"{function.__name__.strip('_')}-{key_of(config=repr({**config, 'methods': None}))[:8]}",
             storage_path=workers.storage,
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from raydaa.pipeline.reference import reference_key
+from raydaa.pipeline.reference import depends_on
 from raydaa.pipeline.run import _prepare
 from raydaa.pocket import world as pocket
 from raydaa.progress import Progress
+from raydaa.store.artifacts import key_of
 from raydaa.study import Study
 from raydaa.training.model import load_model
 from raydaa.training.tokenizer import load_tokenizer
@@ -41,7 +42,7 @@ def world(tmp_path: Path, pocket_model: Path, monkeypatch: pytest.MonkeyPatch) -
 def key(folder: Path, study: dict[str, Any], precision: str = "fp32") -> str:
     made = Study.from_tree(study, {"storage.study": str(folder / "study")})
     prepared = _prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
-    return reference_key(prepared.base, prepared, precision, mismatched=False)
+    return key_of(**depends_on(prepared.base, prepared, precision))
 
 
 def weights(folder: Path) -> None:
@@ -92,4 +93,4 @@ def test_what_differs_between_trials_gives_the_same(world: Path) -> None:
     study["search"] = {"learning_rate": [1e-5], "seeds": [3], "methods": [{"name": "ipo", "beta": [0.7]}]}
     made = Study.from_tree(study, {"storage.study": str(world / "elsewhere")})
     prepared = _prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
-    assert reference_key(prepared.base, prepared, "fp32", mismatched=False) == before
+    assert key_of(**depends_on(prepared.base, prepared, "fp32")) == before

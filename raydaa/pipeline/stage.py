@@ -1,0 +1,88 @@
+"""A stage is a value: outputs, each a sealed folder whose name says what it depends on, and a function that makes them.
+
+What every stage would otherwise do by hand stands here: what is whole is left alone, what other studies made comes back
+from the mirror, what is missing is made, and two lines say so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from raydaa.pipeline.context import Context
+from raydaa.store.artifacts import intact, key_of, make_folder
+
+KEPT = "kept from before"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One folder of a stage, below that of all the stage's.
+
+    ``depends_on`` is all that its content depends on, and nothing else: never time, places or the machine.
+    ``shared`` is where a mirror keeps it beside studies, if they share it.
+    """
+
+    below: Path
+    depends_on: Mapping[str, Any]
+    shared: str | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of what it depends on."""
+        return key_of(**self.depends_on)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.below / self.key
+
+    @property
+    def done(self) -> bool:
+        """Whether it is there, whole."""
+        return intact(self.folder)
+
+    def seal(self, fill: Callable[[Path], None]) -> None:
+        """Made by ``fill``, whole or not at all."""
+        make_folder(self.folder, fill)
+
+
+class Work(Protocol):
+    """What a stage does for one output."""
+
+    @property
+    def output(self) -> Output:
+        """What comes of it."""
+
+
+Some = TypeVar("Some", bound=Work)
+
+
+def missing(work: Sequence[Some]) -> list[Some]:
+    """What is still to be done."""
+    return [one for one in work if not one.output.done]
+
+
+def ensure(
+    context: Context,
+    stage: str,
+    about: str,
+    work: Sequence[Some],
+    make: Callable[[list[Some]], str],
+    tell_kept: bool = True,
+) -> None:
+    """Do what of ``work`` is not done, by ``make``, which says in a few words what it did."""
+    context.progress.start(stage, about)
+    for one in missing(work):
+        if one.output.shared is not None and context.mirror is not None:
+            context.mirror.pull(one.output.folder, f"{one.output.shared}/{one.output.key}")
+    left = missing(work)
+    told = make(left)
+    for one in work:  # another study may have made it and told no mirror
+        if one.output.shared is not None:
+            context.send(one.output.folder, f"{one.output.shared}/{one.output.key}")
+    kept = len(work) - len(left)
+    if kept and tell_kept:
+        told = f"{told}; {kept} {KEPT}" if len(work) > 1 else KEPT
+    context.progress.end(told)
