@@ -227,7 +227,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _verdicts(options: argparse.Namespace) -> int:
     from raydaa.judging.cache import VerdictCache
-    from raydaa.pipeline.context import cache_at
+    from raydaa.store.cache import cache_at
 
     cache = VerdictCache(cache_at(options.cache) / "verdicts")
     cache.export(Path(options.file))

@@ -23,9 +23,11 @@ from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
 from raydaa.errors import InputError, first_line
-from raydaa.pipeline.context import ON_CPU, Context, Prepared, Start, base_model, sft_fraction, tokenized
+from raydaa.pipeline.context import ON_CPU, Context, Prepared
+from raydaa.pipeline.prepare import tokenized
 from raydaa.pipeline.prices import gpu_cost, judging_cost
 from raydaa.pipeline.reference import Reference
+from raydaa.pipeline.starts import Start, base_model, sft_fraction
 from raydaa.pipeline.training import trial_spec
 from raydaa.progress import Progress
 from raydaa.store.study_folder import TrialState

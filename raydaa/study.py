@@ -11,6 +11,7 @@ from raydaa.errors import InputError
 from raydaa.pocket.twin import pocket_tree
 from raydaa.settings.study import StudySettings
 from raydaa.settings.yaml_file import checked, read_yaml
+from raydaa.store.cache import cache_at
 
 if TYPE_CHECKING:
     from raydaa.results import TrialResults
@@ -77,6 +78,11 @@ class Study:
     def folder(self) -> Path:
         """Where the study's results lie."""
         return Path(self.settings.storage.study or f"studies/{self.settings.name}").absolute()
+
+    @property
+    def cache(self) -> Path:
+        """Where it shares prepared tables, reference log-probabilities, verdicts and built-in models with others."""
+        return cache_at(self.settings.storage.cache)
 
     def run(self, address: str | None = None) -> "TrialResults":
         """Run what is not done yet and return the results; ``address`` is a Ray cluster (None: this machine)."""

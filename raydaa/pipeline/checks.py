@@ -15,9 +15,10 @@ from raydaa.generation.serving import available, missing
 from raydaa.judging.reward_model import check_reward_model
 from raydaa.judging.rule import rule_identity
 from raydaa.pipeline.benchmarks import fixed_baseline
-from raydaa.pipeline.context import Context, Prepared, cache_folder, local_model, models_named, sft_fraction
+from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.generation import engine_of, on_gpus
 from raydaa.pipeline.measuring import Published
+from raydaa.pipeline.starts import local_model, models_named, sft_fraction
 from raydaa.settings.base import values_of
 from raydaa.settings.judge import JudgeSettings
 from raydaa.settings.study import StudySettings
@@ -119,7 +120,7 @@ def check_folders(context: Context) -> None:
     """Every node of a cluster sees what the stages leave for each other."""
     if context.resources.local:
         return
-    for place, folder in {"storage.study": context.folder, "storage.cache": cache_folder(context.study)}.items():
+    for place, folder in {"storage.study": context.folder, "storage.cache": context.study.cache}.items():
         if blind := blind_nodes(folder):
             raise InputError(
                 f"{place}: {folder} is not seen by {', '.join(blind)}; use a file system that all nodes share"

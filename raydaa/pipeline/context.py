@@ -1,6 +1,5 @@
 """What every stage needs to know: the study, its folders, its workers."""
 
-import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -12,37 +11,19 @@ from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
-from raydaa.data.prepare import Tables, open_inputs, prepare
-from raydaa.errors import InputError, first_line
 from raydaa.judging.language import Spent
-from raydaa.pocket import world as pocket
+from raydaa.pipeline.starts import Start
 from raydaa.progress import Progress
 from raydaa.settings.study import StudySettings
 from raydaa.settings.training import TrainingSettings
-from raydaa.store.artifacts import make_folder, model_hash, read_json, write_json
+from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 from raydaa.training.launch import Workers
-from raydaa.training.model import write_model
-from raydaa.training.tokenizer import load_tokenizer, study_tokenizer
 
 RECOUNT_SECONDS = 2.0
 ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
-
-
-@dataclass(frozen=True)
-class Start:
-    """A model that trials start from, or that is judged beside them."""
-
-    name: str
-    folder: Path
-    hash: str
-
-    @staticmethod
-    def at(name: str, folder: Path) -> "Start":
-        """The model in ``folder``, known by its weights."""
-        return Start(name, folder, model_hash(folder))
 
 
 @dataclass(frozen=True)
@@ -227,60 +208,6 @@ class TrialsNow:
         return self.context.concurrent_trials
 
 
-def cache_folder(study: Study) -> Path:
-    """Where studies share prepared tables, reference log-probabilities and built-in models."""
-    return cache_at(study.settings.storage.cache)
-
-
-def cache_at(named: str | None) -> Path:
-    """The folder that ``storage.cache`` names, or its default."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(named or f"{home}/raydaa").expanduser().absolute()
-
-
-def local_model(source: str) -> Path:
-    """A folder with the model: ``source`` itself, or what the hub's client keeps of it."""
-    folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{source}: is not a model folder; it has no config.json")
-        if not list(folder.glob("*.safetensors")):
-            raise InputError(f"{source}: holds no safetensors weights; save the model with save_pretrained")
-        return folder.absolute()
-    if source.startswith(("/", ".")) or source.count("/") != 1:
-        raise InputError(f"{source}: there is no such model folder")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown, gated: the client has a class for each
-        raise InputError(f"{source}: the model can't be fetched: {first_line(error)}") from None
-
-
-def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
-    """The study's tables by the tokenizer of ``base``, whose weights nobody has looked at yet.
-
-    DataError, TokenizerError or InputError where they can't be made.
-    """
-    settings, cache = study.settings, cache_folder(study) / "prepared"
-    trust = settings.model.trust_remote_code
-    folder = study_tokenizer(base, settings.data.chat_template, cache, trust)
-    inputs = open_inputs(settings, folder)
-    tables = prepare(inputs, settings.data, load_tokenizer(folder, trust), cache)
-    return Prepared(Start("base", base, ""), folder, tables.folders, inputs.keys, tables.report["rows"]), tables
-
-
-def base_model(study: Study) -> Path:
-    """The study's base model as a folder."""
-    if study.settings.model.source != "pocket":
-        return local_model(study.settings.model.source)
-    sizes = study.settings.pocket
-    folder = cache_folder(study) / "models" / f"pocket-{pocket.model_key(sizes)}"
-    make_folder(folder, lambda temporary: write_model(*pocket.make_model(sizes), temporary))
-    return folder
-
-
 def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
     """The study's methods that are not built in; their packages travel to the workers with their code."""
     from ray.cloudpickle import register_pickle_by_value
@@ -291,24 +218,3 @@ def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
         if package.__name__ != "__main__":  # that one always travels
             register_pickle_by_value(package)
     return found
-
-
-def models_named(settings: StudySettings) -> list[str]:
-    """Names of all models that trials start from or are compared with, each once; the base model aside."""
-    starts = [name for method in settings.search.methods for name in settings.search.starts_of(method)]
-    names = dict.fromkeys([*starts, *settings.models_beside, *settings.evaluation.judged_models])
-    return [name for name in names if name != "base"]
-
-
-def sft_fraction(settings: StudySettings, name: str) -> float | None:
-    """``sft`` is the largest fraction, ``sft:0.1`` that of 10 %; None for a model of its own."""
-    fractions = settings.sft.fractions
-    if name == "sft":
-        return max(fractions)
-    if not name.startswith("sft:"):
-        return None
-    for fraction in fractions:
-        if name == f"sft:{fraction:g}":
-            return fraction
-    choices = ", ".join(f"sft:{fraction:g}" for fraction in fractions)
-    raise InputError(f"{name}: is not among sft.fractions; choose from {choices}")

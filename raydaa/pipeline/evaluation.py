@@ -12,13 +12,14 @@ from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.reliability import kappa
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks, judge_title
-from raydaa.pipeline.context import Context, Start
+from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
 from raydaa.pipeline.judging import judge
 from raydaa.pipeline.measuring import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.stage import Output, missing
+from raydaa.pipeline.starts import Start
 from raydaa.pipeline.training import Trial
 from raydaa.settings.evaluation import SamplingSettings
 from raydaa.settings.judge import JudgeSettings

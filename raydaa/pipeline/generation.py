@@ -13,8 +13,9 @@ from raydaa.errors import InputError
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
-from raydaa.pipeline.context import Context, Start
+from raydaa.pipeline.context import Context
 from raydaa.pipeline.stage import Output, ensure
+from raydaa.pipeline.starts import Start
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.tables import GENERATIONS, read, write

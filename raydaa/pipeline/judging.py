@@ -14,9 +14,10 @@ from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, S
 from raydaa.judging.prompt import judge_prompt
 from raydaa.judging.rule import compared, rule_identity, rule_of
 from raydaa.pipeline.benchmarks import Benchmark
-from raydaa.pipeline.context import Context, cache_folder, local_model
+from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
 from raydaa.pipeline.stage import Output, ensure
+from raydaa.pipeline.starts import local_model
 from raydaa.settings.judge import JudgeSettings
 from raydaa.store.artifacts import key_of, make_folder, model_hash, tokenizer_hash
 from raydaa.store.tables import REWARDS, VERDICTS, read, write
@@ -221,7 +222,7 @@ def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[st
     if by.kind == "served":
         model = local_model(by.model or "")
         endpoint = replace(endpoint, base_url=None, api_key_env=None, name=f"{model.name} {_model_identity(by)}")
-    cache = VerdictCache(cache_folder(context.study) / "verdicts")
+    cache = VerdictCache(context.study.cache / "verdicts")
     spent = context.spending.setdefault(f"{by.kind} {by.model} {by.base_url}", Spent())
     asked, games = LanguageJudge(endpoint, judge_prompt(by.prompt or ""), cache, spent), list[Game]()
     for responses in matches.responses.values():

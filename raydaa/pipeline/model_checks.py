@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raydaa.errors import InputError, first_line
-from raydaa.pipeline.context import Prepared, cache_folder, local_model, models_named, sft_fraction
+from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.starts import local_model, models_named, sft_fraction
 from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, write_json
 from raydaa.store.tables import read
 from raydaa.study import Study
@@ -36,7 +37,7 @@ def check_model(study: Study, prepared: Prepared) -> None:
             raise InputError(f"training.lora.targets: {error}") from None
     _check_ids(prepared, laid_out.get_input_embeddings().weight.shape[0])
     for folder in dict.fromkeys([base, *starts]):
-        _check_architecture(folder, cache_folder(study) / "prepared", trust)
+        _check_architecture(folder, study.cache / "prepared", trust)
 
 
 def _laid_out(folder: Path, trust: bool) -> Any:
@@ -106,7 +107,7 @@ def _few_layers(folder: Path, trust: bool) -> Any:
 
 def check_caches(study: Study) -> None:
     """What studies share can be written."""
-    folder = cache_folder(study)
+    folder = study.cache
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark = folder / ".writable"

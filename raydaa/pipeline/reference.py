@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import method_class
-from raydaa.pipeline.context import Context, Prepared, Start, cache_folder
+from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.stage import Output, ensure
+from raydaa.pipeline.starts import Start
 from raydaa.settings.search import MethodSettings
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.mirror import REFERENCE
@@ -87,7 +88,7 @@ def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatche
         return f"{sum(prepared.rows[name] for name in parts)} pairs"
 
     given = depends_on(start, prepared, settings.training.precision, parts, mismatched)
-    work = _Logps(Output(cache_folder(context.study) / "reference", given, shared=REFERENCE))
+    work = _Logps(Output(context.study.cache / "reference", given, shared=REFERENCE))
     which = " of mismatched responses" if mismatched else ""
     ensure(context, "reference", f"log-probabilities{which} under {start.name}", [work], make)
     return work.output.folder

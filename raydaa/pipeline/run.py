@@ -5,8 +5,7 @@ Stages are imported by the functions that run them: Ray starts in a thread meanw
 
 import json
 import shutil
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -14,12 +13,12 @@ from raydaa.errors import InputError
 from raydaa.pipeline.lock import locked
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import Progress, captured, warned
-from raydaa.store.artifacts import write_json, write_text
+from raydaa.store.artifacts import write_text
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 
 if TYPE_CHECKING:
-    from raydaa.pipeline.context import Context, Prepared
+    from raydaa.pipeline.context import Context
     from raydaa.results import TrialResults
 
 
@@ -41,9 +40,11 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
             if not locks:
                 progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
             with connecting(address, _surely_prepared(study), _preload(study)) as ready:
+                from raydaa.pipeline.prepare import prepare
+
                 try:
                     _restore(study, progress)
-                    prepared = _prepare(study, progress)
+                    prepared = prepare(study, progress)
                 except InputError:
                     if not existed:  # nothing was begun: only the list of rejects is worth keeping
                         at.latest.unlink(missing_ok=True)
@@ -71,50 +72,6 @@ def _restore(study: Study, progress: Progress) -> None:
     except MirrorError as error:
         raise InputError(f"{study.where}: storage.mirror: {error}") from None
     progress.end(f"{fetched} files restored")
-
-
-def _prepare(study: Study, progress: Progress) -> "Prepared":
-    """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
-    from raydaa.compat.imports import quiet_transformers
-    from raydaa.data.files import DataError
-    from raydaa.data.prepare import TooManyRejectsError
-    from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
-    from raydaa.pipeline.context import Start, base_model, tokenized
-    from raydaa.pipeline.model_checks import check_caches, check_model
-    from raydaa.training.tokenizer import TokenizerError
-
-    quiet_transformers()
-    progress.start("prepare", study.settings.data.preferences.source)
-    try:
-        check_caches(study)
-        base = base_model(study)
-        check_models(study.settings, base)
-        prepared, tables = tokenized(study, base)
-        prepared = replace(prepared, base=Start.at("base", base))
-        check_lengths(study.settings, prepared)
-        check_baselines(study.settings, prepared)
-        check_model(study, prepared)
-    except TooManyRejectsError as error:
-        rejects = StudyFolder(study.folder).rejects
-        write_text(rejects, error.rejects)
-        raise InputError(f"{study.where}: {error} (all of them: {rejects})") from None
-    except (DataError, InputError, TokenizerError) as error:
-        raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
-    write_text(StudyFolder(study.folder).rejects, tables.rejects)
-    write_json(StudyFolder(study.folder).data_report, tables.report)
-    counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
-    rejected = sum(tables.report["rejected"].values())
-    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else '; kept from before'}")
-    for note, count in tables.report["notes"].items():
-        if count:
-            progress.line(f"prepare   {count} {note}")
-    return prepared
-
-
-def _unread(report: dict[str, dict[str, Any]]) -> str:
-    """The columns of sources that nothing was read from."""
-    names = dict.fromkeys(name for columns in report["unread"].values() for name in columns)
-    return f"; columns not read: {', '.join(names)}" if names else ""
 
 
 def _surely_prepared(study: Study) -> bool:

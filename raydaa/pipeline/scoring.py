@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from raydaa.cluster import map_on_cluster
-from raydaa.pipeline.context import Context, Start
+from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, processes
 from raydaa.pipeline.stage import Output, ensure, missing
+from raydaa.pipeline.starts import Start
 from raydaa.store.tables import SCORES, read, write
 from raydaa.training.launch import on_workers
 

@@ -9,15 +9,9 @@ from typing import Any
 from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.cluster import looking
 from raydaa.errors import InputError
-from raydaa.pipeline.context import (
-    Context,
-    Start,
-    TrialsNow,
-    local_model,
-    models_named,
-    sft_fraction,
-)
+from raydaa.pipeline.context import Context, TrialsNow
 from raydaa.pipeline.reference import Reference
+from raydaa.pipeline.starts import Start, local_model, models_named, sft_fraction
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import intact, key_of, read_json, write_json

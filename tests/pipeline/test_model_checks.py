@@ -13,8 +13,8 @@ import transformers
 
 from raydaa.data.tokenize import Encoder
 from raydaa.errors import InputError
+from raydaa.pipeline import prepare as stage
 from raydaa.pipeline.context import Prepared
-from raydaa.pipeline.run import _prepare
 from raydaa.progress import Progress
 from raydaa.store.artifacts import read_json
 from raydaa.study import Study
@@ -55,7 +55,7 @@ def study_of(folder: Path, **changes: Any) -> Study:
 def prepare(folder: Path, **changes: Any) -> tuple[Prepared, str]:
     """What the stage leaves, and what it says."""
     with (folder / "terminal").open("w+b") as terminal:
-        prepared = _prepare(study_of(folder, **changes), Progress(terminal.fileno()))
+        prepared = stage.prepare(study_of(folder, **changes), Progress(terminal.fileno()))
         terminal.seek(0)
         return prepared, terminal.read().decode()
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from raydaa.pipeline.prepare import prepare
 from raydaa.pipeline.reference import depends_on
-from raydaa.pipeline.run import _prepare
 from raydaa.pocket import world as pocket
 from raydaa.progress import Progress
 from raydaa.store.artifacts import key_of
@@ -41,7 +41,7 @@ def world(tmp_path: Path, pocket_model: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def key(folder: Path, study: dict[str, Any], precision: str = "fp32") -> str:
     made = Study.from_tree(study, {"storage.study": str(folder / "study")})
-    prepared = _prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
+    prepared = prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
     return key_of(**depends_on(prepared.base, prepared, precision))
 
 
@@ -92,5 +92,5 @@ def test_what_differs_between_trials_gives_the_same(world: Path) -> None:
     study["training"] = {**study["training"], "batch_size": 8, "tokens_per_microbatch": 999}
     study["search"] = {"learning_rate": [1e-5], "seeds": [3], "methods": [{"name": "ipo", "beta": [0.7]}]}
     made = Study.from_tree(study, {"storage.study": str(world / "elsewhere")})
-    prepared = _prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
+    prepared = prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
     assert key_of(**depends_on(prepared.base, prepared, "fp32")) == before

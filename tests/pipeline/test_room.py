@@ -13,7 +13,8 @@ from raydaa.cluster import Resources
 from raydaa.errors import InputError
 from raydaa.pipeline import checks
 from raydaa.pipeline.checks import check_accelerator, check_room
-from raydaa.pipeline.context import Context, Prepared, Start
+from raydaa.pipeline.context import Context, Prepared
+from raydaa.pipeline.starts import Start
 from raydaa.progress import Progress
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.study import Study

@@ -1,0 +1,69 @@
+"""The stage prepare: the base model, its tokenizer, and the sources as tables."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raydaa.compat.imports import quiet_transformers
+from raydaa.data.files import DataError
+from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs
+from raydaa.data.prepare import prepare as write_tables
+from raydaa.errors import InputError
+from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
+from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.model_checks import check_caches, check_model
+from raydaa.pipeline.starts import Start, base_model
+from raydaa.progress import Progress
+from raydaa.store.artifacts import write_json, write_text
+from raydaa.store.study_folder import StudyFolder
+from raydaa.study import Study
+from raydaa.training.tokenizer import TokenizerError, load_tokenizer, study_tokenizer
+
+
+def prepare(study: Study, progress: Progress) -> Prepared:
+    """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
+    quiet_transformers()
+    progress.start("prepare", study.settings.data.preferences.source)
+    try:
+        check_caches(study)
+        base = base_model(study)
+        check_models(study.settings, base)
+        prepared, tables = tokenized(study, base)
+        prepared = replace(prepared, base=Start.at("base", base))
+        check_lengths(study.settings, prepared)
+        check_baselines(study.settings, prepared)
+        check_model(study, prepared)
+    except TooManyRejectsError as error:
+        rejects = StudyFolder(study.folder).rejects
+        write_text(rejects, error.rejects)
+        raise InputError(f"{study.where}: {error} (all of them: {rejects})") from None
+    except (DataError, InputError, TokenizerError) as error:
+        raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
+    write_text(StudyFolder(study.folder).rejects, tables.rejects)
+    write_json(StudyFolder(study.folder).data_report, tables.report)
+    counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
+    rejected = sum(tables.report["rejected"].values())
+    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else '; kept from before'}")
+    for note, count in tables.report["notes"].items():
+        if count:
+            progress.line(f"prepare   {count} {note}")
+    return prepared
+
+
+def _unread(report: dict[str, dict[str, Any]]) -> str:
+    """The columns of sources that nothing was read from."""
+    names = dict.fromkeys(name for columns in report["unread"].values() for name in columns)
+    return f"; columns not read: {', '.join(names)}" if names else ""
+
+
+def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
+    """The study's tables by the tokenizer of ``base``, whose weights nobody has looked at yet.
+
+    DataError, TokenizerError or InputError where they can't be made.
+    """
+    settings, cache = study.settings, study.cache / "prepared"
+    trust = settings.model.trust_remote_code
+    folder = study_tokenizer(base, settings.data.chat_template, cache, trust)
+    inputs = open_inputs(settings, folder)
+    tables = write_tables(inputs, settings.data, load_tokenizer(folder, trust), cache)
+    return Prepared(Start("base", base, ""), folder, tables.folders, inputs.keys, tables.report["rows"]), tables
