@@ -30,7 +30,7 @@ from raydaa.training import launch
 from raydaa.training.launch import Workers
 from raydaa.training.loop import Run
 from raydaa.training.model import Policy, load_model
-from raydaa.training.reference import score
+from raydaa.training.reference import Scoring, score
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer, stops_of, study_tokenizer
 from tests.command import Command
@@ -128,11 +128,10 @@ def tables(real_model: Path, chat: Path, pairs: Path, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("tables")
     made = prepare(open_inputs(study.settings, chat), study.settings.data, load_tokenizer(chat), folder)
     names = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
-    options = {"precision": "fp32", "budget": 512, "trust_remote_code": False, "attention": "auto", "mismatched": False}
     reference = folder / "reference"
     reference.mkdir()
     alone = Workers(1, 2, 0, None, threads=2, storage=str(folder / "ray"), max_failures=0, here=True)
-    launch.reference(str(real_model), names, reference, options, alone)
+    launch.reference(str(real_model), names, reference, Scoring("fp32", 512), alone)
     return {**{name: Path(path) for name, path in names.items()}, "reference": reference}
 
 

@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
@@ -21,6 +20,7 @@ from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 from raydaa.training.launch import Workers
+from raydaa.training.reference import Scoring
 
 RECOUNT_SECONDS = 2.0
 ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
@@ -164,17 +164,17 @@ class Context:
         """Whether the weights of every model are spread over the workers of a group: no GPU need hold one whole."""
         return self.engine == "deepspeed" and self.zero_stage == 3 and not self.workers.here
 
-    def scoring(self, attention: str = "auto") -> dict[str, Any]:
-        """Options of `raydaa.training.reference.scorer`."""
+    def scoring(self, attention: str = "auto") -> Scoring:
+        """How a model that is not trained is asked for log-probabilities."""
         settings = self.settings
-        return {
-            "precision": settings.training.precision,
-            "budget": self.tokens_of(settings.training),
-            "attention": attention,
-            "trust_remote_code": settings.model.trust_remote_code,
-            "apart": self.apart,
-            "cpu_offload": settings.scaling.cpu_offload,
-        }
+        return Scoring(
+            precision=settings.training.precision,
+            budget=self.tokens_of(settings.training),
+            attention=attention,
+            trust_remote_code=settings.model.trust_remote_code,
+            apart=self.apart,
+            cpu_offload=settings.scaling.cpu_offload,
+        )
 
     @property
     def concurrent_trials(self) -> int:

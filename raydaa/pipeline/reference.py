@@ -78,12 +78,14 @@ def depends_on(
 def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatched: bool = False) -> Path:
     settings, prepared = context.settings, context.prepared
     tables = {name: str(prepared.table(name)) for name in parts}
-    options = {**context.scoring(settings.training.attention), "mismatched": mismatched}
+    scoring = context.scoring(settings.training.attention)
 
     def make(missing: list[_Logps]) -> str:
         for logps in missing:
             logps.output.seal(
-                lambda temporary: launch.reference(str(start.folder), tables, temporary, options, context.sharing)
+                lambda temporary: launch.reference(
+                    str(start.folder), tables, temporary, scoring, context.sharing, mismatched
+                )
             )
         return f"{sum(prepared.rows[name] for name in parts)} pairs"
 

@@ -6,7 +6,7 @@ itself.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from raydaa.pipeline.stage import Output, ensure, missing
 from raydaa.pipeline.starts import Start
 from raydaa.store.tables import SCORES, read, write
 from raydaa.training.launch import on_workers
+from raydaa.training.reference import Scoring
 
 LOOKED_AT = 32  # responses whose log-probability is taken twice
 AGREEMENT = 1e-4  # nats between the two that are nothing but rounding
@@ -41,7 +42,7 @@ class Item:
     prompts: str  # Parquet
     output: Output
     start: str
-    options: dict[str, Any]  # of `scorer`
+    scoring: Scoring
     first: int | None
     tokens: int  # at most
 
@@ -121,9 +122,9 @@ def _score_item(item: Item) -> None:
     asked = read(Path(item.prompts)).slice(0, len(rows))["prompt_tokens"].to_pylist()
     table = ResponseTable(asked, [row["tokens"] for row in rows])
     # On a CPU responses are generated in float32 whatever training uses; score them alike.
-    precision = item.options["precision"] if device_of_worker().type == "cuda" else "fp32"
-    with scorer(item.start, {**item.options, "precision": precision}) as policy:
-        shares = from_all(score_share(policy, table, item.options["budget"]))
+    precision = item.scoring.precision if device_of_worker().type == "cuda" else "fp32"
+    with scorer(item.start, replace(item.scoring, precision=precision)) as policy:
+        shares = from_all(score_share(policy, table, item.scoring.budget))
     logps = {int(row): float(sums[0]) for numbers, values in shares for row, sums in zip(numbers, values, strict=True)}
     records = [{"prompt_id": row["prompt_id"], "logp": logps[number]} for number, row in enumerate(rows)]
     if rank() == 0:

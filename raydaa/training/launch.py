@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.method import Method
 from raydaa.store.artifacts import key_of, write_json
 from raydaa.threads import in_thread
 from raydaa.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from raydaa.training.reference import Scoring
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 COST = "cost.json"  # beside log-probabilities: what making them took, and taking them from here saves
@@ -239,17 +242,25 @@ def _reference(config: dict[str, Any]) -> float:
     prepare_process(config["threads"])
     from raydaa.training.reference import write_share
 
-    return write_share(config["source"], config["tables"], Path(config["folder"]), config["options"])
+    place = Path(config["folder"])
+    return write_share(config["source"], config["tables"], place, config["scoring"], config["mismatch"])
 
 
-def reference(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any], workers: Workers) -> None:
+def reference(
+    source: str,
+    tables: dict[str, str],
+    folder: Path,
+    scoring: "Scoring",
+    workers: Workers,
+    mismatch: bool = False,
+) -> None:
     """Reference log-probabilities of all ``tables`` (name → Parquet) under ``source``, into ``folder``.
 
-    ``options`` are those of `raydaa.training.reference.write_share`.
+    ``mismatch`` as for `raydaa.training.reference.write_share`.
     """
     from raydaa.training.reference import join_shares
 
-    config = {"source": source, "tables": tables, "folder": str(folder), "options": options}
+    config = {"source": source, "tables": tables, "folder": str(folder), "scoring": scoring, "mismatch": mismatch}
     seconds = on_workers(_reference, config, workers)
     join_shares(folder, tables, workers.count)
     write_json(folder / COST, {"worker_seconds": seconds * workers.count})

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,34 @@ def make_policy(source: str, precision: str, trust_remote_code: bool = False, at
     return Policy(model, autocast, attention, device_of_worker()).eval()
 
 
-@contextlib.contextmanager
-def scorer(source: str, options: dict[str, Any]) -> Iterator[Policy]:
-    """A model for scoring only, on this worker's device or, with ``apart``, spread over all workers.
+@dataclass(frozen=True)
+class Scoring:
+    """How a model that is not trained is asked for log-probabilities."""
 
-    ``options``: precision, budget (tokens of a micro-batch), trust_remote_code, attention, apart, cpu_offload.
-    """
-    precision, trust = options["precision"], options["trust_remote_code"]
-    if not options["apart"]:
-        yield make_policy(source, precision, trust, options["attention"])
+    precision: str
+    budget: int  # tokens of a micro-batch
+    attention: str = "auto"
+    trust_remote_code: bool = False
+    apart: bool = False  # its weights are spread over the workers of a group
+    cpu_offload: bool = False  # of such weights
+
+
+@contextlib.contextmanager
+def scorer(source: str, scoring: Scoring) -> Iterator[Policy]:
+    """A model for scoring only, on this worker's device or spread over all workers."""
+    if not scoring.apart:
+        yield make_policy(source, scoring.precision, scoring.trust_remote_code, scoring.attention)
         return
     from raydaa.training.zero import gathering, load_on_first, take_apart
 
     device = device_of_worker()
-    half = precision == "bf16" and device.type == "cuda"
-    model = load_on_first(source, torch.bfloat16 if half else torch.float32, trust)
-    take_apart(model, half, options["cpu_offload"])
-    policy = Policy(model, precision == "bf16" and not half, None, device).eval()
-    with gathering(policy, half, options["cpu_offload"]):
-        policy.choose(options["attention"])
-        policy.keep_in_step(options["budget"])
+    half = scoring.precision == "bf16" and device.type == "cuda"
+    model = load_on_first(source, torch.bfloat16 if half else torch.float32, scoring.trust_remote_code)
+    take_apart(model, half, scoring.cpu_offload)
+    policy = Policy(model, scoring.precision == "bf16" and not half, None, device).eval()
+    with gathering(policy, half, scoring.cpu_offload):
+        policy.choose(scoring.attention)
+        policy.keep_in_step(scoring.budget)
         yield policy.eval()
 
 
@@ -90,21 +99,19 @@ def _sums(
                     yield [first + place for place in places], logps
 
 
-def write_share(source: str, tables: dict[str, str], folder: Path, options: dict[str, Any]) -> float:
+def write_share(source: str, tables: dict[str, str], folder: Path, scoring: Scoring, mismatch: bool = False) -> float:
     """This worker's share of the reference log-probabilities of each table, as ``folder/<name>.<rank>.parquet``.
 
-    Returns the seconds of scoring alone, which are what trials save that find them.
-
-    ``options``: those of `scorer`, and mismatched (whether each prompt is scored with the next pair's responses
-    instead of its own).
+    Returns the seconds of scoring alone, which are what trials save that find them. ``mismatch``: each prompt is
+    scored with the next pair's responses instead of its own.
     """
     seconds = 0.0
-    with scorer(source, options) as policy:
+    with scorer(source, scoring) as policy:
         for name, path in tables.items():
             pairs = read(Path(path))
-            table = PairTable(mismatched(pairs) if options["mismatched"] else pairs, sharing=policy.sharing)
+            table = PairTable(mismatched(pairs) if mismatch else pairs, sharing=policy.sharing)
             begun = time.monotonic()
-            rows, sums = score_share(policy, table, options["budget"])
+            rows, sums = score_share(policy, table, scoring.budget)
             seconds += time.monotonic() - begun
             ids = pairs["pair_id"].to_numpy()[rows]
             records = [

@@ -86,14 +86,12 @@ def run_raydaa(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from raydaa.store.tables import PAIRS, write
     from raydaa.training.launch import prepare_process
     from raydaa.training.loop import Run
-    from raydaa.training.reference import join_shares, write_share
-    from tests.training.runs import SCORING
+    from raydaa.training.reference import Scoring, join_shares, write_share
 
     prepare_process(os.cpu_count() or 1)
     rows, tables = json.loads((folder / "rows.json").read_text()), {"train": str(folder / "train.parquet")}
     write(folder / "train.parquet", rows, PAIRS)
-    scoring = {**SCORING, "budget": options.tokens, "precision": options.precision, "mismatched": False}
-    scored = write_share(str(folder / "model"), tables, folder, scoring)
+    scored = write_share(str(folder / "model"), tables, folder, Scoring(options.precision, options.tokens))
     (folder / "store").mkdir(exist_ok=True)
     (folder / "train.0.parquet").rename(folder / "store" / "train.0.parquet")
     join_shares(folder / "store", tables, 1)

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.training.loop import Run
-from raydaa.training.reference import join_shares, write_share
+from raydaa.training.reference import Scoring, join_shares, write_share
 from raydaa.training.spec import RunSpec
 
 Make = Callable[..., RunSpec]
 
-SCORING = {"precision": "fp32", "budget": 256, "trust_remote_code": False, "attention": "auto", "apart": False}
+SCORING = Scoring("fp32", 256)
 
 
 def run_spec(**values: Any) -> RunSpec:
@@ -37,7 +37,7 @@ def write_references(start: Path, tables: dict[str, str], folder: Path) -> dict[
     """Reference log-probabilities of both kinds below ``folder``, as the fields of a spec that name them."""
     for name in ("reference", "mismatched"):
         (folder / name).mkdir()
-        write_share(str(start), tables, folder / name, {**SCORING, "mismatched": name == "mismatched"})
+        write_share(str(start), tables, folder / name, SCORING, name == "mismatched")
         join_shares(folder / name, tables, 1)
     return {name: str(folder / name) for name in ("reference", "mismatched")}
 

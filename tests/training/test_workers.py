@@ -17,6 +17,7 @@ from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
 from raydaa.data.packing import split_work
 from raydaa.pipeline.scoring import Item, score_items
+from raydaa.pipeline.stage import Output
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import GENERATIONS, PAIRS, read, write
@@ -34,7 +35,7 @@ from tests.training.runs import SCORING, run_spec, write_references
 pytestmark = pytest.mark.slow
 
 BATCH, BUDGET = 4, 96
-APART = {"apart": True, "cpu_offload": False}
+APART = replace(SCORING, apart=True)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +117,8 @@ def walk(config: dict[str, Any]) -> None:
         train_part(RunSpec.from_json(spec), Path(folder), until)
         if until:
             shutil.copy(TrialFolder(Path(folder)).metrics, Path(folder) / "until.jsonl")
-    for source, tables, folder, options in config["scored"]:
-        write_share(source, tables, Path(folder), options)
+    for source, tables, folder, scoring, mismatch in config["scored"]:
+        write_share(source, tables, Path(folder), scoring, mismatch)
     score_items(config)
     for spec, folder in config["traced"]:
         write_json(Path(folder) / f"trace-{rank()}.json", traced(RunSpec.from_json(spec)))
@@ -179,16 +180,15 @@ def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactor
     parts: list[tuple[str, str, int | None]] = [(name, name, None) for name in runs]
     parts += [(name, f"{name}-parts", 5) for name in ("torch", "bf16", "deepspeed-2")]
     parts += [(name, f"{name}-parts", None) for name in ("torch", "bf16")]
-    scored = [("scored", {}), ("scored-mismatched", {"mismatched": True}), ("scored-apart", APART)]
-    for place in [place for _, place, _ in parts] + [place for place, _ in scored] + ["traced"]:
+    scored = [("scored", SCORING, False), ("scored-mismatched", SCORING, True), ("scored-apart", APART, False)]
+    for place in [place for _, place, _ in parts] + [place for place, *_ in scored] + ["traced"]:
         (folder / place).mkdir(exist_ok=True)
     config = {
         "parts": [(runs[name].to_json(), str(folder / place), until) for name, place, until in parts],
         "scored": [
-            (spec.start, tables_of(spec), str(folder / place), {**SCORING, "mismatched": False, **options})
-            for place, options in scored
+            (spec.start, tables_of(spec), str(folder / place), scoring, mismatch) for place, scoring, mismatch in scored
         ],
-        "items": [responses(spec, folder / "responses")._replace(options={**SCORING, **APART})],
+        "items": [replace(responses(spec, folder / "responses"), scoring=APART)],
         "traced": [(replace(runs["bf16"], zero_stage=3).to_json(), str(folder / "traced"))],
     }
     on_workers(walk, config, two_workers(folder))
@@ -201,7 +201,7 @@ def responses(spec: RunSpec, folder: Path) -> Item:
     pairs = read(Path(spec.train)).to_pylist()
     said = [{"prompt_id": str(pair["pair_id"]), "tokens": pair["chosen_tokens"]} for pair in pairs]
     write(folder / "responses.parquet", said, GENERATIONS)
-    return Item(str(folder), spec.train, str(folder / "scores"), spec.start, SCORING, None, 0)
+    return Item(str(folder), spec.train, Output(folder, {}), spec.start, SCORING, None, 0)
 
 
 def tables_of(spec: RunSpec) -> dict[str, str]:
@@ -303,7 +303,8 @@ def test_responses_are_scored_by_a_model_that_no_worker_holds_whole(
     spec: RunSpec, walked: Path, tmp_path: Path
 ) -> None:
     score_items({"items": [responses(spec, tmp_path)], "threads": 1})
-    mine, theirs = (read(folder / "scores" / "scores.parquet") for folder in (walked / "responses", tmp_path))
+    places = [Output(folder, {}).folder for folder in (walked / "responses", tmp_path)]
+    mine, theirs = (read(place / "scores.parquet") for place in places)
     assert mine["prompt_id"].equals(theirs["prompt_id"])
     assert mine["logp"].to_pylist() == pytest.approx(theirs["logp"].to_pylist(), abs=1e-4)
 
