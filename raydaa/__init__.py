@@ -5,7 +5,16 @@ The public names below load their modules on first use, so ``import raydaa`` its
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` finds
+    from raydaa.algorithms.catalog import loss
+    from raydaa.algorithms.logprobs import PairLogps
+    from raydaa.algorithms.method import LossOutput, Method
+    from raydaa.algorithms.objective import Objective
+    from raydaa.generation.server import serve
+    from raydaa.results import TrialResults
+    from raydaa.study import Study
 
 # A thread of GNU OpenMP's that waits looks for work 300,000 times before it sleeps, on a core that another process may
 # need: beside one that has two threads everything here takes six times as long. Read when torch is loaded.

@@ -1,1 +1,1 @@
-"""The losses by themselves: torch is all they import."""
+"""Losses of summed log-probabilities, a class each, and what composes them. Torch alone; anybody may use it."""

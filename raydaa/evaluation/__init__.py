@@ -1,1 +1,1 @@
-"""From responses to verdicts, win rates, KL and Pareto fronts."""
+"""Figures from verdicts and log-probabilities, with their intervals. Numpy alone; used by pipeline and reporting."""

@@ -1,1 +1,4 @@
-"""Responses of a checkpoint to a set of prompts."""
+"""Responses of a checkpoint: by transformers here, by vLLM behind Ray Serve, and as an endpoint for others.
+
+Used by the pipeline; knows data and settings, and neither training nor judging.
+"""

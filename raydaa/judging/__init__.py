@@ -1,1 +1,1 @@
-"""Who says which of two responses is better, and the memory of what was said."""
+"""Who says which of two responses is better: a rule, a reward model, a language model. Used by the pipeline."""

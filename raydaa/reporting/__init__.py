@@ -1,1 +1,1 @@
-"""What a person looks at when a study is done."""
+"""What a study found, for people: tables, figures, one page. Reads results and writes nothing else's files."""

@@ -1,1 +1,4 @@
-"""What a study file may say, a file a part; `study` holds them all, `yaml_file` reads and explains."""
+"""What a study file may say, a file a part; `study` holds them all, `yaml_file` reads and explains.
+
+Used by everybody; knows nobody but the losses whose fields it checks.
+"""

@@ -1,1 +1,1 @@
-"""The toy study: does a ranking of pairs learn what a ranking of single responses can't? (arXiv 2502.01237, App. H)"""
+"""A study of pairwise against pointwise ranking with networks of one layer. Stands alone beside the pipeline."""

@@ -1,1 +1,4 @@
-"""One training run, its engines, and the Ray workers that carry it."""
+"""One run, from starting weights to exported ones, and how Ray's workers drive it.
+
+Used by tuning and the pipeline; knows data, settings and the store, and neither generation nor judging.
+"""

@@ -1,1 +1,4 @@
-"""Which trials to run, and which of them to stop."""
+"""Which trials there are, which of them goes on, and Ray Tune and Optuna to run and draw them.
+
+Used by the pipeline and by `plan`.
+"""
