@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from raydaa.errors import first_line
+
 
 def imported(name: str) -> Any:
     """What ``module:name`` names; ValueError, in one line, where it can't be imported."""
@@ -16,8 +18,7 @@ def imported(name: str) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
     except Exception as error:  # the module is someone else's code: it may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name!r} can't be imported: {reason}") from None
+        raise ValueError(f"{name!r} can't be imported: {first_line(error)}") from None
     return found
 
 

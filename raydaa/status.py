@@ -38,11 +38,9 @@ def status(folder: Path) -> str:
 
 def _money(folder: Path, hours: float) -> str:
     """What the workers' hours and the verdicts so far cost, where the study names prices."""
-    found = read_json(StudyFolder(folder).costs) or {}
-    price, judged = (
-        found.get("price_per_gpu_hour"),
-        (read_json(StudyFolder(folder).evaluation) or {}).get("benchmarks", ()),
-    )
+    at = StudyFolder(folder)
+    found, evaluation = read_json(at.costs) or {}, read_json(at.evaluation) or {}
+    price, judged = found.get("price_per_gpu_hour"), evaluation.get("benchmarks", ())
     told = f"; {hours * found['gpus'] * price:.2f} for GPUs" if price is not None and found["gpus"] else ""
     costs = [each["cost"] for each in judged if each.get("cost") is not None]
     return f"{told}; {sum(costs):.2f} for judging" if costs else told

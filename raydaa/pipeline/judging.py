@@ -19,7 +19,7 @@ from raydaa.pipeline.generation import Job
 from raydaa.pipeline.stage import Output, ensure
 from raydaa.pipeline.starts import local_model
 from raydaa.settings.judge import JudgeSettings
-from raydaa.store.artifacts import key_of, make_folder, model_hash, tokenizer_hash
+from raydaa.store.artifacts import key_of, model_hash, tokenizer_hash
 from raydaa.store.tables import REWARDS, VERDICTS, read, write
 
 Rows = list[dict[str, Any]]
@@ -161,7 +161,7 @@ def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[s
         outputs[name] = Output(context.at.rewards, depends_on)
         if not outputs[name].done:
             common = (precision, settings.model.trust_remote_code, workers.threads)
-            items.append((str(outputs[name].folder), str(model), texts, responses, *common))
+            items.append((outputs[name], str(model), texts, responses, *common))
     try:
         map_on_cluster(
             reward_in_process,
@@ -177,7 +177,7 @@ def _by_reward(context: Context, by: JudgeSettings, matches: _Matches) -> dict[s
 
 
 def reward_in_process(
-    folder: str,
+    output: Output,
     model: str,
     prompts: list[list[dict[str, str]]],
     responses: list[str],
@@ -202,7 +202,7 @@ def reward_in_process(
         scores = reward_scores(loaded.to(device), tokenizer, prompts, responses)
         write(temporary / "rewards.parquet", [{"reward": score} for score in scores], REWARDS)
 
-    make_folder(Path(folder), fill)
+    output.seal(fill)
 
 
 def _by_model(context: Context, by: JudgeSettings, matches: _Matches) -> dict[str, Rows]:

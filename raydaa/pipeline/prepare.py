@@ -12,6 +12,7 @@ from raydaa.errors import InputError
 from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
 from raydaa.pipeline.context import Prepared
 from raydaa.pipeline.model_checks import check_caches, check_model
+from raydaa.pipeline.stage import KEPT
 from raydaa.pipeline.starts import Start, base_model
 from raydaa.progress import Progress
 from raydaa.store.artifacts import write_json, write_text
@@ -43,7 +44,7 @@ def prepare(study: Study, progress: Progress) -> Prepared:
     write_json(StudyFolder(study.folder).data_report, tables.report)
     counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
     rejected = sum(tables.report["rejected"].values())
-    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else '; kept from before'}")
+    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else f'; {KEPT}'}")
     for note, count in tables.report["notes"].items():
         if count:
             progress.line(f"prepare   {count} {note}")

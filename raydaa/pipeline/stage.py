@@ -74,10 +74,11 @@ def ensure(
 ) -> None:
     """Do what of ``work`` is not done, by ``make``, which says in a few words what it did."""
     context.progress.start(stage, about)
-    for one in missing(work):
-        if one.output.shared is not None and context.mirror is not None:
-            context.mirror.pull(one.output.folder, f"{one.output.shared}/{one.output.key}")
     left = missing(work)
+    if context.mirror is not None and (elsewhere := [one for one in left if one.output.shared is not None]):
+        for one in elsewhere:
+            context.mirror.pull(one.output.folder, f"{one.output.shared}/{one.output.key}")
+        left = missing(left)
     told = make(left)
     for one in work:  # another study may have made it and told no mirror
         if one.output.shared is not None:

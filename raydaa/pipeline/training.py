@@ -11,6 +11,7 @@ from raydaa.cluster import looking
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Context, TrialsNow
 from raydaa.pipeline.reference import Reference
+from raydaa.pipeline.stage import KEPT
 from raydaa.pipeline.starts import Start, local_model, models_named, sft_fraction
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.settings.training import TrainingSettings
@@ -92,7 +93,7 @@ def _sft_checkpoint(context: Context, fraction: float) -> Path:
     total = spec.steps(prepared.rows["sft"])
     context.progress.start("sft", f"{total} steps on {fraction:.0%} of the examples")
     if intact(folder.model):
-        context.progress.end("kept from before")
+        context.progress.end(KEPT)
         return folder.model
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.spec, spec.to_json())

@@ -24,7 +24,8 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
         add_adapters(model, spec.lora)
         if with_torch:  # no copy of theirs is float32: as coarse as the frozen weights they would not learn
             for weight in model.parameters():
-                weight.data = weight.data.float() if weight.requires_grad else weight.data
+                if weight.requires_grad:
+                    weight.data = weight.data.float()
     without_dropout(model)
     if apart:
         take_apart(model, spec.in_half, spec.cpu_offload)

@@ -150,6 +150,8 @@ class Sweep:
 
         It may have reached a rung, or its end, before anybody heard of it: its folder is asked.
         """
+        if trial.over:  # its worker died after it had been closed
+            return
         trial.started = False
         trial.move(TrialState.WAITING)
         self._read(trial)

@@ -66,7 +66,7 @@ def main() -> None:
     """Print the figures as Markdown and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, shape="256/48/48", pairs=48)
-    parser.add_argument("--spins", nargs="+", default=[os.environ["GOMP_SPINCOUNT"]])
+    parser.add_argument("--spins", nargs="+", default=[os.environ.get("GOMP_SPINCOUNT", "10000")])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("busy-benchmark.json"))
     options = parser.parse_args()

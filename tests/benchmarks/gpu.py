@@ -184,7 +184,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if ON_GPU else "CPU"
     with tempfile.TemporaryDirectory() as name:
         rows = compared(list(run(size, Path(name), deadline)))
-    rate = matrix_rate("bf16" if ON_GPU else "fp32")
+    rate = matrix_rate("bf16")
     versions = {"raydaa": raydaa.__version__, "torch": torch.__version__}
     print(f"{machine}, torch {torch.__version__}; a large bf16 product: {rate / 1e12:.3g} TFLOP/s\n\n{table(rows)}")
     found = {"machine": machine, "versions": versions, "matrix_flops": rate, "rows": rows}

@@ -139,6 +139,16 @@ def test_a_trial_that_died_after_its_end_is_not_run_again(tmp_path: Path) -> Non
     assert made.next_trial() is not died
 
 
+def test_a_trial_whose_worker_dies_after_it_was_stopped_stays_so(tmp_path: Path) -> None:
+    made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
+    trial = next(iter(made.trials.values()))
+    trial.started, trial.state = True, TrialState.RUNNING
+    made.close(trial, TrialState.STOPPED, "the others were better")
+    made.hand_back(trial)
+    assert trial.state == TrialState.STOPPED
+    assert made.next_trial() is not trial
+
+
 def played(made: Sweep, slots: int) -> int:
     """Run a sweep whose trials need no time, and whose first of a bracket is best; returns the steps used."""
     places = {key: place for place, key in enumerate(made.trials)}
