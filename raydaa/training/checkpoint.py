@@ -84,6 +84,7 @@ def save(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
         temporary.mkdir(parents=True)
     _barrier()
     fill(temporary)
+    _barrier()  # a worker that still writes has files there under names that they do not keep
     _flush(temporary)
     _barrier()
     if rank() == 0:
@@ -98,10 +99,10 @@ def save(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
 
 def _flush(folder: Path) -> None:
     """What this machine wrote is on disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def latest(folder: Path) -> Path | None:

@@ -4,6 +4,7 @@ One group of two workers walks through all the runs: a group of its own would co
 """
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from raydaa.pipeline.stage import Output
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import GENERATIONS, PAIRS, read, write
-from raydaa.training import build, launch
+from raydaa.training import build, checkpoint, launch
 from raydaa.training.collectives import rank
 from raydaa.training.engine import make_engine
 from raydaa.training.launch import Workers, on_workers, prepare_process, train_part
@@ -120,8 +121,24 @@ def walk(config: dict[str, Any]) -> None:
     for source, tables, folder, scoring, mismatch in config["scored"]:
         write_share(source, tables, Path(folder), scoring, mismatch)
     score_items(config)
+    checkpoint.save(Path(config["slow"]), 1, fill_at_different_speeds)
     for spec, folder in config["traced"]:
         write_json(Path(folder) / f"trace-{rank()}.json", traced(RunSpec.from_json(spec)))
+
+
+def fill_at_different_speeds(folder: Path) -> None:
+    """The first worker's files of passing names are there when the second has written its last, and go one by one."""
+    passing = [folder / f".passing-{number}" for number in range(500)]
+    if rank() == 0:
+        for path in passing:
+            path.touch()
+        write_json(folder / "run.json", {"step": 1})
+        time.sleep(0.005)
+        for path in reversed(passing):
+            path.unlink()
+        return
+    while not (folder / "run.json").exists():
+        time.sleep(0.001)
 
 
 def traced(spec: RunSpec) -> dict[str, Any]:
@@ -189,6 +206,7 @@ def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactor
             (spec.start, tables_of(spec), str(folder / place), scoring, mismatch) for place, scoring, mismatch in scored
         ],
         "items": [replace(responses(spec, folder / "responses"), scoring=APART)],
+        "slow": str(folder / "slow"),
         "traced": [(replace(runs["bf16"], zero_stage=3).to_json(), str(folder / "traced"))],
     }
     on_workers(walk, config, two_workers(folder))
