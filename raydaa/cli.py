@@ -3,12 +3,13 @@
 import argparse
 import atexit
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
     plan = commands.add_parser("plan", help="what a study will take, before anything is started")
     _study_arguments(plan)
+    _as_json(plan)
     plan.set_defaults(action=_plan)
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     toy.set_defaults(action=_toy)
     status = commands.add_parser("status", help="what a study is doing: from any terminal, while it runs")
     status.add_argument("folder", help="study folder")
+    _as_json(status)
     status.set_defaults(action=_status)
     verdicts = commands.add_parser("verdicts", help="all that judges were paid for, as one Parquet file")
     verdicts.add_argument("file", help="where to write it")
@@ -55,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="the built-in methods and their formulas")
     methods.set_defaults(action=_methods)
     return root
+
+
+def _as_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="the same as JSON, for programs")
 
 
 def _overriding(command: argparse.ArgumentParser) -> None:
@@ -183,10 +190,18 @@ def _plan(options: argparse.Namespace) -> int:
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # what is here already, and nothing else
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing trains here; DeepSpeed would say that it looks for GPUs
     study = _study(options, {})
-    from raydaa.plan import plan
+    from raydaa.planning.estimate import make_plan
+    from raydaa.planning.text import render_plan
 
-    print(plan(study))
+    _show(options, make_plan(study), render_plan)
     return 0
+
+
+def _show(options: argparse.Namespace, value: Any, render: Callable[[Any], str]) -> None:
+    """A value in words, or as JSON for a program."""
+    from raydaa.store.plain import to_plain
+
+    print(json.dumps(to_plain(value), indent=1) if options.json else render(value))
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -216,10 +231,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from raydaa.errors import InputError
-    from raydaa.status import status
+    from raydaa.status import read_status, render_status
 
     try:
-        print(status(Path(options.folder).absolute()))
+        _show(options, read_status(Path(options.folder).absolute()), render_status)
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0

@@ -252,34 +252,3 @@ def blind_nodes(folder: Path) -> list[str]:
 
 def _sees(path: Path) -> bool:
     return path.exists()
-
-
-def map_on_cluster(
-    function: Callable[..., Any],
-    items: Sequence[tuple[Any, ...]],
-    cpus: float,
-    gpus: float,
-    done: Callable[[int], None] = lambda _: None,
-    at_once: int | None = None,
-) -> None:
-    """``function(*item)`` for every item, in parallel as resources and ``at_once`` allow; at 0 in this process.
-
-    ``done`` hears how many are finished. A task that raises ends the call with its error.
-    """
-    if at_once == 0:
-        for number, item in enumerate(items, 1):
-            function(*item)
-            done(number)
-        return
-    import ray
-
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(function)
-    asked: list[Any] = []
-    left: list[Any] = []
-    while len(asked) < len(items) or left:
-        for item in items[len(asked) :][: (at_once or len(items)) - len(left)]:
-            asked.append(remote.remote(*item))
-            left.append(asked[-1])
-        _, left = ray.wait(left, num_returns=1)
-        done(len(asked) - len(left))
-    ray.get(asked)

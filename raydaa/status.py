@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,73 @@ from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder, TrialState
 STATES = (TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED, TrialState.RUNNING, TrialState.WAITING)
 
 
-def status(folder: Path) -> str:
-    """A few lines: stage and time left, trials by state, what runs, what failed and why, the best so far.
+@dataclass(frozen=True)
+class StageStatus:
+    """The newest line of a study's log, and what it says; times in seconds."""
 
-    ValueError where the folder holds no study.
-    """
-    at, alive = StudyFolder(folder), running(folder)
+    running: bool
+    stage: str
+    line: str
+    age: float  # since it was written
+    elapsed: float
+    left: float | None
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """How far one trial is; ``loss`` is the last step's, ``preference_loss`` that on held-out pairs."""
+
+    label: str
+    state: TrialState
+    step: int
+    steps: int
+    loss: float | None
+    preference_loss: float | None
+    seconds: float
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class CostStatus:
+    """Hours of workers so far and still to come, and what GPUs and judging cost where the study names prices."""
+
+    worker_hours: float
+    worker_hours_left: float | None
+    gpus: float | None
+    judging: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """``summary`` is what the report names, once all trials are over and were looked at."""
+
+    name: str
+    stage: StageStatus
+    trials: tuple[TrialStatus, ...] = ()
+    cost: CostStatus | None = None
+    summary: str | None = None
+
+
+def read_status(folder: Path) -> Status:
+    """ValueError where the folder holds no study."""
+    at, alive = StudyFolder(folder), is_running(folder)
     latest = read_json(at.latest)
     if latest is None:
         raise ValueError(f"{folder}: holds no study that was started")
-    lines = [f"{folder.name}: {_stage(latest, alive)}"]
+    age = max(0.0, time.time() - latest["at"])
+    stage = StageStatus(alive, latest["stage"], latest["line"], age, latest["elapsed"], latest.get("left"))
     sweep = read_json(at.sweep)
-    if sweep is not None:
-        trials = [_Trial(folder, trial, alive) for trial in sweep["trials"]]
-        lines += _trials(trials)
-        lines += _best(folder, trials)
-        spent = sum(trial.seconds for trial in trials) * sweep["workers"] / 3600
-        left = latest.get("left")
-        more = f", about {left * sweep['slots'] * sweep['workers'] / 3600:.2f} left" if alive and left else ""
-        lines.append(f"cost: {spent:.2f} worker-hours{more}{_money(folder, spent)}")
-    return "\n".join(lines)
+    if sweep is None:
+        return Status(folder.name, stage)
+    trials = tuple(
+        _trial(at, trial["key"], trial["label"], trial["steps"], trial["state"], alive) for trial in sweep["trials"]
+    )
+    hours = sum(trial.seconds for trial in trials) * sweep["workers"] / 3600
+    left = stage.left * sweep["slots"] * sweep["workers"] / 3600 if alive and stage.left else None
+    return Status(folder.name, stage, trials, _cost(at, hours, left), _summary(at, trials))
 
 
-def _money(folder: Path, hours: float) -> str:
-    """What the workers' hours and the verdicts so far cost, where the study names prices."""
-    at = StudyFolder(folder)
-    found, evaluation = read_json(at.costs) or {}, read_json(at.evaluation) or {}
-    price, judged = found.get("price_per_gpu_hour"), evaluation.get("benchmarks", ())
-    told = f"; {hours * found['gpus'] * price:.2f} for GPUs" if price is not None and found["gpus"] else ""
-    costs = [each["cost"] for each in judged if each.get("cost") is not None]
-    return f"{told}; {sum(costs):.2f} for judging" if costs else told
-
-
-def running(folder: Path) -> bool:
+def is_running(folder: Path) -> bool:
     """Whether a run holds the study folder."""
     try:
         with StudyFolder(folder).lock.open() as lock:
@@ -58,35 +93,56 @@ def running(folder: Path) -> bool:
     return False
 
 
-def _stage(latest: dict[str, Any], alive: bool) -> str:
-    ago = duration(max(0.0, time.time() - latest["at"]))
-    if not alive:
-        return f"not running; its last line, {ago} ago: {latest['line']}"
-    left = f", about {duration(latest['left'])} left" if latest.get("left") else ""
-    return f"running, in {latest['stage']} for {duration(latest['elapsed'])}{left} (as of {ago} ago)"
+def _trial(at: StudyFolder, key: str, label: str, steps: int, state: str, alive: bool) -> TrialStatus:
+    """One trial as its own folder tells it, where that is newer than the sweep's list."""
+    folder = at.trial(key)
+    record, metrics = folder.read_record(), folder.read_metrics()
+    now = TrialState(state)
+    if now == TrialState.RUNNING and not alive:
+        now = TrialState.WAITING
+    if record is not None and record.state.is_over:
+        now = record.state
+    last: dict[str, Any] = metrics[-1] if metrics else {"step": 0, "loss": None, "seconds": 0.0}
+    held_out = next((m[PREFERENCE_LOSS] for m in reversed(metrics) if PREFERENCE_LOSS in m), None)
+    reason = None if record is None else record.reason
+    return TrialStatus(label, now, last["step"], steps, last["loss"], held_out, last["seconds"], reason)
 
 
-class _Trial:
-    """One trial as its folder tells it."""
-
-    def __init__(self, folder: Path, trial: dict[str, Any], alive: bool) -> None:
-        place = StudyFolder(folder).trial(trial["key"])
-        self.label, self.steps = trial["label"], trial["steps"]
-        record = place.read_record()
-        metrics = place.read_metrics()
-        self.state = TrialState(trial["state"])
-        if self.state == TrialState.RUNNING and not alive:
-            self.state = TrialState.WAITING
-        if record is not None and record.state.is_over:
-            self.state = record.state
-        self.reason = None if record is None else record.reason
-        self.step = metrics[-1]["step"] if metrics else 0
-        self.loss = metrics[-1]["loss"] if metrics else None
-        self.seconds = metrics[-1]["seconds"] if metrics else 0.0
-        self.quality: float | None = next((m[PREFERENCE_LOSS] for m in reversed(metrics) if PREFERENCE_LOSS in m), None)
+def _cost(at: StudyFolder, hours: float, left: float | None) -> CostStatus:
+    costs, evaluation = read_json(at.costs) or {}, read_json(at.evaluation) or {}
+    price, gpus = costs.get("price_per_gpu_hour"), costs.get("gpus")
+    judging = [each["cost"] for each in evaluation.get("benchmarks", ()) if each.get("cost") is not None]
+    paid = hours * gpus * price if price is not None and gpus else None
+    return CostStatus(hours, left, paid, sum(judging) if judging else None)
 
 
-def _trials(trials: list[_Trial]) -> list[str]:
+def _summary(at: StudyFolder, trials: tuple[TrialStatus, ...]) -> str | None:
+    if all(trial.state.is_over for trial in trials) and at.evaluation.exists():
+        with contextlib.suppress(ValueError):
+            return TrialResults.load(at.path).summary()
+    return None
+
+
+def render_status(status: Status) -> str:
+    """A few lines: stage and time left, trials by state, what runs, what failed and why, the best so far."""
+    lines = [f"{status.name}: {_stage(status.stage)}"]
+    if status.cost is not None:
+        lines += _trials(status.trials)
+        best = status.summary or _best(status.trials)
+        lines += [best] if best else []
+        lines.append(_money(status.cost))
+    return "\n".join(lines)
+
+
+def _stage(stage: StageStatus) -> str:
+    ago = duration(stage.age)
+    if not stage.running:
+        return f"not running; its last line, {ago} ago: {stage.line}"
+    left = f", about {duration(stage.left)} left" if stage.left else ""
+    return f"running, in {stage.stage} for {duration(stage.elapsed)}{left} (as of {ago} ago)"
+
+
+def _trials(trials: tuple[TrialStatus, ...]) -> list[str]:
     counts = [(sum(trial.state == state for trial in trials), state) for state in STATES]
     lines = ["trials: " + ", ".join(f"{count} {state}" for count, state in counts if count)]
     for trial in trials:
@@ -98,18 +154,19 @@ def _trials(trials: list[_Trial]) -> list[str]:
     return lines
 
 
-def _best(folder: Path, trials: list[_Trial]) -> list[str]:
-    """What the report names where the models were looked at, else the lowest held-out loss so far."""
-    if all(trial.state.is_over for trial in trials) and StudyFolder(folder).evaluation.exists():
-        with contextlib.suppress(ValueError):
-            return [TrialResults.load(folder).summary()]
-    known = [
-        (t.quality, t)
-        for t in trials
-        if t.quality is not None and t.state not in (TrialState.FAILED, TrialState.STOPPED)
-    ]
+def _best(trials: tuple[TrialStatus, ...]) -> str | None:
+    """The lowest held-out loss so far."""
+    out = (TrialState.FAILED, TrialState.STOPPED)
+    known = [(t.preference_loss, t) for t in trials if t.preference_loss is not None and t.state not in out]
     if not known:
-        return []
-    quality, best = min(known, key=lambda pair: pair[0])
+        return None
+    loss, best = min(known, key=lambda pair: pair[0])
     at = "" if best.state == TrialState.FINISHED else f" at step {best.step}/{best.steps}"
-    return [f"best so far: {best.label}, held-out preference loss {quality:.3f}{at}"]
+    return f"best so far: {best.label}, held-out preference loss {loss:.3f}{at}"
+
+
+def _money(cost: CostStatus) -> str:
+    left = "" if cost.worker_hours_left is None else f", about {cost.worker_hours_left:.2f} left"
+    gpus = "" if cost.gpus is None else f"; {cost.gpus:.2f} for GPUs"
+    judging = "" if cost.judging is None else f"; {cost.judging:.2f} for judging"
+    return f"cost: {cost.worker_hours:.2f} worker-hours{left}{gpus}{judging}"

@@ -11,7 +11,7 @@ import ray
 import yaml
 
 from raydaa.generation.serving import Serving
-from raydaa.settings.training import ScalingSettings
+from raydaa.settings.scaling import ScalingSettings
 
 CLUSTERS = Path(__file__).parent.parent / "clusters"
 PROJECT = (CLUSTERS.parent / "pyproject.toml").read_text(encoding="utf-8")

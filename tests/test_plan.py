@@ -8,9 +8,9 @@ import pytest
 from transformers import LlamaConfig
 
 from raydaa.cli import main
-from raydaa.plan import plan
+from raydaa.planning.estimate import make_plan
 from raydaa.study import Study
-from raydaa.tuning.play import play
+from raydaa.tuning.simulate import simulate
 from tests.studies import micro, written
 from tests.tuning.sweeps import sweep
 
@@ -92,7 +92,7 @@ def test_what_it_costs_is_told_where_there_are_prices(tmp_path: Path, capsys: py
 def test_only_endpoints_are_paid_by_their_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     tree = micro(evaluation={"judge": {"kind": kind, "price": {"input": 1, "output": 1}}})
     assert main(["plan", str(written(tmp_path, tree))]) == 2
-    assert "evaluation.judge.price: only a judge behind an endpoint is paid by its tokens" in capsys.readouterr().err
+    assert "evaluation.judge.price: unknown key" in capsys.readouterr().err
 
 
 def test_no_configuration_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,12 +131,12 @@ def test_a_wrong_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_playing_is_what_a_sweep_does(tmp_path: Path) -> None:
-    played = play(sweep(tmp_path))
-    assert [trial.state for trial in played.trials] == ["finished", "stopped", "finished", "stopped"]
-    assert [trial.reached for trial in played.trials] == [10, 5, 10, 5]
-    assert played.waiting == 1
-    assert sum(trial.reached / trial.steps for trial in played.trials) == 3.0
+def test_simulating_is_what_a_sweep_does(tmp_path: Path) -> None:
+    simulated = simulate(sweep(tmp_path))
+    assert [trial.state for trial in simulated.trials] == ["finished", "stopped", "finished", "stopped"]
+    assert [trial.reached for trial in simulated.trials] == [10, 5, 10, 5]
+    assert simulated.waiting == 1
+    assert sum(trial.reached / trial.steps for trial in simulated.trials) == 3.0
 
 
 def test_the_paper_needs_less_than_half(tmp_path: Path) -> None:
@@ -144,5 +144,5 @@ def test_the_paper_needs_less_than_half(tmp_path: Path) -> None:
     tree = micro()
     tree["search"] = {"learning_rate": [3e-7, 5e-7, 7e-7, 1e-6], "methods": [{"name": "dpo", "beta": [0.1, 0.2]}]}
     tree["training"]["batch_size"] = 4
-    text = plan(Study.from_tree(tree))
-    assert "steps: 120 of 320, 38% of those without early stopping; 2 trials finish" in text
+    steps = make_plan(Study.from_tree(tree)).steps
+    assert (steps.planned, steps.without_early_stopping, steps.trials_finished) == (120, 320, 2)

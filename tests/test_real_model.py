@@ -18,7 +18,7 @@ from raydaa.generation.sample import Response, Sampling, generate
 from raydaa.generation.server import Endpoint, serve
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.language import Endpoint as JudgeEndpoint
-from raydaa.judging.language import Game, LanguageJudge
+from raydaa.judging.language import Game, JudgeClient
 from raydaa.judging.prompt import Answer, judge_prompt
 from raydaa.results import TrialResults
 from raydaa.settings.data import ChatTemplateSettings
@@ -27,14 +27,14 @@ from raydaa.store.study_folder import StudyFolder
 from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training import launch
-from raydaa.training.launch import Workers
 from raydaa.training.loop import Run
 from raydaa.training.model import Policy, load_model
 from raydaa.training.reference import Scoring, score
-from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer, stops_of, study_tokenizer
+from raydaa.training.workers import Workers
 from tests.command import Command
 from tests.studies import done, written
+from tests.training.runs import run_spec
 
 pytestmark = pytest.mark.slow
 
@@ -130,8 +130,8 @@ def tables(real_model: Path, chat: Path, pairs: Path, tmp_path_factory: pytest.T
     names = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
     reference = folder / "reference"
     reference.mkdir()
-    alone = Workers(1, 2, 0, None, threads=2, storage=str(folder / "ray"), max_failures=0, here=True)
-    launch.reference(str(real_model), names, reference, Scoring("fp32", 512), alone)
+    alone = Workers(1, 2, 0, None, threads=2, storage=str(folder / "ray"), max_failures=0, in_process=True)
+    launch.reference(launch.ReferenceTask(str(real_model), names, reference, Scoring("fp32", 512)), alone)
     return {**{name: Path(path) for name, path in names.items()}, "reference": reference}
 
 
@@ -140,26 +140,17 @@ def test_real_pairs_are_learned_and_what_is_exported_is_what_was_trained(
 ) -> None:
     """All weights; the study below trains adapters."""
     run = Run(
-        RunSpec(
+        run_spec(
             start=str(real_model),
             tokenizer=str(chat),
             train=str(tables["train"]),
             validation=str(tables["validation"]),
             reference=str(tables["reference"]),
-            method="dpo",
-            parameters={"beta": 0.1},
             learning_rate=5e-5,
             batch_size=4,
-            epochs=1,
             warmup_ratio=0.1,
             max_grad_norm=2.0,
-            adam_betas=(0.9, 0.95),
-            weight_decay=0.0,
-            precision="fp32",
             tokens_per_microbatch=512,
-            seed=0,
-            engine="torch",
-            zero_stage=0,
             checkpoint_every=100,
             validations=1,
         )
@@ -266,7 +257,7 @@ def test_a_served_judge_says_what_its_logits_say(endpoint: Endpoint, real_model:
         Game(text, first, "I do not know.") for text, first in zip(ASKED, ("Paris.", "Red.", "I", "8"), strict=True)
     ]
     there = JudgeEndpoint(endpoint.model, endpoint.url, api_key_env=None, parameters={"top_logprobs": 20})
-    rulings = LanguageJudge(there, asked, VerdictCache(tmp_path)).rule(games)
+    rulings = JudgeClient(there, asked, VerdictCache(tmp_path)).rule(games)
     assert any(ruling.outcome is not None for ruling in rulings)
     tokenizer, model = load_tokenizer(real_model), load_model(real_model).eval()
     for game, ruling in zip(games, rulings, strict=True):

@@ -11,7 +11,7 @@ import pytest
 
 from raydaa.cli import main
 from raydaa.progress import Progress
-from raydaa.status import status
+from raydaa.status import read_status, render_status
 from raydaa.store.artifacts import write_json
 from raydaa.store.study_folder import StudyFolder
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 def test_while_it_runs(folder: Path) -> None:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lines = status(folder).splitlines()
+        lines = render_status(read_status(folder)).splitlines()
     assert lines[0].startswith("mine: running, in align for 1m00s, about 20m00s left (as of ")
     assert lines[1] == "trials: 1 finished, 1 stopped, 1 failed, 1 running, 1 waiting"
     assert "  running dpo b: step 3/8, loss 0.333" in lines
@@ -57,7 +57,7 @@ def test_while_it_runs(folder: Path) -> None:
 
 
 def test_after_it_died(folder: Path) -> None:
-    lines = status(folder).splitlines()
+    lines = render_status(read_status(folder)).splitlines()
     assert lines[0].startswith("mine: not running; its last line, ")
     assert lines[1] == "trials: 1 finished, 1 stopped, 1 failed, 2 waiting"
     assert lines[-1] == "cost: 0.07 worker-hours"
@@ -66,7 +66,7 @@ def test_after_it_died(folder: Path) -> None:
 def test_before_the_sweep(tmp_path: Path) -> None:
     progress = Progress(os.open(os.devnull, os.O_WRONLY), latest=StudyFolder(tmp_path).latest)
     progress.start("sft", "9 steps")
-    assert status(tmp_path).splitlines()[0].endswith("sft       9 steps")
+    assert render_status(read_status(tmp_path)).splitlines()[0].endswith("sft       9 steps")
 
 
 def test_no_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,16 @@
-"""What libraries import that nobody here uses, kept from being imported."""
+"""Which libraries are there, and what they import that nobody here uses, kept from being imported."""
 
 import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package of that name can be imported; a mere folder of that name is none."""
+    found = find_spec(name)
+    return found is not None and found.origin is not None
 
 
 def quiet_transformers() -> None:

@@ -1,4 +1,4 @@
-"""A language model as the judge, behind any endpoint that speaks OpenAI's chat protocol."""
+"""Asking a language model that judges, behind any endpoint that speaks OpenAI's chat protocol."""
 
 import asyncio
 import itertools
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raydaa.judging.cache import Ruling, VerdictCache, ruling_key
+from raydaa.judging.judge import JudgeError, Spent
 from raydaa.judging.prompt import Answer, JudgePrompt, Reading
 from raydaa.judging.protocol import NoAnswerError, adapted, read_completion, sentence_of
 from raydaa.threads import outside_event_loop
@@ -32,14 +33,6 @@ FILTERED = re.compile(
 )  # a refusal of what was sent, not of who sent it
 REFUSALS = 10  # after which, without one answer, it is not about the games
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class JudgeError(Exception):
-    """The judge can't go on; what it said so far is kept. ``passing``: another run may find it going on."""
-
-    def __init__(self, message: str, passing: bool = False) -> None:
-        super().__init__(message)
-        self.passing = passing
 
 
 @dataclass(frozen=True)
@@ -81,17 +74,7 @@ class Game:
     second: str
 
 
-@dataclass
-class Spent:
-    """What one endpoint was asked for in one run, and which options it refuses (with what it wants in their place);
-    several `LanguageJudge`s may share it."""
-
-    requests: int = 0
-    tokens: int = 0
-    adapted: dict[str, str | None] = field(default_factory=dict)
-
-
-class LanguageJudge:
+class JudgeClient:
     """Asks for what the cache lacks."""
 
     def __init__(self, endpoint: Endpoint, asked: JudgePrompt, cache: VerdictCache, spent: Spent | None = None) -> None:

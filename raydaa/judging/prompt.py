@@ -82,6 +82,11 @@ class JudgePrompt:
         """Whether the answer is one token, read from its log-probabilities."""
         return self.answer == "token"
 
+    @property
+    def by_degree(self) -> bool:
+        """Whether the answer says by how much a response is better."""
+        return self.answer == "degrees"
+
     def read(self, answer: Answer) -> Reading | None:
         """What the judge said; None where it can't be read."""
         return _READERS[self.answer](answer)

@@ -1,15 +1,96 @@
 """A reward model as the judge: a local sequence classifier that scores one response at a time."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from raydaa.compat.imports import quiet_transformers
+from raydaa.errors import InputError
+from raydaa.judging import judge
+from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
+from raydaa.judging.rule import compared
+from raydaa.settings.judge import RewardModelJudge
 from raydaa.store.artifacts import read_json
+from raydaa.store.models import local_model, model_identity
+from raydaa.store.output import Output
+from raydaa.store.tables import REWARDS, read, write
+from raydaa.training.device import device_of_worker
+from raydaa.training.workers import map_on_workers
 
 BATCH = 16
+FILE = "rewards.parquet"
+
+
+class Judge(judge.Judge[RewardModelJudge]):
+    """The higher reward wins; a response that was scored before is not scored again."""
+
+    @property
+    def title(self) -> str:
+        return f"reward model {Path(self.settings.model).name}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"reward_model": model_identity(local_model(self.settings.model))}
+
+    def check(self, place: str, on_gpus: bool) -> None:
+        try:
+            check_reward_model(local_model(self.settings.model))
+        except ValueError as error:
+            raise InputError(f"{place}.model: {error}") from None
+
+    def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
+        model, workers = local_model(self.settings.model), resources.workers
+        identity = model_identity(model)
+        prompts = [json.loads(row["messages"]) for row in comparisons.prompts]
+        precision = resources.precision if workers.gpus else "fp32"
+        against = ""  # no contestant's name
+        outputs, tasks = {}, []
+        for name, responses in {against: comparisons.baseline, **comparisons.responses}.items():
+            depends_on = {"model": identity, "prompts": prompts, "responses": responses, "precision": precision}
+            outputs[name] = Output(resources.rewards, depends_on)
+            if not outputs[name].done:
+                how = (precision, resources.trust_remote_code)
+                tasks.append(RewardTask(outputs[name], model, prompts, responses, *how))
+
+        def tell(done: int) -> None:
+            resources.tell(done, len(tasks), f"{done}/{len(tasks)} models")
+
+        try:
+            map_on_workers(tasks, workers, tell)
+        except Exception as error:  # whatever loading or running a model of the user's raises, in a task
+            raise JudgeError(str(error).strip().splitlines()[-1]) from None
+        rewards = {name: read(output.folder / FILE)["reward"].to_pylist() for name, output in outputs.items()}
+        rows = {}
+        for name in comparisons.responses:
+            rows[name] = compared(comparisons.ids, rewards[name], rewards[against])
+        return rows
+
+
+@dataclass(frozen=True)
+class RewardTask:
+    """Rewards of responses, as one sealed folder; called on a worker."""
+
+    output: Output
+    model: Path
+    prompts: list[list[dict[str, str]]]
+    responses: list[str]
+    precision: str
+    trust_remote_code: bool
+
+    def __call__(self) -> None:
+        self.output.seal(self._fill)
+
+    def _fill(self, folder: Path) -> None:
+        quiet_transformers()
+        device = device_of_worker()
+        dtype = torch.bfloat16 if self.precision == "bf16" and device.type == "cuda" else torch.float32
+        model, tokenizer = load_reward_model(self.model, dtype, self.trust_remote_code)
+        scores = reward_scores(model.to(device), tokenizer, self.prompts, self.responses)
+        write(folder / FILE, [{"reward": score} for score in scores], REWARDS)
 
 
 def reward_scores(

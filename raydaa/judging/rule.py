@@ -1,14 +1,51 @@
-"""A judge that gives each response a reward of its own: a function of prompt and response, or a reward model."""
+"""A rule as the judge: a function of prompt and response that gives each response a reward of its own."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from raydaa.errors import InputError, first_line
+from raydaa.judging import judge
+from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.own_code import imported, source_hash
 from raydaa.pocket.world import gold_reward
+from raydaa.settings.judge import RuleJudge
 
 Reward = Callable[[str, str], float]
 POCKET = "pocket"
+
+
+class Judge(judge.Judge[RuleJudge]):
+    """The higher reward wins."""
+
+    @property
+    def title(self) -> str:
+        return f"rule {self.settings.function}"
+
+    def identity(self) -> dict[str, Any]:
+        return rule_identity(self.settings.function)
+
+    def check(self, place: str, on_gpus: bool) -> None:
+        try:
+            self.identity()
+        except ValueError as error:
+            raise InputError(f"{place}.function: {error}") from None
+
+    def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
+        name = self.settings.function
+        rule, questions = rule_of(name), comparisons.questions
+
+        def rewards(responses: Sequence[str]) -> list[float]:
+            try:
+                return [float(rule(question, answer)) for question, answer in zip(questions, responses, strict=True)]
+            except Exception as error:  # of a function of the user's
+                raise JudgeError(f"{name} raised {type(error).__name__}: {first_line(error)}") from None
+
+        against = rewards(comparisons.baseline)
+        rows = {}
+        for contestant, responses in comparisons.responses.items():
+            rows[contestant] = compared(comparisons.ids, rewards(responses), against)
+        return rows
 
 
 def rule_of(name: str) -> Reward:

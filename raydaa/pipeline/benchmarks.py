@@ -9,10 +9,9 @@ from typing import Any
 from raydaa.data.files import DataError, read_rows
 from raydaa.errors import InputError
 from raydaa.generation.sample import Sampling
-from raydaa.judging.prompt import judge_prompt
+from raydaa.judging.judge import Judge, judge_of
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.settings.evaluation import CHOSEN, BenchmarkSettings, is_model
-from raydaa.settings.judge import JudgeSettings
 from raydaa.settings.study import StudySettings
 from raydaa.store.tables import read
 
@@ -32,7 +31,7 @@ class Benchmark:
     sampling: Sampling
     baseline: str
     fixed: tuple[str, ...] | None
-    judge: JudgeSettings
+    judge: Judge[Any] | None  # None: nobody's
     settings: BenchmarkSettings
 
 
@@ -43,11 +42,12 @@ def benchmarks(context: Context) -> list[Benchmark]:
 
 def _benchmark(context: Context, settings: BenchmarkSettings) -> Benchmark:
     prepared, evaluation = context.prepared, context.settings.evaluation
-    judge = settings.judged_by(evaluation.judge)
-    fixed = None if judge.kind == "none" else fixed_baseline(context.settings, prepared, settings)
+    chosen = settings.judged_by(evaluation.judge)
+    judge = judge_of(chosen) if chosen.judges else None
+    fixed = None if judge is None else fixed_baseline(context.settings, prepared, settings)
     return Benchmark(
         name=settings.name,
-        label=f"{settings.name} ({judge_title(judge)})",
+        label=f"{settings.name} ({'not judged' if judge is None else judge.title})",
         table=prepared.table(settings.group),
         key=prepared.keys[settings.group],
         prompts=prepared.rows[settings.group],
@@ -57,19 +57,6 @@ def _benchmark(context: Context, settings: BenchmarkSettings) -> Benchmark:
         judge=judge,
         settings=settings,
     )
-
-
-def judge_title(judge: JudgeSettings) -> str:
-    """What a score says of who gave it: never the benchmark's own judge, for our prompts are not its own."""
-    if judge.kind == "none":
-        return "not judged"
-    if judge.kind == "rule":
-        return f"rule {judge.function}"
-    name = Path(judge.model or "").name if judge.kind != "openai" else judge.model
-    if not judge.by_language:
-        return f"reward model {name}"
-    asked = judge_prompt(judge.prompt or "alpaca_eval")
-    return f"judge {name}, prompt {asked.name} v{asked.version}"
 
 
 def fixed_baseline(settings: StudySettings, prepared: Prepared, benchmark: BenchmarkSettings) -> tuple[str, ...] | None:

@@ -1,28 +1,26 @@
 """What can be known to go wrong later is refused before anything is started."""
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from raydaa.accelerators import ACCELERATORS, name_there
 from raydaa.cluster import blind_nodes
+from raydaa.compat.imports import is_installed
 from raydaa.data.files import DataError
 from raydaa.errors import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing
-from raydaa.judging.reward_model import check_reward_model
-from raydaa.judging.rule import rule_identity
+from raydaa.judging.judge import judge_of
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.generation import engine_of, on_gpus
 from raydaa.pipeline.measuring import Published
-from raydaa.pipeline.starts import local_model, models_named, sft_fraction
+from raydaa.pipeline.starts import models_named, sft_fraction
 from raydaa.settings.base import values_of
-from raydaa.settings.judge import JudgeSettings
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import read_json, tokenizer_hash
+from raydaa.store.models import local_model
 from raydaa.store.tables import read
 from raydaa.training.device import card_memory
 
@@ -31,57 +29,32 @@ def check_models(settings: StudySettings, base: Path) -> None:
     """Every model that the study names is there and reads the same tokens; what it asks for is installed and set."""
     engine_of(settings)
     for place, judge in settings.evaluation.judges:
-        if judge.kind == "served" and not available():
-            raise InputError(f"{place}: {missing(on_gpus(settings))}")
-        _check_judge(place, judge)
+        if judge.judges:
+            judge_of(judge).check(place, on_gpus(settings))
     if settings.evaluation.lm_eval is not None:
-        if not _installed("lm_eval"):
+        if not is_installed("lm_eval"):
             raise InputError("evaluation.lm_eval: lm_eval is not installed; pip install 'raydaa[lm-eval]'")
         if not available():
             raise InputError(f"evaluation.lm_eval: {missing(on_gpus(settings))}")
         if unknown := unknown_tasks(settings.evaluation.lm_eval):
             raise InputError(f"evaluation.lm_eval.tasks: {unknown[0]!r} is not known; name its folder in include_path")
     for name in type(settings.tracking).model_fields:
-        if getattr(settings.tracking, name) is not None and not _installed(name):
+        if getattr(settings.tracking, name) is not None and not is_installed(name):
             raise InputError(f"tracking.{name}: {name} is not installed; pip install 'raydaa[{name}]'")
     for name in models_named(settings):
         if sft_fraction(settings, name) is None and tokenizer_hash(local_model(name)) != tokenizer_hash(base):
             raise InputError(f"{name}: has another tokenizer or chat template than the base model; they must agree")
 
 
-def _check_judge(place: str, judge: JudgeSettings) -> None:
-    if judge.by_language and not _installed("openai"):
-        raise InputError(f"{place}: openai is not installed; pip install 'raydaa[judge]'")
-    if judge.kind == "openai" and judge.api_key_env is not None and not os.environ.get(judge.api_key_env):
-        raise InputError(f"{place}.api_key_env: {judge.api_key_env} is not set, or empty")
-    if judge.kind in ("served", "reward_model"):
-        local_model(judge.model or "")
-    if judge.kind == "rule":
-        try:
-            rule_identity(judge.function)
-        except ValueError as error:
-            raise InputError(f"{place}.function: {error}") from None
-    if judge.kind == "reward_model":
-        try:
-            check_reward_model(local_model(judge.model or ""))
-        except ValueError as error:
-            raise InputError(f"{place}.model: {error}") from None
-
-
 def check_baselines(settings: StudySettings, prepared: Prepared) -> None:
     """Every prompt of a benchmark has the response that models are compared with, where that is no model's."""
     for benchmark in settings.evaluation.benchmarks:
-        if benchmark.judged_by(settings.evaluation.judge).kind != "none":
+        if benchmark.judged_by(settings.evaluation.judge).judges:
             fixed_baseline(settings, prepared, benchmark)
             try:
                 Published(prepared.table(benchmark.group), benchmark)
             except DataError as error:
                 raise InputError(f"{benchmark.name}: {error}") from None
-
-
-def _installed(name: str) -> bool:
-    found = find_spec(name)
-    return found is not None and found.origin is not None  # a folder of that name is none
 
 
 def check_tracking(context: Context) -> None:
@@ -144,7 +117,7 @@ def check_installed(context: Context) -> None:
 
 
 def _found(names: list[str]) -> list[str]:
-    return [name for name in names if _installed(name)]
+    return [name for name in names if is_installed(name)]
 
 
 def _found_by_a_worker(context: Context, names: list[str]) -> list[str]:
@@ -190,13 +163,14 @@ def check_room(context: Context) -> None:
     for attention in _attentions(settings):
         if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
             raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
-    places = {place: judge.gpus for place, judge in settings.evaluation.judges}
+    places = {place: judge.gpus_of_server for place, judge in settings.evaluation.judges}
     for place, gpus in {"generation": settings.generation.gpus, **places}.items():
         if gpus is not None and not context.workers.gpus:
             raise InputError(f"{place}.gpus: {gpus:g}: the study has no GPU; leave it out")
-    if context.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
+    placement = context.resolved.placement
+    if placement.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
-    if context.concurrent_trials:  # on a cluster that may grow, those that the study asks for
+    if context.resolved.slots:  # on a cluster that may grow, those that the study asks for
         return
     each, have = context.workers, context.resources
     asked = f"{each.count} x {each.cpus:g} CPUs" + (f" and {each.count} x {each.gpus:g} GPUs" if each.gpus else "")

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from raydaa.accelerators import name_there
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
-from raydaa.judging.language import Spent
+from raydaa.judging.judge import Spent
+from raydaa.pipeline.resolve import Resolved, resolve
 from raydaa.pipeline.starts import Start
 from raydaa.progress import Progress
 from raydaa.settings.study import StudySettings
@@ -19,8 +19,8 @@ from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
-from raydaa.training.launch import Workers
 from raydaa.training.reference import Scoring
+from raydaa.training.workers import Workers
 
 RECOUNT_SECONDS = 2.0
 ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
@@ -102,67 +102,36 @@ class Context:
         return True
 
     @cached_property
+    def resolved(self) -> Resolved:
+        """What the settings come to on this cluster."""
+        return resolve(self.settings, self.resources)
+
+    @cached_property
     def workers(self) -> Workers:
         """The worker group of one trial."""
         scaling = self.settings.scaling
-        # A cluster that grows may have no GPU yet.
-        on_gpu = self.resources.gpus or scaling.accelerator
-        gpus = (1.0 if on_gpu else 0.0) if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
         return Workers(
-            count=scaling.workers,
-            cpus=scaling.cpus_per_worker,
-            gpus=gpus,
-            accelerator=self.accelerator,
+            **vars(self.resolved.group),
             threads=scaling.cpus_per_worker,
             storage=str(self.at.ray),
             max_failures=scaling.max_failures,
             methods=own_methods(self.settings),
-            here=self.resources.local and not gpus,
-            together=bool(gpus) and any(self._groups_on(node, gpus) for node in self.resources.nodes),
         )
 
-    def _groups_on(self, node: tuple[float, float], gpus: float) -> int:
-        """How many of a trial's worker groups one node holds whole."""
-        scaling, (cpus_there, gpus_there) = self.settings.scaling, node
-        return int(min(cpus_there / scaling.cpus_per_worker, gpus_there / gpus) / scaling.workers)
-
     @property
-    def accelerator(self) -> str | None:
-        """What the cluster calls the accelerator that the study names; that name itself where none is there yet."""
-        wanted = self.settings.scaling.accelerator
-        return None if wanted is None else name_there(wanted, self.resources.accelerators) or wanted
-
-    @property
-    def alone(self) -> Workers:
+    def whole_machine(self) -> Workers:
         """The worker group of a stage that has the machine to itself."""
         if self.workers.gpus or not self.resources.local:
             return self.workers
         return replace(self.workers, threads=max(self.workers.threads, self.resources.cpus // self.workers.count))
 
     @property
-    def sharing(self) -> Workers:
-        """As `alone`, where workers share nothing but the work: on one's own CPUs one does it all, without a group."""
-        if not self.workers.here:
-            return self.alone
+    def one_process(self) -> Workers:
+        """As `whole_machine`, where workers share nothing but the work: on one's own CPUs one does it all, without a
+        group."""
+        if not self.workers.in_process:
+            return self.whole_machine
         return replace(self.workers, count=1, threads=max(self.workers.threads, self.resources.cpus))
-
-    @property
-    def engine(self) -> str:
-        """``auto`` resolved: plain torch for one CPU worker, DeepSpeed for more or for GPUs."""
-        if self.settings.scaling.engine != "auto":
-            return self.settings.scaling.engine
-        return "deepspeed" if self.workers.count > 1 or self.workers.gpus else "torch"
-
-    @property
-    def zero_stage(self) -> int:
-        """ZeRO's stage; one worker has nobody to share weights with, and stage 3 leaks where actors are reused."""
-        scaling = self.settings.scaling
-        return min(scaling.zero_stage, 2) if self.workers.count == 1 and not scaling.cpu_offload else scaling.zero_stage
-
-    @property
-    def apart(self) -> bool:
-        """Whether the weights of every model are spread over the workers of a group: no GPU need hold one whole."""
-        return self.engine == "deepspeed" and self.zero_stage == 3 and not self.workers.here
 
     def scoring(self, attention: str = "auto") -> Scoring:
         """How a model that is not trained is asked for log-probabilities."""
@@ -172,32 +141,13 @@ class Context:
             budget=self.tokens_of(settings.training),
             attention=attention,
             trust_remote_code=settings.model.trust_remote_code,
-            apart=self.apart,
+            apart=self.resolved.apart,
             cpu_offload=settings.scaling.cpu_offload,
         )
 
-    @property
-    def concurrent_trials(self) -> int:
-        """Trials at a time: as many as fit now, or what the study asks for where more nodes may come."""
-        asked = self.settings.scaling.concurrent_trials
-        if asked == "auto":
-            return self.room
-        return min(asked, self.room) if self.resources.local else asked
 
-    @property
-    def room(self) -> int:
-        """Worker groups that fit into the cluster at a time."""
-        each = self.workers
-        if each.together:
-            return sum(self._groups_on(node, each.gpus) for node in self.resources.nodes)
-        room = int(self.resources.cpus / (each.cpus * each.count))
-        if each.gpus:
-            room = min(room, int(self.resources.gpus / (each.gpus * each.count)))
-        return room
-
-
-class TrialsNow:
-    """A study's `concurrent_trials` as nodes come and go, counted again every few seconds."""
+class LiveSlots:
+    """How many trials run at a time as nodes come and go, counted again every few seconds."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.counted_at = context, time.monotonic()
@@ -205,7 +155,7 @@ class TrialsNow:
     def __call__(self) -> int:
         if not self.context.resources.local and time.monotonic() - self.counted_at > RECOUNT_SECONDS:
             self.context, self.counted_at = replace(self.context, resources=counted(local=False)), time.monotonic()
-        return self.context.concurrent_trials
+        return self.context.resolved.slots
 
 
 def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:

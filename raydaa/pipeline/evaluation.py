@@ -11,19 +11,21 @@ import pyarrow.compute as pc
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.reliability import kappa
 from raydaa.generation.sample import Sampling
-from raydaa.pipeline.benchmarks import Benchmark, benchmarks, judge_title
+from raydaa.judging.judge import judge_of
+from raydaa.pipeline.align import Trial
+from raydaa.pipeline.benchmarks import Benchmark, benchmarks
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
 from raydaa.pipeline.judging import judge
 from raydaa.pipeline.measuring import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
-from raydaa.pipeline.stage import Output, missing
+from raydaa.pipeline.stage import missing
 from raydaa.pipeline.starts import Start
-from raydaa.pipeline.training import Trial
 from raydaa.settings.evaluation import SamplingSettings
 from raydaa.settings.judge import JudgeSettings
 from raydaa.store.artifacts import key_of, model_hash, write_json
+from raydaa.store.output import Output
 from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder, TrialState
 from raydaa.store.tables import read
 from raydaa.training.tokenizer import stops_of
@@ -64,7 +66,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     found = []
     for benchmark in asked:
         verdicts = {}
-        if benchmark.judge.kind != "none":
+        if benchmark.judge is not None:
             verdicts = judge(context, benchmark, benchmark.judge, judged[benchmark.name])
             notes += notes_on_judge(benchmark, verdicts.values())
         measured = measure(context, benchmark, judged[benchmark.name], verdicts)
@@ -141,14 +143,14 @@ def _jobs(
     settings, prepared = context.settings.evaluation, context.prepared
     judged = {}
     for b in asked:
-        size = b.prompts if b.judge.kind != "none" else min(b.prompts, settings.kl_prompts)
+        size = b.prompts if b.judge is not None else min(b.prompts, settings.kl_prompts)
         judged[b.name] = {c.name: _job(context, c.model, b.sampling, b.table, b.key, size) for c in contestants}
     sampling = Sampling(**SamplingSettings(**context.settings.generation.model_dump(include=FIELDS)).model_dump())
     if settings.kl_sampling == "exact":
         sampling = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)
     table, key = prepared.table("prompts"), prepared.keys["prompts"]
     for benchmark in asked:
-        if (benchmark.table, benchmark.sampling) == (table, sampling) and benchmark.judge.kind != "none":
+        if (benchmark.table, benchmark.sampling) == (table, sampling) and benchmark.judge is not None:
             return judged, judged[benchmark.name]
     size = min(prepared.rows["prompts"], settings.kl_prompts)
     return judged, {c.name: _job(context, c.model, sampling, table, key, size) for c in contestants}
@@ -176,8 +178,8 @@ def _paid(benchmark: Benchmark, verdicts: Iterable[Path]) -> dict[str, Any]:
     sent, written = (
         sum(pc.sum(table[name]).as_py() or 0 for table in tables) for name in ("prompt_tokens", "completion_tokens")
     )
-    price = benchmark.judge.price
-    return {"sent": sent, "written": written, "cost": None if price is None else price.of(sent, written)}
+    cost = None if benchmark.judge is None else benchmark.judge.settings.cost(sent, written)
+    return {"sent": sent, "written": written, "cost": cost}
 
 
 def _notes(context: Context, gap: float) -> list[str]:
@@ -200,9 +202,8 @@ def _agreement(
     context: Context, benchmark: Benchmark, second: JudgeSettings, jobs: dict[str, Job], rows: dict[str, dict[str, Any]]
 ) -> list[str]:
     """How far a second judge agrees with the first on the same responses."""
-    other = benchmark.settings.model_copy(update={"judge": second}).judged_by(second)
-    title = judge_title(other)
-    folders = judge(context, replace(benchmark, label=f"{benchmark.name} ({title})"), other, jobs)
+    other = judge_of(benchmark.settings.model_copy(update={"judge": second}).judged_by(second))
+    folders = judge(context, replace(benchmark, label=f"{benchmark.name} ({other.title})"), other, jobs)
     pairs = [
         (context.folder / rows[name]["benchmarks"][benchmark.name]["verdicts"], folder)
         for name, folder in folders.items()
@@ -215,7 +216,7 @@ def _agreement(
         return []
     same = 100 * float((np.sign(one[both] - 0.5) == np.sign(two[both] - 0.5)).mean())
     return [
-        f"A second judge ({title}) says the same of {same:.0f} % of {int(both.sum())} comparisons "
+        f"A second judge ({other.title}) says the same of {same:.0f} % of {int(both.sum())} comparisons "
         f"({benchmark.name}; Cohen's kappa {kappa(one[both], two[both]):.2f}). The figures are the first judge's."
     ]
 

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.accelerators import has_gpus
-from raydaa.cluster import map_on_cluster
 from raydaa.data.chat import ChatFormat
 from raydaa.errors import InputError
 from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.stage import Output, ensure
+from raydaa.pipeline.stage import ensure
 from raydaa.pipeline.starts import Start
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of
+from raydaa.store.output import Output
 from raydaa.store.tables import GENERATIONS, read, write
+from raydaa.training.workers import map_on_workers
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
 WORTH_A_PROCESS = 20_000_000_000
@@ -93,15 +94,12 @@ def repeatable(context: Context) -> bool:
 
 def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:
     """All jobs; when generating began."""
-    precision, trust = context.settings.training.precision, context.settings.model.trust_remote_code
-    batch_size, threads = context.settings.generation.rows, context.workers.threads
-    items = [(job, batch_size, precision, trust, threads) for job in jobs]
+    settings = context.settings
+    how = (settings.generation.rows, settings.training.precision, settings.model.trust_remote_code)
     begun = time.monotonic()
-    map_on_cluster(
-        generate_in_process,
-        items,
-        context.workers.cpus,
-        context.workers.gpus,
+    map_on_workers(
+        [GenerateTask(job, *how) for job in jobs],
+        context.workers,
         lambda done: context.progress.update(done, len(jobs), f"{done}/{len(jobs)} models"),
         processes(context, [(job.tokens, job.model.folder) for job in jobs]),
     )
@@ -119,25 +117,31 @@ def processes(context: Context, work: Iterable[tuple[int, Path]]) -> int | None:
     for tokens, model in work:
         amount += tokens * sum(path.stat().st_size for path in model.glob("*.safetensors"))
     worth = 1 + amount // WORTH_A_PROCESS
-    return 0 if context.workers.here and worth == 1 else worth
+    return 0 if context.workers.in_process and worth == 1 else worth
 
 
-def generate_in_process(job: Job, batch_size: int, precision: str, trust: bool, threads: int) -> None:
+@dataclass(frozen=True)
+class GenerateTask:
     """One job with the transformers engine; its folder is made whole or not at all."""
-    from raydaa.generation.sample import generate
-    from raydaa.training.launch import prepare_process
-    from raydaa.training.reference import fixed_model
-    from raydaa.training.tokenizer import load_tokenizer, stops_of
 
-    prepare_process(threads)
-    tokenizer = load_tokenizer(job.tokenizer, trust)
-    rows = job.rows()
-    model = fixed_model(str(job.model.folder), precision, trust)
-    model.config.use_cache = True
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = [row["prompt_tokens"] for row in rows]
-    responses = generate(model, ids, job.sampling, stops_of(job.tokenizer), pad, batch_size)
-    keep(job, rows, responses, tokenizer)
+    job: Job
+    batch_size: int
+    precision: str
+    trust_remote_code: bool
+
+    def __call__(self) -> None:
+        from raydaa.generation.sample import generate
+        from raydaa.training.reference import fixed_model
+        from raydaa.training.tokenizer import load_tokenizer, stops_of
+
+        job, rows = self.job, self.job.rows()
+        tokenizer = load_tokenizer(job.tokenizer, self.trust_remote_code)
+        model = fixed_model(str(job.model.folder), self.precision, self.trust_remote_code)
+        model.config.use_cache = True
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ids = [row["prompt_tokens"] for row in rows]
+        responses = generate(model, ids, job.sampling, stops_of(job.tokenizer), pad, self.batch_size)
+        keep(job, rows, responses, tokenizer)
 
 
 def _by_vllm(context: Context, jobs: Sequence[Job]) -> float:

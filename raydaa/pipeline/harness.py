@@ -6,10 +6,11 @@ from pathlib import Path
 
 from raydaa.errors import first_line
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.stage import Output, ensure
+from raydaa.pipeline.stage import ensure
 from raydaa.pipeline.starts import Start
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import model_hash, read_json, write_json
+from raydaa.store.output import Output
 
 SCORES = "scores.json"
 

@@ -43,8 +43,9 @@ def measure(
         if not known.any():
             continue
         row["win_rate"] = asdict(win_rate(mine[known], draws))
-        if benchmark.judge.prompt == "arena_hard" and benchmark.judge.by_language:
-            row["arena"] = asdict(arena_of(tables[name], benchmark.judge.orders or 2, draws))
+        games = None if benchmark.judge is None else benchmark.judge.degree_games
+        if games is not None:
+            row["arena"] = asdict(arena_of(tables[name], games, draws))
         if name != benchmark.baseline:  # against itself there is no length to control
             lengths = [np.array(list(map(len, each)), float)[known] for each in (texts[name], against)]
             difficulty = published.difficulty

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 
+from raydaa.pipeline.align import Trial
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.training import Trial
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import model_hash
 from raydaa.store.mirror import STUDY, MirrorError

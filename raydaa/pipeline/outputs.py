@@ -18,7 +18,7 @@ def write_questions(study: Path, benchmark: Benchmark, jobs: Mapping[str, Job]) 
     against: list[str | None] = [None] * len(prompts)
     if benchmark.fixed is not None:
         against = list(benchmark.fixed)
-    elif benchmark.judge.kind != "none":
+    elif benchmark.judge is not None:
         against = read(jobs[benchmark.baseline].folder / "responses.parquet")["response"].to_pylist()
     rows = [
         {"prompt_id": prompt["prompt_id"], "question": prompt["question"], "baseline": response}

@@ -7,11 +7,12 @@ from typing import Any
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.stage import Output, ensure
+from raydaa.pipeline.stage import ensure
 from raydaa.pipeline.starts import Start
 from raydaa.settings.search import MethodSettings
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.mirror import REFERENCE
+from raydaa.store.output import Output
 from raydaa.training import launch
 
 HELD_OUT = ("validation",)
@@ -80,13 +81,13 @@ def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatche
     tables = {name: str(prepared.table(name)) for name in parts}
     scoring = context.scoring(settings.training.attention)
 
+    def fill(folder: Path) -> None:
+        task = launch.ReferenceTask(str(start.folder), tables, folder, scoring, mismatched)
+        launch.reference(task, context.one_process)
+
     def make(missing: list[_Logps]) -> str:
         for logps in missing:
-            logps.output.seal(
-                lambda temporary: launch.reference(
-                    str(start.folder), tables, temporary, scoring, context.sharing, mismatched
-                )
-            )
+            logps.output.seal(fill)
         return f"{sum(prepared.rows[name] for name in parts)} pairs"
 
     given = depends_on(start, prepared, settings.training.precision, parts, mismatched)

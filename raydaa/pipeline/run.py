@@ -102,6 +102,7 @@ def _preload(study: Study) -> list[str]:
 
 def _run(context: "Context") -> str | None:
     """Every stage that needs the cluster; what the harness could not do."""
+    from raydaa.pipeline.align import align
     from raydaa.pipeline.checks import (
         check_accelerator,
         check_folders,
@@ -113,7 +114,7 @@ def _run(context: "Context") -> str | None:
     from raydaa.pipeline.harness import harness
     from raydaa.pipeline.models import reopened
     from raydaa.pipeline.reference import reference
-    from raydaa.pipeline.training import align, budget, sft
+    from raydaa.pipeline.sft import budget, sft
     from raydaa.results import TrialResults
 
     try:

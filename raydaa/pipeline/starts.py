@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from raydaa.errors import InputError, first_line
+from raydaa.errors import InputError
 from raydaa.pocket import world as pocket
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import make_folder, model_hash
+from raydaa.store.models import local_model
 from raydaa.study import Study
 from raydaa.training.model import write_model
 
@@ -23,26 +24,6 @@ class Start:
     def at(name: str, folder: Path) -> "Start":
         """The model in ``folder``, known by its weights."""
         return Start(name, folder, model_hash(folder))
-
-
-def local_model(source: str) -> Path:
-    """A folder with the model: ``source`` itself, or what the hub's client keeps of it."""
-    folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{source}: is not a model folder; it has no config.json")
-        if not list(folder.glob("*.safetensors")):
-            raise InputError(f"{source}: holds no safetensors weights; save the model with save_pretrained")
-        return folder.absolute()
-    if source.startswith(("/", ".")) or source.count("/") != 1:
-        raise InputError(f"{source}: there is no such model folder")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown, gated: the client has a class for each
-        raise InputError(f"{source}: the model can't be fetched: {first_line(error)}") from None
 
 
 def base_model(study: Study) -> Path:

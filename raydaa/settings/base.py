@@ -2,16 +2,19 @@
 
 import json
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
-
-PositiveInt = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 def wrong(message: str, at: str = "") -> PydanticCustomError:
@@ -23,6 +26,21 @@ class Settings(BaseModel):
     """Frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Group = TypeVar("Group")
+
+
+def validated(kind: type[Group], values: dict[str, Any]) -> Group:
+    """A group of settings that is a plain dataclass; ValidationError where a value is none of its."""
+    return TypeAdapter(kind).validate_python(values)
+
+
+def types_of(kind: type[Any]) -> dict[str, Any]:
+    """What the values of a group of settings may be, by their names, without their limits."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return {name: hint for name, hint in get_type_hints(kind).items() if not name.startswith("_")}
 
 
 class Range(Settings):
@@ -81,7 +99,6 @@ def shares(value: Any) -> Any:
 Searched = Annotated[tuple[Any, ...] | Range, BeforeValidator(searched)]
 Rates = Annotated[tuple[float, ...] | Range, BeforeValidator(positive_rates)]
 Shares = Annotated[tuple[float, ...] | Range, BeforeValidator(shares)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
 
 def values_of(value: tuple[Any, ...] | Range) -> tuple[Any, ...]:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raydaa.settings.base import Json, Natural, NonNegative, PositiveFloat, PositiveInt, Settings, Shares, wrong
+from raydaa.settings.base import Json, Settings, Shares, wrong
+from raydaa.settings.limits import Natural, NonNegative, PositiveFloat, PositiveInt
 
 HELD_OUT = "preferences.validation"  # as a source: the prompts of the held-out pairs
 PREFERRED = "preferences.chosen"  # as a source of SFT examples: what the training pairs prefer

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from raydaa.settings.base import Gpus, Names, Natural, NonNegative, PositiveInt, Settings, Share, wrong
+from raydaa.settings.base import Gpus, Settings, wrong
 from raydaa.settings.data import HELD_OUT, PromptSource
-from raydaa.settings.judge import Judge, JudgeSettings
+from raydaa.settings.judge import Judge, JudgeSettings, NoJudge, PromptName
+from raydaa.settings.limits import Names, Natural, NonNegative, PositiveInt, Share
 
 CHOSEN = "chosen"  # as a baseline: the response that stands beside each prompt
 FILES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
@@ -51,8 +52,8 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
     },
     "tldr": {"source": HELD_OUT, "num": 500, "baseline": CHOSEN},
 }
-OWN_PROMPTS = {"alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard", "tldr": "tldr"}
-OWN_ORDERS = {"tldr": 1}
+OWN_PROMPTS: dict[str, PromptName] = {"alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard", "tldr": "tldr"}
+OWN_ORDERS: dict[str, Literal[1, 2]] = {"tldr": 1}
 
 
 class BenchmarkSettings(Settings):
@@ -105,9 +106,7 @@ class BenchmarkSettings(Settings):
     def judged_by(self, judge: JudgeSettings) -> JudgeSettings:
         """Its judge, where the study's is ``judge``."""
         judge = self.judge or judge
-        own = OWN_PROMPTS.get(self.name, "alpaca_eval")
-        known = {"prompt": judge.prompt or own, "orders": judge.orders or OWN_ORDERS.get(self.name, 2)}
-        return judge.model_copy(update=known)
+        return judge.completed(OWN_PROMPTS.get(self.name, "alpaca_eval"), OWN_ORDERS.get(self.name, 2))
 
 
 def _benchmarks(value: Any) -> Any:
@@ -138,7 +137,7 @@ class EvaluationSettings(Settings):
     )
     models: Names | None = None  # judged beside the trials; None: sft, where the study has it
     baseline: str = "sft"  # of the study's own prompts, and where a benchmark has none
-    judge: Judge = JudgeSettings()
+    judge: Judge = NoJudge()
     second_judge: Judge | None = None  # judges the first benchmark as well; how far the two agree is reported
     lm_eval: HarnessSettings | None = None
     judge_trials: Literal["finished", "best_lr_per_beta", "best_per_method"] = "finished"
@@ -151,12 +150,9 @@ class EvaluationSettings(Settings):
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) < len(names):
             raise wrong(f"{names!r} names a benchmark twice", "benchmarks")
-        if self.second_judge is not None:
-            kinds = self.second_judge.kind, self.benchmarks[0].judged_by(self.judge).kind
-            if "none" in kinds:
-                raise wrong(
-                    "needs another judge of the first benchmark to agree with; neither may be none", "second_judge"
-                )
+        both = self.second_judge, self.benchmarks[0].judged_by(self.judge)
+        if self.second_judge is not None and not all(judge.judges for judge in both if judge is not None):
+            raise wrong("needs another judge of the first benchmark to agree with; neither may be none", "second_judge")
         return self
 
     def baseline_of(self, benchmark: BenchmarkSettings) -> str:
@@ -166,7 +162,7 @@ class EvaluationSettings(Settings):
     @property
     def judges(self) -> list[tuple[str, JudgeSettings]]:
         """Every judge with its place in the file."""
-        found = [("evaluation.judge", self.judge)]
+        found: list[tuple[str, JudgeSettings]] = [("evaluation.judge", self.judge)]
         if self.second_judge is not None:
             found.append(("evaluation.second_judge", self.second_judge))
         own = [(f"evaluation.benchmarks[{i}].judge", b.judge) for i, b in enumerate(self.benchmarks)]
@@ -175,7 +171,7 @@ class EvaluationSettings(Settings):
     @property
     def judged_models(self) -> tuple[str, ...]:
         """Models that responses are compared with, each once; where nobody judges there is none."""
-        judged = [b for b in self.benchmarks if b.judged_by(self.judge).kind != "none"]
+        judged = [b for b in self.benchmarks if b.judged_by(self.judge).judges]
         return tuple(name for name in dict.fromkeys(map(self.baseline_of, judged)) if is_model(name))
 
 

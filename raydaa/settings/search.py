@@ -7,20 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from raydaa.settings.base import (
-    Names,
-    Natural,
-    PositiveFloat,
-    PositiveInt,
-    Range,
-    Rates,
-    Searched,
-    Settings,
-    Share,
-    Shares,
-    values_of,
-    wrong,
-)
+from raydaa.settings.base import Range, Rates, Searched, Settings, Shares, types_of, validated, values_of, wrong
+from raydaa.settings.limits import Names, Natural, PositiveFloat, PositiveInt, Share
 from raydaa.settings.training import TrainingSettings
 
 NO_GRID = "a range has no grid; list the values, or set sampler: tpe or random"
@@ -111,15 +99,16 @@ class MethodSettings(Settings):
             raise wrong(rule if named else str(error), place if named else key) from None
 
     def _check_training(self) -> None:
+        kinds = types_of(TrainingSettings)
         for key, value in self.training.items():
-            if key not in TrainingSettings.model_fields:
-                choices = ", ".join(sorted(TrainingSettings.model_fields))
+            if key not in kinds:
+                choices = ", ".join(sorted(kinds))
                 raise wrong(f"unknown key; choose from {choices}", f"training.{key}")
-            if isinstance(value, Range) and TrainingSettings.model_fields[key].annotation is not float:
+            if isinstance(value, Range) and kinds[key] is not float:
                 raise wrong("only fractional numbers are drawn from a range; list the values", f"training.{key}")
             for candidate in values_of(value):
                 try:
-                    checked = getattr(TrainingSettings(**{key: candidate}), key)
+                    checked = getattr(validated(TrainingSettings, {key: candidate}), key)
                 except ValueError:
                     raise wrong(f"{candidate!r} is not a valid value", f"training.{key}") from None
                 if checked != candidate:

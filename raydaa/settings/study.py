@@ -7,8 +7,10 @@ from pydantic import Field, model_validator
 from raydaa.settings.base import Range, Settings, values_of, wrong
 from raydaa.settings.data import HELD_OUT, DataSettings, PocketSettings
 from raydaa.settings.evaluation import CHOSEN, EvaluationSettings, GenerationSettings
+from raydaa.settings.scaling import ScalingSettings
 from raydaa.settings.search import FRACTION, NO_GRID, SearchSettings
-from raydaa.settings.training import ScalingSettings, SftSettings, TrainingSettings
+from raydaa.settings.sft import SftSettings
+from raydaa.settings.training import TrainingSettings
 
 
 class ModelSettings(Settings):
@@ -88,13 +90,12 @@ class StudySettings(Settings):
     def _check_judges(self) -> None:
         evaluation = self.evaluation
         for place, judge in evaluation.judges:
-            if judge.kind == "rule" and judge.function == "pocket" and self.data.preferences.source != "pocket":
+            if judge.of_pocket_world and self.data.preferences.source != "pocket":
                 raise wrong("the pocket rule knows the pocket world only; use none, or a function of your own", place)
-        if evaluation.judge.kind == "none":
-            return
         bare = self.data.prompts.source == "pocket"
         for benchmark in evaluation.benchmarks:
-            if bare and benchmark.source is None and evaluation.baseline_of(benchmark) == CHOSEN:
+            judged = benchmark.judged_by(evaluation.judge).judges
+            if judged and bare and benchmark.source is None and evaluation.baseline_of(benchmark) == CHOSEN:
                 remedy = f"use data.prompts.source {HELD_OUT}"
                 raise wrong(f"{CHOSEN!r} needs prompts with a preferred response; {remedy}", "evaluation.baseline")
 

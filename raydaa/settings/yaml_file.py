@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -9,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raydaa.errors import InputError
+from raydaa.settings.base import types_of
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -55,17 +57,20 @@ def _explain(error: ValidationError, kind: type[BaseModel], tree: Any) -> str:
     first = error.errors()[0]
     problem, value = first["type"], first["input"]
     context = first.get("ctx", {})
-    path = [part for part in first["loc"] if not _is_union_branch(part) and part != "parameters"]
+    path, keys = _walked(kind, first["loc"])
     place = _place(tuple(_written(path, tree)))
     if problem == "study":
         at = context.get("at", "")
         place = f"{place}.{at}" if place and at else place or at
         return f"{place}: {context['message']}" if place else context["message"]
-    if problem == "extra_forbidden":
-        return f"{place}: unknown key; choose from {', '.join(_keys_at(kind, path[:-1]))}"
-    if problem == "missing":
-        return f"{place}: is missing and has no default"
-    if problem in ("model_type", "model_attributes_type", "dict_type"):
+    if problem in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{place}: unknown key; choose from {', '.join(keys)}"
+    if problem == "union_tag_invalid":
+        choices = context["expected_tags"].replace("'", "")
+        return f"{place}.kind: {context['tag']!r}: choose from {choices}"
+    if problem in ("missing", "union_tag_not_found"):
+        return f"{place}{'.kind' * (problem != 'missing')}: is missing and has no default"
+    if problem in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
         return f"{place}: {value!r} is not a group of settings; write {{key: value, …}}"
     rule = first["msg"][0].lower() + first["msg"][1:]
     return f"{place}: {value!r}: {rule.removeprefix('value error, ')}"
@@ -76,16 +81,37 @@ def _is_union_branch(part: int | str) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float"} or "[" in part)
 
 
-def _keys_at(kind: type[BaseModel], path: list[int | str]) -> list[str]:
-    """The known keys of the settings group at ``path``."""
-    group: Any = kind
+def _walked(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[list[int | str], list[str]]:
+    """``path`` as users would write it, and the known keys of the settings group that its last part lies in."""
+    written: list[int | str] = []
+    groups: list[type[Any]] = [kind]
+    keys = list[str]()
     for part in path:
         if isinstance(part, int):
+            written.append(part)
             continue
-        annotation = group.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        group = next(c for c in candidates if hasattr(c, "model_fields"))
-    return sorted(group.model_fields)
+        if _is_union_branch(part) or part == "parameters":
+            continue
+        if tagged := [group for group in groups if part in _tags(group)]:
+            groups = tagged
+            continue
+        written.append(part)
+        kinds = [types_of(group) for group in groups]
+        keys = sorted({name for known in kinds for name in known})
+        groups = [inner for known in kinds for inner in _groups_in(known.get(part))]
+    return written, keys
+
+
+def _tags(group: type[Any]) -> tuple[Any, ...]:
+    """By which values of ``kind`` a group is told from others that may stand in its place."""
+    return get_args(types_of(group).get("kind"))
+
+
+def _groups_in(annotation: Any) -> list[type[Any]]:
+    """The settings groups among what a value may be."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return [annotation]
+    return [group for part in get_args(annotation) for group in _groups_in(part)]
 
 
 def _set(tree: Any, path: str, value: Any) -> None:

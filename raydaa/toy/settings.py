@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raydaa.settings.base import NonNegative, PositiveFloat, PositiveInt, Settings, Share, wrong
+from raydaa.settings.base import Settings, wrong
+from raydaa.settings.limits import NonNegative, PositiveFloat, PositiveInt, Share
 
 
 class ToySettings(Settings):

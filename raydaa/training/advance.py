@@ -14,8 +14,11 @@ from raydaa.training.loop import Metrics, Run
 def stops(run: Run) -> list[int]:
     """Steps at which the run is validated: evenly spaced ones, the rungs, and the end."""
     total = run.total_steps
-    even = {round(total * (i + 1) / run.spec.validations) for i in range(run.spec.validations)}
-    return sorted({max(1, s) for s in even | set(rung_steps(run.spec.rungs, total))} | {total})
+    even = {
+        round(total * (i + 1) / run.spec.recipe.training.validations)
+        for i in range(run.spec.recipe.training.validations)
+    }
+    return sorted({max(1, s) for s in even | set(rung_steps(run.spec.recipe.rungs, total))} | {total})
 
 
 def rung_steps(rungs: tuple[float, ...], total_steps: int) -> list[int]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raydaa.training.collectives import rank, whole_size, world_size
-from raydaa.training.spec import RunSpec
+from raydaa.training.spec import Recipe
 
 SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
 
@@ -41,12 +41,12 @@ class Engine(Protocol):
         """Give the memory back."""
 
 
-def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
+def _adamw(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [p for p in module.parameters() if p.requires_grad],
-        lr=spec.learning_rate,
-        betas=(spec.adam_betas[0], spec.adam_betas[1]),
-        weight_decay=spec.weight_decay,
+        lr=recipe.learning_rate,
+        betas=(recipe.training.adam_betas[0], recipe.training.adam_betas[1]),
+        weight_decay=recipe.training.weight_decay,
         fused=True,
     )
 
@@ -54,10 +54,10 @@ def _adamw(module: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
 class TorchEngine:
     """AdamW on full weights in every worker; gradients summed over workers at the step."""
 
-    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
+    def __init__(self, policy: nn.Module, recipe: Recipe) -> None:
         self.module = policy
-        self.max_grad_norm = spec.max_grad_norm
-        self.optimizer = _adamw(policy, spec)
+        self.max_grad_norm = recipe.training.max_grad_norm
+        self.optimizer = _adamw(policy, recipe)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
 
     def backward(self, loss: Tensor) -> None:
@@ -98,25 +98,25 @@ class TorchEngine:
 class DeepSpeedEngine:
     """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
 
-    def __init__(self, policy: nn.Module, spec: RunSpec) -> None:
+    def __init__(self, policy: nn.Module, recipe: Recipe) -> None:
         from raydaa.training.zero import deepspeed_here, zero_config
 
-        deepspeed, self.stage = deepspeed_here(), spec.zero_stage
-        config = zero_config(self.stage, spec.precision == "bf16", spec.cpu_offload)
-        config["gradient_clipping"] = spec.max_grad_norm if self.stage else 0.0
+        deepspeed, self.stage = deepspeed_here(), recipe.placement.zero_stage
+        config = zero_config(self.stage, recipe.training.precision == "bf16", recipe.placement.cpu_offload)
+        config["gradient_clipping"] = recipe.training.max_grad_norm if self.stage else 0.0
         if sum(whole_size(p) for p in policy.parameters()) < SMALL:
             config["zero_optimization"] |= {"reduce_bucket_size": SMALL, "allgather_bucket_size": SMALL}
-        optimizer = _adamw(policy, spec)
+        optimizer = _adamw(policy, recipe)
         self.engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
         self.module = self.engine
         self.workers = world_size()
         self.norm: Any = None
-        if not spec.zero_stage:
+        if not recipe.placement.zero_stage:
             # Without ZeRO DeepSpeed clips but keeps the norm to itself: clip where it steps, and note it.
             parameters = [p for p in policy.parameters() if p.requires_grad]
 
             def clip(*_: Any) -> None:
-                self.norm = nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+                self.norm = nn.utils.clip_grad_norm_(parameters, recipe.training.max_grad_norm)
 
             optimizer.register_step_pre_hook(clip)
 
@@ -149,6 +149,6 @@ class DeepSpeedEngine:
         self.engine.destroy()
 
 
-def make_engine(policy: nn.Module, spec: RunSpec) -> Engine:
-    """The engine that ``spec.engine`` names."""
-    return DeepSpeedEngine(policy, spec) if spec.engine == "deepspeed" else TorchEngine(policy, spec)
+def make_engine(policy: nn.Module, recipe: Recipe) -> Engine:
+    """The engine that ``recipe.placement.engine`` names."""
+    return DeepSpeedEngine(policy, recipe) if recipe.placement.engine == "deepspeed" else TorchEngine(policy, recipe)

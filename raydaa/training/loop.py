@@ -59,24 +59,33 @@ class Run:
 
     def __init__(self, spec: RunSpec, start: StartWeights | None = None) -> None:
         self.spec = spec
-        torch.manual_seed(spec.seed)
+        torch.manual_seed(spec.recipe.seed)
         self.device = device_of_worker()
         self.policy, self.engine, shape = build(spec, self.device, start)
         self.meter = Meter(shape, self.policy, self.device)
         self.objective: Objective | None = None
-        if spec.method is not None:
-            self.objective = Objective(loss(spec.method, **spec.parameters), spec.sft_weight, spec.align_weight)
-        self.table, self.mismatched = self._open(spec.train, "train")
+        if spec.recipe.objective.method is not None:
+            self.objective = Objective(
+                loss(spec.recipe.objective.method, **spec.recipe.objective.parameters),
+                spec.recipe.objective.sft_weight,
+                spec.recipe.objective.align_weight,
+            )
+        self.table, self.mismatched = self._open(spec.data.train, "train")
         self.held_out: PairTable | ExampleTable | None = None
         self.held_out_mismatched: PairTable | None = None
-        if spec.validation:
-            self.held_out, self.held_out_mismatched = self._open(spec.validation, "validation")
-        rows = subset(len(self.table), spec.fraction)
-        self.batches = [rows[batch] for batch in global_batches(len(rows), spec.batch_size, spec.epochs, spec.seed)]
+        if spec.data.validation:
+            self.held_out, self.held_out_mismatched = self._open(spec.data.validation, "validation")
+        rows = subset(len(self.table), spec.recipe.fraction)
+        self.batches = [
+            rows[batch]
+            for batch in global_batches(
+                len(rows), spec.recipe.training.batch_size, spec.recipe.training.epochs, spec.recipe.seed
+            )
+        ]
         self.step = 0
         self.seconds = 0.0
         self.saved_after = 0.0  # seconds of training
-        self.pace = checkpoint.Pace(spec.checkpoint_minutes, shape.checkpoint(spec.in_half))
+        self.pace = checkpoint.Pace(spec.recipe.training.checkpoint_minutes, shape.checkpoint(spec.recipe.in_half))
 
     def _open(self, path: str, part: str) -> tuple[PairTable | ExampleTable, PairTable | None]:
         """A table, and what a method with a KL estimate compares against."""
@@ -85,15 +94,19 @@ class Run:
             return ExampleTable(rows), None
         method, sharing, reference = self.objective.method, self.policy.sharing, None
         if method.needs_reference or part == "validation":  # held-out pairs are measured against the start by all
-            if self.spec.reference is None:
-                raise ValueError(f"{self.spec.method} needs reference log-probabilities of the {part} pairs")
-            reference = read(Path(self.spec.reference) / f"{part}.parquet")
+            if self.spec.data.reference is None:
+                raise ValueError(
+                    f"{self.spec.recipe.objective.method} needs reference log-probabilities of the {part} pairs"
+                )
+            reference = read(Path(self.spec.data.reference) / f"{part}.parquet")
         pairs = PairTable(rows, reference, sharing)
         if not method.needs_kl:
             return pairs, None
-        if self.spec.mismatched is None:
-            raise ValueError(f"{self.spec.method} needs reference log-probabilities of mismatched responses")
-        return pairs, PairTable(mismatched(rows), read(Path(self.spec.mismatched) / f"{part}.parquet"), sharing)
+        if self.spec.data.mismatched is None:
+            raise ValueError(
+                f"{self.spec.recipe.objective.method} needs reference log-probabilities of mismatched responses"
+            )
+        return pairs, PairTable(mismatched(rows), read(Path(self.spec.data.mismatched) / f"{part}.parquet"), sharing)
 
     @property
     def total_steps(self) -> int:
@@ -102,10 +115,10 @@ class Run:
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then linear decay to 0; ``step`` counts from 0."""
-        warmup = math.ceil(self.spec.warmup_ratio * self.total_steps)
+        warmup = math.ceil(self.spec.recipe.training.warmup_ratio * self.total_steps)
         if step < warmup:
-            return self.spec.learning_rate * (step + 1) / warmup
-        return self.spec.learning_rate * (self.total_steps - step) / max(1, self.total_steps - warmup)
+            return self.spec.recipe.learning_rate * (step + 1) / warmup
+        return self.spec.recipe.learning_rate * (self.total_steps - step) / max(1, self.total_steps - warmup)
 
     def train_step(self) -> Metrics:
         """One optimizer step over the next global batch; the metrics of that batch."""
@@ -134,7 +147,7 @@ class Run:
         begun = time.monotonic()
         self.engine.module.eval()
         sums = torch.zeros(len(NAMES), dtype=torch.float64)
-        size, block = len(self.held_out), max(self.spec.batch_size, 256)
+        size, block = len(self.held_out), max(self.spec.recipe.training.batch_size, 256)
         with torch.no_grad():
             kl = self._kl(self.held_out_mismatched, np.arange(size))
             for first in range(0, size, block):
@@ -153,7 +166,7 @@ class Run:
         A worker without work of its own runs the shortest row at weight 0.
         """
         lengths = table.row_lengths[indices]
-        for places in split_work(lengths, world_size(), self.spec.tokens_per_microbatch)[rank()]:
+        for places in split_work(lengths, world_size(), self.spec.recipe.tokens)[rank()]:
             rows = [int(indices[place]) for place in places or [int(lengths.argmin())]]
             weight = 1.0 if places else 0.0
             yield rows, table.pack(rows, weight).to(self.device), weight
@@ -214,8 +227,8 @@ class Run:
     @property
     def save_is_due(self) -> bool:
         """Whether a crash would cost more than a checkpoint; every worker asks, and the first one's clock counts."""
-        if self.spec.checkpoint_every is not None:
-            return self.step % self.spec.checkpoint_every == 0
+        if self.spec.recipe.training.checkpoint_every is not None:
+            return self.step % self.spec.recipe.training.checkpoint_every == 0
         return from_first(self.pace.due())
 
     @property
@@ -247,7 +260,11 @@ class Run:
 
     def _writer(self) -> list[Any]:
         """Who can read a checkpoint: the same engine, in the same number of pieces."""
-        return [self.spec.engine, self.spec.zero_stage if self.spec.engine == "deepspeed" else 0, world_size()]
+        return [
+            self.spec.recipe.placement.engine,
+            self.spec.recipe.placement.zero_stage if self.spec.recipe.placement.engine == "deepspeed" else 0,
+            world_size(),
+        ]
 
     def export(self, folder: Path) -> None:
         """Seal the weights as a Hugging Face folder (safetensors, tokenizer); every worker calls it."""
@@ -256,15 +273,15 @@ class Run:
             make_folder(folder, lambda temporary: self._write_model(temporary, state))
 
     def _write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
-        dtype = torch.bfloat16 if self.spec.precision == "bf16" else torch.float32
-        model = load_model(self.spec.start, dtype, self.spec.trust_remote_code)
+        dtype = torch.bfloat16 if self.spec.recipe.training.precision == "bf16" else torch.float32
+        model = load_model(self.spec.start, dtype, self.spec.recipe.trust_remote_code)
         plain = {name.removeprefix("model."): tensor.detach().to("cpu") for name, tensor in state.items()}
-        plain = plain if self.spec.lora is None else merged(plain, self.spec.lora)
+        plain = plain if self.spec.recipe.training.lora is None else merged(plain, self.spec.recipe.training.lora)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in plain.items()})
         model.config.use_cache = True
         source = Path(self.spec.tokenizer or self.spec.start)
         model.generation_config = generation_config(source)
-        write_model(model, with_template(load_tokenizer(source, self.spec.trust_remote_code)), folder)
+        write_model(model, with_template(load_tokenizer(source, self.spec.recipe.trust_remote_code)), folder)
 
     def close(self) -> None:
         """Give the engine's memory back."""

@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raydaa.settings.training import LoraSettings
+
 ALL_LINEAR = "all-linear"
 
 
-def add_adapters(model: Any, lora: dict[str, Any]) -> None:
+def add_adapters(model: Any, lora: LoraSettings) -> None:
     """Freeze ``model`` and give it adapters of its own dtype, in place; B starts at 0, so nothing changes before the
     first step.
 
@@ -18,8 +20,8 @@ def add_adapters(model: Any, lora: dict[str, Any]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    layers = adapted_layers(model, lora["targets"])
-    config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=layers, task_type="CAUSAL_LM")
+    layers = adapted_layers(model, lora.targets)
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=layers, task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "lora_" in name
@@ -56,9 +58,9 @@ def adapted_layers(model: Any, targets: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def merged(state: dict[str, Tensor], lora: dict[str, Any]) -> dict[str, Tensor]:
+def merged(state: dict[str, Tensor], lora: LoraSettings) -> dict[str, Tensor]:
     """A state dict with adapters as one without: W + alpha / rank · B A under the model's own names."""
-    scale, plain = lora["alpha"] / lora["rank"], {}
+    scale, plain = lora.alpha / lora.rank, {}
     for name, tensor in state.items():
         if "lora_" in name:
             continue

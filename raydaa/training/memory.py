@@ -7,6 +7,7 @@ attention and a gated MLP (Llama, Qwen, Mistral, Gemma); other architectures are
 from dataclasses import dataclass
 from typing import Any
 
+from raydaa.settings.training import LoraSettings
 from raydaa.training.collectives import whole_size
 from raydaa.training.lora import add_adapters
 from raydaa.training.model import chunk_size
@@ -30,7 +31,7 @@ class Shape:
     vocabulary: int
 
     @staticmethod
-    def of(config: Any, lora: dict[str, Any] | None = None) -> "Shape":
+    def of(config: Any, lora: LoraSettings | None = None) -> "Shape":
         """The shape of a transformers configuration, with ``training.lora``'s adapters if any; the model is laid out
         without memory for it."""
         import torch

@@ -16,7 +16,8 @@ from raydaa.errors import MachineError, machine_error
 from raydaa.store.artifacts import write_json
 from raydaa.store.study_folder import TrialRecord, TrialState
 from raydaa.training.checkpoint import newest_first, step_of
-from raydaa.training.launch import ON_HEAD, Workers
+from raydaa.training.spec import Recipe, RunSpec
+from raydaa.training.workers import ON_HEAD, Workers
 from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
 
@@ -26,9 +27,15 @@ Limit = Callable[[], int]
 class _Points(Searcher):
     """Hands the sweep's trials to Tune, never more than ``limit()`` at a time."""
 
-    def __init__(self, sweep: Sweep, configure: Callable[[SweptTrial], dict[str, Any]], limit: Limit) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        spec_of: Callable[[SweptTrial, Recipe], RunSpec],
+        configure: Callable[[SweptTrial], dict[str, Any]],
+        limit: Limit,
+    ) -> None:
         super().__init__()
-        self.sweep, self.configure, self.limit = sweep, configure, limit
+        self.sweep, self.spec_of, self.configure, self.limit = sweep, spec_of, configure, limit
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = self.sweep.next_trial() if self.sweep.running < self.limit() and not self.sweep.winners() else None
@@ -38,7 +45,7 @@ class _Points(Searcher):
         trial.move(TrialState.RUNNING)
         trial.folder.path.mkdir(parents=True, exist_ok=True)
         trial.folder.write_record(TrialRecord(trial.state))  # in the place of one that no longer holds
-        write_json(trial.folder.spec, self.sweep.spec_of(trial).to_json())
+        write_json(trial.folder.spec, self.spec_of(trial, self.sweep.recipe_of(trial)).to_json())
         return self.configure(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -143,6 +150,7 @@ class _Brackets(TrialScheduler):
 
 def run(
     sweep: Sweep,
+    spec_of: Callable[[SweptTrial, Recipe], RunSpec],
     workers: Workers,
     limit: Limit,
     notify: Callable[[SweptTrial, dict[str, Any]], None],
@@ -182,7 +190,7 @@ def run(
         tune_config=tune.TuneConfig(
             metric="step",
             mode="max",
-            search_alg=_Points(sweep, configure, limit),
+            search_alg=_Points(sweep, spec_of, configure, limit),
             scheduler=_Brackets(sweep, limit, workers.max_failures, notify),
             num_samples=-1,
             reuse_actors=True,

@@ -5,10 +5,9 @@ them: finished trials are not run, unfinished ones go on from their checkpoints,
 from the logged metrics.
 """
 
-import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import intact, key_of
 from raydaa.store.study_folder import PREFERENCE_LOSS, TOKENS, TrialFolder, TrialRecord, TrialState
 from raydaa.training.advance import rung_steps
-from raydaa.training.spec import RunSpec
+from raydaa.training.spec import Recipe
 from raydaa.tuning.halving import Bracket
 from raydaa.tuning.search_space import Group, Point, Result
 
@@ -42,7 +41,7 @@ class SweptTrial:
 
     key: str
     point: Point
-    spec: RunSpec
+    recipe: Recipe
     folder: TrialFolder
     steps: int
     bracket: Bracket
@@ -65,7 +64,9 @@ class SweptTrial:
     @property
     def leg(self) -> int:
         """Steps to its next rung, or to its end."""
-        return next((s for s in rung_steps(self.spec.rungs, self.steps) if s > self.reached), self.steps) - self.reached
+        return (
+            next((s for s in rung_steps(self.recipe.rungs, self.steps) if s > self.reached), self.steps) - self.reached
+        )
 
 
 class Sweep:
@@ -74,7 +75,7 @@ class Sweep:
     def __init__(
         self,
         groups: list[Group],
-        make: Callable[[Point], tuple[str, RunSpec]],
+        make: Callable[[Point], tuple[str, Recipe]],
         folder: Path,
         early_stopping: EarlyStopping | None,
         table_size: int,
@@ -100,12 +101,12 @@ class Sweep:
                 group.tell(number, _result(trial))
 
     def _join(self, group: Group, number: int, point: Point) -> SweptTrial:
-        key, spec = self.make(point)
+        key, recipe = self.make(point)
         if key not in self.trials:
             bracket = self._bracket(point, group.asked)
             bracket.add(key)
-            folder, steps = TrialFolder(self.folder / key), spec.steps(self.table_size)
-            self.trials[key] = SweptTrial(key, point, spec, folder, steps, bracket)
+            folder, steps = TrialFolder(self.folder / key), recipe.steps(self.table_size)
+            self.trials[key] = SweptTrial(key, point, recipe, folder, steps, bracket)
         trial = self.trials[key]
         trial.askers.append((group, number))
         return trial
@@ -141,7 +142,7 @@ class Sweep:
         trial.seconds = max(trial.seconds, metrics.get("seconds", 0.0))
         if self.early is None or PREFERENCE_LOSS not in metrics:
             return
-        for rung, step in enumerate(rung_steps(trial.spec.rungs, trial.steps)):
+        for rung, step in enumerate(rung_steps(trial.recipe.rungs, trial.steps)):
             if step == metrics["step"]:
                 trial.bracket.report(trial.key, rung, metrics[PREFERENCE_LOSS])
 
@@ -205,11 +206,11 @@ class Sweep:
             self.close(trial, TrialState.STOPPED, "the budget was spent", retry=True)
         return left
 
-    def spec_of(self, trial: SweptTrial) -> RunSpec:
+    def recipe_of(self, trial: SweptTrial) -> Recipe:
         """How a trial begins: in micro-batches of no more tokens than others were left with."""
-        if self.room is None or trial.spec.tokens_per_microbatch <= self.room:
-            return trial.spec
-        return replace(trial.spec, tokens_per_microbatch=self.room)
+        if self.room is None or trial.recipe.tokens <= self.room:
+            return trial.recipe
+        return trial.recipe.with_tokens(self.room)
 
     def decide(self, trial: SweptTrial, metrics: dict[str, Any]) -> str:
         """What becomes of a trial that has just reported.
@@ -217,9 +218,9 @@ class Sweep:
         One that is tried again after a rung has its place there already; it is judged where it was judged before.
         """
         self._note(trial, metrics)
-        if metrics.get(TOKENS, math.inf) < self.spec_of(trial).tokens_per_microbatch:
+        if TOKENS in metrics and metrics[TOKENS] < self.recipe_of(trial).tokens:
             self.room = metrics[TOKENS]
-        rungs = rung_steps(trial.spec.rungs, trial.steps)
+        rungs = rung_steps(trial.recipe.rungs, trial.steps)
         if metrics["step"] < max((rungs[rung] for rung in trial.bracket.values[trial.key]), default=0):
             return "go"
         return trial.bracket.decision(trial.key)

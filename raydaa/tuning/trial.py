@@ -14,10 +14,11 @@ from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.study_folder import TOKENS, TrialFolder, TrialRecord, TrialState
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.budget import is_out_of_memory
-from raydaa.training.launch import Workers, prepare_process, train
+from raydaa.training.launch import train
 from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import StartWeights
 from raydaa.training.spec import RunSpec
+from raydaa.training.workers import Workers, prepare_process
 
 
 def _failed(folder: TrialFolder, step: int, reason: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class OneWorkerTrial(Trainable):
     def _end(self, out_of_memory: bool = False) -> None:
         if self.run is None:
             return
-        plain = self.run.spec.engine == "torch" and not out_of_memory
+        plain = self.run.spec.recipe.placement.engine == "torch" and not out_of_memory
         self.run.close()
         self.run = None
         if plain:  # frees itself, and a collection would cost every trial half a second
@@ -93,7 +94,7 @@ class OneWorkerTrial(Trainable):
             run.export(self.folder.model)
             self.folder.write_record(TrialRecord(TrialState.FINISHED, steps=run.step, seconds=run.seconds))
         self.idle_since = time.monotonic()
-        return {**metrics, "step": run.step, "done": done, TOKENS: run.spec.tokens_per_microbatch}
+        return {**metrics, "step": run.step, "done": done, TOKENS: run.spec.recipe.tokens}
 
     def _out_of_memory(self) -> dict[str, Any]:
         """Once a trial goes on in smaller micro-batches; the second time it has failed.
@@ -103,8 +104,8 @@ class OneWorkerTrial(Trainable):
         assert self.run is not None
         step, spec = self.run.step, self.run.spec
         self._end(out_of_memory=True)
-        if spec.halved:
-            return _failed(self.folder, step, spec.out_of_memory)
+        if spec.recipe.halved:
+            return _failed(self.folder, step, spec.recipe.out_of_memory)
         write_json(self.folder.spec, spec.with_half_the_tokens().to_json())
         return self.step()
 
@@ -144,7 +145,7 @@ class GroupTrial(Trainable):
 
     def step(self) -> dict[str, Any]:
         total = self.steps
-        until = min([s for s in rung_steps(self.spec.rungs, total) if s > self.reached], default=total)
+        until = min([s for s in rung_steps(self.spec.recipe.rungs, total) if s > self.reached], default=total)
         result, self.spec = train(self.spec, self.folder.path, self.workers, until)
         write_json(self.folder.spec, self.spec.to_json())
         if "failed" in result:
@@ -152,7 +153,7 @@ class GroupTrial(Trainable):
         self.reached = int(result["step"])
         if result["done"]:
             self.folder.write_record(TrialRecord(TrialState.FINISHED, steps=total, seconds=result["seconds"]))
-        return {**result, TOKENS: self.spec.tokens_per_microbatch}
+        return {**result, TOKENS: self.spec.recipe.tokens}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {"step": self.reached}

@@ -84,9 +84,9 @@ def compilations() -> int:
 def run_raydaa(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Training steps of our loop with the plain torch engine, reference from the store."""
     from raydaa.store.tables import PAIRS, write
-    from raydaa.training.launch import prepare_process
     from raydaa.training.loop import Run
     from raydaa.training.reference import Scoring, join_shares, write_share
+    from raydaa.training.workers import prepare_process
 
     prepare_process(os.cpu_count() or 1)
     rows, tables = json.loads((folder / "rows.json").read_text()), {"train": str(folder / "train.parquet")}
@@ -135,8 +135,8 @@ def _spec(folder: Path, options: argparse.Namespace, **values: Any) -> Any:
 def run_products(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """The matrix products of our steps, and torch's attention, forward and backward; nothing between them."""
     from raydaa.training.attention import packed_sdpa
-    from raydaa.training.launch import prepare_process
     from raydaa.training.loop import Run
+    from raydaa.training.workers import prepare_process
 
     prepare_process(os.cpu_count() or 1)
     run = Run(_spec(folder, options, method="simpo", parameters={"beta": 1.0}))
@@ -249,7 +249,7 @@ def _adapters(options: argparse.Namespace) -> Any:
     from peft import LoraConfig
 
     same = adapters_of(options.lora)
-    return LoraConfig(r=same["rank"], lora_alpha=same["alpha"], target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(r=same.rank, lora_alpha=same.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def matrix_rate(precision: str) -> float:

@@ -27,10 +27,10 @@ from raydaa.results import TrialResults
 from raydaa.settings.search import EarlyStopping
 from raydaa.store.study_folder import ACCURACY, LOSS, PREFERENCE_LOSS
 from raydaa.study import Study
-from raydaa.training.spec import RunSpec
+from raydaa.training.spec import Recipe, RunSpec
 from raydaa.trial_row import TrialRow
-from raydaa.tuning.play import play
 from raydaa.tuning.search_space import Point, groups
+from raydaa.tuning.simulate import simulate
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 SETTINGS = [
@@ -91,16 +91,16 @@ class Record:
     def replay(self, early: EarlyStopping, seed: int) -> list[SweptTrial]:
         """The grid of one seed under ``early``."""
 
-        def make(point: Point) -> tuple[str, RunSpec]:
+        def make(point: Point) -> tuple[str, Recipe]:
             row = self.rows[self._place(point)]
             settings = json.loads(self.results.at.trial(row.key).spec.read_text())
-            return row.key, replace(RunSpec.from_json(settings), rungs=early.rungs)
+            return row.key, replace(RunSpec.from_json(settings).recipe, rungs=early.rungs)
 
         found = groups(self.search.model_copy(update={"seeds": (seed,)}))
         pairs = json.loads((self.results.folder / "data.json").read_text())["rows"]["train"]
         with tempfile.TemporaryDirectory() as folder:
             sweep = Sweep(found, make, Path(folder), early, pairs)
-            return play(sweep, lambda trial, step: self.metrics[trial.key].get(step, WORST)).trials
+            return simulate(sweep, lambda trial, step: self.metrics[trial.key].get(step, WORST)).trials
 
     def compare(self, early: EarlyStopping) -> dict[str, float]:
         """Share of the steps, and regret over methods and seeds."""

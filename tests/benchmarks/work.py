@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
+from raydaa.settings.training import LoraSettings
 from raydaa.training.memory import Shape
 from tests.models import SPECIALS, make_tokenizer, save_llama
 
@@ -141,6 +142,6 @@ def _sizes_of(folder: Path) -> list[list[int]]:
     return [[len(row[f"{name}_tokens"]) for name in SIDES] for row in json.loads((folder / "rows.json").read_text())]
 
 
-def adapters_of(rank: int) -> dict[str, Any]:
-    """As ``training.lora`` names them."""
-    return {"rank": rank, "alpha": 2 * rank, "targets": ["all-linear"]}
+def adapters_of(rank: int) -> LoraSettings:
+    """Adapters of all linear layers."""
+    return LoraSettings(rank=rank, alpha=2 * rank)

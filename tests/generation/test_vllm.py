@@ -14,6 +14,7 @@ import torch
 from raydaa.generation.pool import Pool, served
 from raydaa.generation.sample import Response, Sampling, generate
 from raydaa.generation.serving import Serving, available
+from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import model_hash
 from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import load_model
@@ -27,7 +28,7 @@ pytestmark = [
 # Prompts of more than 128 tokens fill whole blocks of the prefix cache: stale blocks would show.
 PROMPTS = [[1, *[4 + (7 * i + j) % 60 for j in range(length)], 7] for i, length in enumerate((5, 150, 9, 160, 12))]
 NAMES = [f"{i:012x}" for i in range(len(PROMPTS))]
-LORA = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
+LORA = LoraSettings(rank=4, alpha=8.0)
 GREEDY = Sampling(0.0, 0, 1.0, 16, seed=0)
 SAMPLED = Sampling(1.0, 0, 1.0, 16, seed=0)
 

@@ -12,13 +12,13 @@ import pytest
 from raydaa.data.sources import prompt_of
 from raydaa.errors import InputError
 from raydaa.judging.cache import VerdictCache
-from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge, Spent
+from raydaa.judging.judge import JudgeError, Spent, judge_of
+from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.prompt import judge_prompt
-from raydaa.pipeline.benchmarks import judge_title
 from raydaa.pipeline.measuring import arena_of
 from raydaa.results import TrialResults
 from raydaa.settings.evaluation import BENCHMARKS
-from raydaa.settings.judge import JudgeSettings
+from raydaa.settings.judge import LanguageJudgeSettings, OpenAIJudge
 from raydaa.store.tables import VERDICTS, read
 from raydaa.study import Study
 from tests.command import Command
@@ -155,20 +155,16 @@ def check_files(folder: Path, label: str) -> None:
 def test_benchmarks_have_their_own_settings() -> None:
     study = Study.from_tree(micro(evaluation={"judge": "rule", "benchmarks": ["validation", *list(BENCHMARKS)[1:]]}))
     settings = study.settings
-    validation, alpaca, arena, tldr = settings.evaluation.benchmarks
+    _, alpaca, arena, _ = settings.evaluation.benchmarks
     assert arena.sampling(settings.generation).temperature == 0.0
     assert alpaca.sampling(settings.generation).temperature == settings.generation.temperature
     assert arena.sampling(settings.generation).max_new_tokens == settings.generation.max_new_tokens
-    language = JudgeSettings(kind="openai", model="gpt-4o")
-    assert [b.judged_by(language).prompt for b in settings.evaluation.benchmarks] == [
-        "alpaca_eval",
-        "alpaca_eval",
-        "arena_hard",
-        "tldr",
-    ]
-    assert [b.judged_by(language).orders for b in (validation, tldr)] == [2, 1]
-    assert settings.evaluation.baseline_of(validation) == "sft"
-    assert judge_title(alpaca.judged_by(language)) == "judge gpt-4o, prompt alpaca_eval v1"
+    language = OpenAIJudge(kind="openai", model="gpt-4o")
+    judges = [b.judged_by(language) for b in settings.evaluation.benchmarks]
+    asked = [(judge.prompt, judge.orders) for judge in judges if isinstance(judge, LanguageJudgeSettings)]
+    assert asked == [("alpaca_eval", 2), ("alpaca_eval", 2), ("arena_hard", 2), ("tldr", 1)]
+    assert settings.evaluation.baseline_of(settings.evaluation.benchmarks[0]) == "sft"
+    assert judge_of(alpaca.judged_by(language)).title == "judge gpt-4o, prompt alpaca_eval v1"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +174,10 @@ def test_benchmarks_have_their_own_settings() -> None:
         ({"benchmarks": ["tldr", "tldr"]}, "names a benchmark twice"),
         ({"benchmarks": [{"name": "validation", "num": 3}]}, "validation's prompts are data.prompts; write num there"),
         ({"judge": {"kind": "served"}}, "evaluation.judge.model: name the judge, a folder or a hub id"),
+        ({"judge": {"kind": "rule", "orders": 2}}, "evaluation.judge.orders: unknown key; choose from function, kind"),
+        ({"judge": {"model": "a"}}, "evaluation.judge.kind: is missing"),
+        ({"judge": "open"}, "judge.kind: 'open': choose from none, rule, reward_model, openai, served"),
+        ({"judge": {"kind": "openai", "model": "a", "price": {"input": -1}}}, "evaluation.judge.price.input: -1: "),
         ({"judge": {"kind": "rule", "function": "a:b"}}, "'a:b' is code of your own; add --allow-code to run it"),
         ({"benchmarks": [{"name": ["a"]}]}, "evaluation.benchmarks[0].name"),
         ({"lm_eval": {"tasks": ["a"], "include_path": "x"}}, "tasks of your own may run code; add --allow-code"),
@@ -209,9 +209,7 @@ def test_several_benchmarks_have_one_budget(tmp_path: Path) -> None:
     spent, games = Spent(), [Game(f"question {i}", "a", "bb") for i in range(6)]
     with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
         endpoint = Endpoint("judge", server.url, api_key_env=None, concurrency=1, max_requests=8)
-        asked = [
-            LanguageJudge(endpoint, judge_prompt(n), VerdictCache(tmp_path), spent) for n in ("tldr", "arena_hard")
-        ]
+        asked = [JudgeClient(endpoint, judge_prompt(n), VerdictCache(tmp_path), spent) for n in ("tldr", "arena_hard")]
         asked[0].rule(games)
         with pytest.raises(JudgeError, match="max_requests: 8 are used up"):
             asked[1].rule(games)

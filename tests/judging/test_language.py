@@ -12,7 +12,8 @@ import pytest
 from raydaa.evaluation.reliability import kappa, reliability
 from raydaa.judging import language
 from raydaa.judging.cache import VerdictCache
-from raydaa.judging.language import Endpoint, Game, JudgeError, LanguageJudge
+from raydaa.judging.judge import JudgeError
+from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.prompt import Answer, judge_prompt
 from tests.judging.server import Body, Reply, completion, serving
 
@@ -28,9 +29,9 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "PAUSE_SECONDS", 0.01)
 
 
-def judge(url: str, folder: Path, prompt: str = "tldr", **options: Any) -> LanguageJudge:
+def judge(url: str, folder: Path, prompt: str = "tldr", **options: Any) -> JudgeClient:
     endpoint = Endpoint(model="judge", base_url=url, api_key_env="RAYDAA_TEST_JUDGE", **{"patience": 5.0, **options})
-    return LanguageJudge(endpoint, judge_prompt(prompt), VerdictCache(folder))
+    return JudgeClient(endpoint, judge_prompt(prompt), VerdictCache(folder))
 
 
 def longer(body: Body) -> str:
@@ -182,7 +183,7 @@ def test_keys_are_told_to_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     endpoint = Endpoint(model="judge", base_url=server.url, api_key_env="RAYDAA_NO_SUCH_KEY")
     with pytest.raises(JudgeError, match="the environment variable RAYDAA_NO_SUCH_KEY is not set, or empty"):
-        LanguageJudge(endpoint, judge_prompt("tldr"), VerdictCache(tmp_path)).rule(GAMES)
+        JudgeClient(endpoint, judge_prompt("tldr"), VerdictCache(tmp_path)).rule(GAMES)
 
 
 @pytest.mark.parametrize(("limit", "most"), [({"max_requests": 7}, 7), ({"max_tokens": 60}, 5)])

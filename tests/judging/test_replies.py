@@ -10,7 +10,8 @@ import pytest
 from raydaa.evaluation.arena_hard import DEGREES, read_verdict
 from raydaa.judging import language
 from raydaa.judging.cache import VerdictCache
-from raydaa.judging.language import READINGS, JudgeError, LanguageJudge
+from raydaa.judging.judge import JudgeError
+from raydaa.judging.language import READINGS, JudgeClient
 from raydaa.judging.prompt import Answer, Reading, judge_prompt
 from raydaa.judging.protocol import read_completion
 from tests.judging.server import Body, Reply, completion, serving
@@ -197,7 +198,7 @@ def test_what_an_endpoint_refuses_is_adapted_to_once(tmp_path: Path) -> None:
         last = server.asked[-1]
         assert last["max_completion_tokens"] == 50
         assert not {"max_tokens", "temperature"} & set(last)
-        other = LanguageJudge(asked.endpoint, judge_prompt("arena_hard"), VerdictCache(tmp_path), asked.spent)
+        other = JudgeClient(asked.endpoint, judge_prompt("arena_hard"), VerdictCache(tmp_path), asked.spent)
         other.rule(GAMES[:1])  # as another benchmark of the same run
         assert [body.keys() for body in server.asked[len(GAMES) + 2 :]] == [last.keys()] * READINGS
 

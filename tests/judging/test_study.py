@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.compat import imports
 from raydaa.errors import InputError
 from raydaa.pipeline import checks
 from raydaa.results import TrialResults
@@ -68,6 +69,6 @@ def test_a_judge_that_could_not_be_asked_is_said_before_anything_is_trained(
     settings = Study.from_tree(micro(evaluation={"judge": judge})).settings
     with pytest.raises(InputError, match=r"api_key_env: RAYDAA_NO_SUCH_KEY is not set, or empty"):
         checks.check_models(settings, tmp_path)
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(imports, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"openai is not installed; pip install 'raydaa\[judge\]'"):
         checks.check_models(settings, tmp_path)

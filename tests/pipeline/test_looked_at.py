@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.pipeline.align import Trial
 from raydaa.pipeline.evaluation import looked_at
-from raydaa.pipeline.training import Trial
 from raydaa.store.study_folder import StudyFolder
 from raydaa.tuning.search_space import Point
 

@@ -27,16 +27,16 @@ def context(resources: Resources, **scaling: Any) -> Context:
 
 
 def test_this_machine_holds_what_it_has_cores_for() -> None:
-    assert context(Resources(4, 0, local=True)).concurrent_trials == 4
-    assert context(Resources(4, 0, local=True), concurrent_trials=9).concurrent_trials == 4
-    assert context(Resources(4, 0, local=True), workers=2).concurrent_trials == 2
+    assert context(Resources(4, 0, local=True)).resolved.slots == 4
+    assert context(Resources(4, 0, local=True), concurrent_trials=9).resolved.slots == 4
+    assert context(Resources(4, 0, local=True), workers=2).resolved.slots == 2
 
 
 def test_a_cluster_that_grows_holds_what_the_study_asks_for() -> None:
     """Its GPU workers are started by the trials that wait for them."""
     empty = Resources(0, 0, local=False)
     made = context(empty, concurrent_trials=3, accelerator="A100-80G")
-    assert made.concurrent_trials == 3
+    assert made.resolved.slots == 3
     assert made.workers.gpus == 1.0
     check_room(made)
 
@@ -72,8 +72,8 @@ def test_a_group_stays_on_one_machine_where_one_holds_it(
     nodes: list[tuple[float, float]], workers: int, together: bool, room: int
 ) -> None:
     made = on_boxes(*nodes, workers=workers)
-    assert made.workers.together is together
-    assert made.concurrent_trials == room
+    assert made.workers.on_one_node is together
+    assert made.resolved.slots == room
 
 
 def test_an_accelerator_is_found_under_rays_name_for_it() -> None:

@@ -27,7 +27,7 @@ from raydaa.reporting.report import answer_of
 from raydaa.reporting.samples import SCHEMA, samples, shown
 from raydaa.reporting.tables import costs_table
 from raydaa.results import TrialResults
-from raydaa.status import status
+from raydaa.status import read_status, render_status
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.study_folder import StudyFolder
 from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
@@ -255,4 +255,4 @@ def test_what_was_made_of_the_cards_and_what_it_cost(tmp_path: Path) -> None:
     write_json(tmp_path / "progress.json", {"at": 0, "line": "report", "stage": "report", "elapsed": 1})
     write_json(tmp_path / "sweep.json", {"workers": 8, "slots": 1, "trials": read_json(tmp_path / "trials.json")})
     write_json(tmp_path / "costs.json", size)
-    assert status(tmp_path).splitlines()[-1] == "cost: 0.02 worker-hours; 16.00 for GPUs"
+    assert render_status(read_status(tmp_path)).splitlines()[-1] == "cost: 0.02 worker-hours; 16.00 for GPUs"

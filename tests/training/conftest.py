@@ -1,6 +1,5 @@
 """Specs over a small prepared pocket world."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from raydaa.study import Study
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro
-from tests.training.runs import Make, run_spec, write_references
+from tests.training.runs import Make, changed, run_spec, write_references
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,6 @@ def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
             checkpoint_every=2,
             rungs=(0.5,),
         )
-        return replace(base, **changes)  # type: ignore[arg-type]
+        return changed(base, **changes)
 
     return spec

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from raydaa.data.packing import PairTable, ResponseTable, pack_responses
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.generation.sample import Sampling, generate
 from raydaa.store.tables import read
-from raydaa.training import launch
+from raydaa.training import launch, workers
 from raydaa.training.budget import measure
 from raydaa.training.loop import Run
 from raydaa.training.model import Policy
 from raydaa.training.reference import fixed_model, make_policy, score
-from tests.training.runs import Make, losses
+from tests.training.runs import Make, changed, losses
 from tests.training.test_scoring import FAMILIES, SHORT, Pair, alone, long_pairs
 from tests.training.test_scoring import make as make_family
 
@@ -84,7 +83,7 @@ def test_bf16_trains_as_float32_does(make: Make, tmp_path: Path, stage: int | No
     spec = make(precision="bf16")
     if stage is not None:
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-        spec = replace(spec, engine="deepspeed", zero_stage=stage)
+        spec = changed(spec, engine="deepspeed", zero_stage=stage)
     folder = tmp_path / "run"
     done = subprocess.run(_command(spec, folder), capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
@@ -96,7 +95,8 @@ def test_bf16_trains_as_float32_does(make: Make, tmp_path: Path, stage: int | No
 TRAIN = """
 import json, sys
 from pathlib import Path
-from raydaa.training.launch import prepare_process, train_part
+from raydaa.training.launch import train_part
+from raydaa.training.workers import prepare_process
 from raydaa.training.spec import RunSpec
 prepare_process(1)
 train_part(RunSpec.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), None)
@@ -131,7 +131,7 @@ def test_what_was_measured_is_room_enough(make: Make) -> None:
     spec = make(precision="bf16")
     tokens = measure(spec, longest=64, share=0.05)
     torch.cuda.empty_cache()
-    run = Run(replace(spec, tokens_per_microbatch=min(tokens, 1 << 14), epochs=2))
+    run = Run(changed(spec, tokens_per_microbatch=min(tokens, 1 << 14), epochs=2))
     peaks = [run.train_step()["peak_memory"] for _ in range(run.total_steps)]
     assert max(peaks) <= 0.05 * torch.cuda.get_device_properties(0).total_memory
 
@@ -140,12 +140,12 @@ def test_out_of_memory_is_halved_and_goes_on(make: Make, tmp_path: Path) -> None
     """On a card that is made small: what a step of all pairs at once takes does not fit, half of it does."""
     spec = make(precision="bf16", batch_size=40, tokens_per_microbatch=4096)
     expected = losses(spec)
-    whole, half = (_peak(replace(spec, tokens_per_microbatch=tokens)) for tokens in (4096, 2048))
+    whole, half = (_peak(changed(spec, tokens_per_microbatch=tokens)) for tokens in (4096, 2048))
     assert half < whole
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((whole + half) / 2 / total)
-    here = launch.Workers(1, 1, 0, None, threads=1, storage=str(tmp_path), max_failures=0, here=True)
+    here = workers.Workers(1, 1, 0, None, threads=1, storage=str(tmp_path), max_failures=0, in_process=True)
     try:
         result, used = launch.train(spec, tmp_path / "trial", here)
     finally:
@@ -179,9 +179,9 @@ def test_kl_of_a_model_against_itself_is_nothing(make: Make, pocket_model: Path)
 
 def test_reference_on_the_card_is_the_cpus(make: Make, pocket_model: Path) -> None:
     spec = make()
-    table = PairTable(read(Path(spec.train)))
+    table = PairTable(read(Path(spec.data.train)))
     policy = make_policy(str(pocket_model), "bf16")
     found = score(policy, table, np.arange(len(table)), budget=512)
-    told = read(Path(str(spec.reference)) / "train.parquet")
+    told = read(Path(str(spec.data.reference)) / "train.parquet")
     expected = np.stack([told["chosen_logp"].to_numpy(), told["rejected_logp"].to_numpy()], axis=1)
     np.testing.assert_allclose(found, expected, rtol=3e-2, atol=0.3)

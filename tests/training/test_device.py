@@ -16,16 +16,16 @@ SCRIPT = """
 import ray
 from raydaa.cluster import set_options
 from raydaa.training.device import device_of_worker
-from raydaa.training.launch import Workers, on_workers
+from raydaa.training.workers import Workers, on_workers
 
 set_options()
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-asked = lambda config: str(device_of_worker())
-print(asked({}))
+asked = lambda: str(device_of_worker())
+print(asked())
 for gpus in (0.0, 1.0):
     workers = Workers(1, 1, gpus, None, threads=1, storage="", max_failures=0)
     try:
-        print(on_workers(asked, {}, workers))
+        print(on_workers(asked, workers))
     except Exception as error:
         print(error)
 """

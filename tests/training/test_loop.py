@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from raydaa.data.packing import PairTable, pack_responses
 from raydaa.pocket import world as pocket
+from raydaa.settings.training import LoraSettings
 from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import REFERENCE, read, write
 from raydaa.training.advance import advance, resume, rung_steps, stops
@@ -19,7 +20,7 @@ from raydaa.training.loop import NonFiniteLossError, Run
 from raydaa.training.model import Policy, StartWeights, load_model
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer
-from tests.training.runs import Make, losses
+from tests.training.runs import PATHS, Make, at, changed, losses
 
 
 def test_first_loss_is_ln2_and_training_lowers_it(make: Make) -> None:
@@ -34,7 +35,7 @@ def test_micro_batches_change_nothing(make: Make, budget: int) -> None:
 
 
 def test_sft_on_examples(make: Make) -> None:
-    table = Path(make().train).with_name("sft.parquet")
+    table = Path(make().data.train).with_name("sft.parquet")
     spec = make(train=str(table), method=None, parameters={}, validation=None, reference=None, epochs=3)
     values = losses(spec)
     assert values[0] == pytest.approx(math.log(len(pocket.vocabulary())), abs=0.4)
@@ -85,7 +86,7 @@ def test_ktos_kl_is_one_number_over_the_global_batch(make: Make, pocket_model: P
     assert found.item() > 0.01
     assert metrics["loss"] < 0.99
     for budget in (1, 100, 10_000):
-        run.spec = replace(kto, tokens_per_microbatch=budget)
+        run.spec = changed(kto, tokens_per_microbatch=budget)
         again = run._kl(run.mismatched, everything[::-1].copy())
         assert again is not None
         assert again.item() == pytest.approx(found.item(), abs=1e-6)
@@ -146,7 +147,7 @@ def test_reused_weights_are_the_starts_own(make: Make) -> None:
 
 
 def test_non_finite_loss_stops_the_run(make: Make, tmp_path: Path) -> None:
-    reference = Path(str(make().reference))
+    reference = Path(str(make().data.reference))
     for name in ("train", "validation"):
         rows = read(reference / f"{name}.parquet").to_pylist()
         write(tmp_path / f"{name}.parquet", [{**row, "chosen_logp": float("nan")} for row in rows], REFERENCE)
@@ -155,7 +156,7 @@ def test_non_finite_loss_stops_the_run(make: Make, tmp_path: Path) -> None:
 
 
 def test_reference_of_another_table_is_refused(make: Make, tmp_path: Path) -> None:
-    reference = Path(str(make().reference))
+    reference = Path(str(make().data.reference))
     rows = read(reference / "train.parquet").to_pylist()
     write(tmp_path / "train.parquet", [{**row, "pair_id": row["pair_id"] + 1} for row in rows], REFERENCE)
     with pytest.raises(ValueError, match="belong to another table"):
@@ -198,33 +199,43 @@ ANOTHER: dict[str, Any] = {
     "rungs": (0.7,),
     "tokenizer": "elsewhere",
     "attention": "sdpa",
-    "lora": {"rank": 2, "alpha": 4.0, "targets": ["all-linear"]},
+    "lora": LoraSettings(rank=2, alpha=4.0),
     "adam_betas": (0.8, 0.99),
     "head_chunk": 16,
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(RunSpec)])
+@pytest.mark.parametrize("name", PATHS)
 def test_the_key_changes_with_every_field_but_those_that_change_time_alone(make: Make, name: str) -> None:
     spec = make(precision="bf16")
-    value = getattr(spec, name)
+    path = PATHS[name]
+    value, holder = at(spec, path), at(spec, path[:-1])
     if name in ANOTHER:
         other = ANOTHER[name]
     else:
         assert isinstance(value, bool | int | float), f"{name}: say in ANOTHER what else it may be"
         other = not value if isinstance(value, bool) else value + 1
-    field = next(field for field in fields(RunSpec) if field.name == name)
+    field = next(field for field in fields(holder) if field.name == name)
     assert "identity" in field.metadata, f"{name}: say whether a run's result depends on it"
-    changed = replace(spec, **{name: other})
-    assert changed != spec
-    assert (changed.key("start", "data") != spec.key("start", "data")) == field.metadata["identity"]
+    another = changed(spec, **{name: other})
+    assert another != spec
+    differ = another.recipe.key("start", "data") != spec.recipe.key("start", "data")
+    assert differ == (field.metadata["identity"] is not False)
+
+
+def test_every_value_that_a_spec_may_hold_says_of_its_fields_what_they_change(make: Make) -> None:
+    """Adapters are None in most runs; another of theirs is another trial."""
+    keys = {make(lora=LoraSettings(**values)).recipe.key("", "") for values in ({}, {"rank": 2}, {"alpha": 1.0})}
+    assert len(keys) == 3
 
 
 def test_engines_differ_in_bf16_alone(make: Make) -> None:
-    plain, sharded = (make(precision="fp32", engine=engine).key("start", "data") for engine in ("torch", "deepspeed"))
+    plain, sharded = (
+        make(precision="fp32", engine=engine).recipe.key("start", "data") for engine in ("torch", "deepspeed")
+    )
     assert plain == sharded
-    assert plain != make(precision="fp32").key("start", "other data")
-    assert plain != make(precision="fp32").key("other start", "data")
+    assert plain != make(precision="fp32").recipe.key("start", "other data")
+    assert plain != make(precision="fp32").recipe.key("other start", "data")
 
 
 def test_a_spec_comes_back_from_json(make: Make) -> None:

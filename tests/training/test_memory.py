@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.training.budget import fitted, is_out_of_memory, random_batch
 from raydaa.training.loop import Run
@@ -21,9 +21,9 @@ from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import Policy, load_model
 from raydaa.training.spec import RunSpec
 from raydaa.tuning.trial import OneWorkerTrial
-from tests.training.runs import Make, losses
+from tests.training.runs import Make, changed, losses
 
-LORA = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
+LORA = LoraSettings(rank=4, alpha=8.0)
 
 
 def test_checkpointed_layers_run_twice_and_change_nothing(make: Make) -> None:
@@ -93,14 +93,14 @@ def test_lora_resumes_exactly(make: Make, tmp_path: Path) -> None:
 def test_adapters_only_go_onto_linear_layers() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=64))
     with pytest.raises(ValueError, match=r"c_attn is a Conv1D; only linear layers take adapters"):
-        add_adapters(model, {"rank": 2, "alpha": 2.0, "targets": ["c_attn"]})
+        add_adapters(model, LoraSettings(rank=2, alpha=2.0, targets=("c_attn",)))
 
 
 def test_merging_is_the_formula() -> None:
     weight, down, up = torch.randn(5, 3), torch.randn(2, 3), torch.randn(5, 2)
     state = {"a.base_layer.weight": weight, "a.lora_A.default.weight": down, "a.lora_B.default.weight": up}
     state["a.base_layer.bias"] = torch.ones(5)
-    plain = merged(state, {"rank": 2, "alpha": 3.0})
+    plain = merged(state, LoraSettings(rank=2, alpha=3.0))
     assert sorted(plain) == ["a.bias", "a.weight"]
     torch.testing.assert_close(plain["a.weight"], weight + 1.5 * up @ down)
 
@@ -145,8 +145,8 @@ def test_out_of_memory_halves_the_budget_once(make: Make, tmp_path: Path, small_
     folder = tmp_path / "trial"
     finish(trial_of(spec, folder))
     assert read_json(folder / "record.json")["state"] == "finished"
-    settings = read_json(folder / "settings.json")
-    assert (settings["tokens_per_microbatch"], settings["halved"]) == (80, True)
+    recipe = RunSpec.from_json(read_json(folder / "settings.json")).recipe
+    assert (recipe.tokens, recipe.halved) == (80, True)
     logged = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert logged == pytest.approx(expected, abs=1e-5)
 
@@ -162,7 +162,7 @@ def test_out_of_memory_twice_is_a_failed_trial(make: Make, tmp_path: Path, small
 
 def test_other_errors_are_not_taken_for_it(make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "trial"
-    trial = trial_of(replace(make(), train=str(tmp_path / "none.parquet")), folder)
+    trial = trial_of(changed(make(), train=str(tmp_path / "none.parquet")), folder)
     with pytest.raises(FileNotFoundError):
         trial.step()
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))

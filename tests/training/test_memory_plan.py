@@ -1,7 +1,6 @@
 """What the memory model says is what training takes."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +8,14 @@ import torch
 from torch.profiler import profile
 from transformers import AutoConfig, LlamaConfig
 
+from raydaa.settings.training import LoraSettings
 from raydaa.store.tables import PAIRS, write
 from raydaa.training.loop import Run
 from raydaa.training.memory import Layout, Shape, memory
 from tests.models import save_llama
 from tests.training.runs import run_spec
 
-ADAPTERS = {"rank": 8, "alpha": 16, "targets": ["all-linear"]}
+ADAPTERS = LoraSettings(rank=8, alpha=16)
 
 
 def peak_of_a_step(run: Run) -> int:
@@ -44,7 +44,7 @@ def test_estimate_is_near_the_measured_peak(
     vocabulary: int,
     tokens: int,
     checkpointing: bool,
-    lora: dict[str, Any] | None,
+    lora: LoraSettings | None,
 ) -> None:
     save_llama(tmp_path / "model", vocab_size=vocabulary, hidden=hidden, layers=layers, heads=heads, inner=inner)
     draw = np.random.default_rng(0).integers

@@ -223,7 +223,7 @@ def test_the_chunked_head_is_the_plain_one(chunks: int) -> None:
 
 def test_a_model_folder_without_a_model_is_named(tmp_path: Path) -> None:
     from raydaa.errors import InputError
-    from raydaa.pipeline.starts import local_model
+    from raydaa.store.models import local_model
 
     with pytest.raises(InputError, match="is not a model folder"):
         local_model(str(tmp_path))

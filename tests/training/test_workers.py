@@ -17,21 +17,23 @@ from raydaa.algorithms.catalog import use
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
 from raydaa.data.packing import split_work
-from raydaa.pipeline.scoring import Item, score_items
-from raydaa.pipeline.stage import Output
+from raydaa.pipeline.scoring import ScoreTask
+from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.output import Output
 from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import GENERATIONS, PAIRS, read, write
 from raydaa.training import build, checkpoint, launch
 from raydaa.training.collectives import rank
 from raydaa.training.engine import make_engine
-from raydaa.training.launch import Workers, on_workers, prepare_process, train_part
+from raydaa.training.launch import ReferenceTask, TrainTask, train_part
 from raydaa.training.loop import Run
 from raydaa.training.model import load_model
-from raydaa.training.reference import join_shares, write_share
+from raydaa.training.reference import join_shares
 from raydaa.training.spec import RunSpec
+from raydaa.training.workers import Workers, on_workers
 from tests.models import save_llama
-from tests.training.runs import SCORING, run_spec, write_references
+from tests.training.runs import SCORING, changed, run_spec, write_references
 
 pytestmark = pytest.mark.slow
 
@@ -96,34 +98,42 @@ def two_workers(folder: Path) -> Workers:
 
 def variants(spec: RunSpec) -> dict[str, RunSpec]:
     """The runs of two workers, by name."""
-    deepspeed = replace(spec, engine="deepspeed")
-    stages = {f"deepspeed-{stage}": replace(deepspeed, zero_stage=stage) for stage in (0, 2, 3)}
-    lora = {"rank": 4, "alpha": 8.0, "targets": ["all-linear"]}
+    deepspeed = changed(spec, engine="deepspeed")
+    stages = {f"deepspeed-{stage}": changed(deepspeed, zero_stage=stage) for stage in (0, 2, 3)}
+    lora = LoraSettings(rank=4, alpha=8.0)
     saving = {"gradient_checkpointing": True, "cpu_offload": True, "lora": lora, "learning_rate": 3e-3}
     return {
         "torch": spec,
         **stages,
-        "saving": replace(stages["deepspeed-2"], **saving),
-        "saving-3": replace(stages["deepspeed-3"], **saving),
-        "kto": replace(stages["deepspeed-2"], method="kto", parameters={"beta": 0.5}, learning_rate=3e-3),
-        "bf16": replace(deepspeed, zero_stage=1, precision="bf16"),
-        "own": replace(spec, method=use(Hinge), parameters={"beta": 0.5}),
+        "saving": changed(stages["deepspeed-2"], **saving),
+        "saving-3": changed(stages["deepspeed-3"], **saving),
+        "kto": changed(stages["deepspeed-2"], method="kto", parameters={"beta": 0.5}, learning_rate=3e-3),
+        "bf16": changed(deepspeed, zero_stage=1, precision="bf16"),
+        "own": changed(spec, method=use(Hinge), parameters={"beta": 0.5}),
     }
 
 
-def walk(config: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Walk:
     """Every part of every run, and shares of reference log-probabilities, one after another on each worker."""
-    prepare_process(config["threads"])
-    for spec, folder, until in config["parts"]:
-        train_part(RunSpec.from_json(spec), Path(folder), until)
-        if until:
-            shutil.copy(TrialFolder(Path(folder)).metrics, Path(folder) / "until.jsonl")
-    for source, tables, folder, scoring, mismatch in config["scored"]:
-        write_share(source, tables, Path(folder), scoring, mismatch)
-    score_items(config)
-    checkpoint.save(Path(config["slow"]), 1, fill_at_different_speeds)
-    for spec, folder in config["traced"]:
-        write_json(Path(folder) / f"trace-{rank()}.json", traced(RunSpec.from_json(spec)))
+
+    parts: list[TrainTask]
+    scored: list[ReferenceTask]
+    responses: ScoreTask
+    saved: Path
+    traced: RunSpec
+    traces: Path
+
+    def __call__(self) -> None:
+        for part in self.parts:
+            part()
+            if part.until:
+                shutil.copy(TrialFolder(part.folder).metrics, part.folder / "until.jsonl")
+        for reference in self.scored:
+            reference()
+        self.responses()
+        checkpoint.save(self.saved, 1, fill_at_different_speeds)
+        write_json(self.traces / f"trace-{rank()}.json", traced(self.traced))
 
 
 def fill_at_different_speeds(folder: Path) -> None:
@@ -194,36 +204,37 @@ def walked(own_ray: None, spec: RunSpec, tmp_path_factory: pytest.TempPathFactor
     spread over both workers, as responses were in ``responses``; ``traced`` under ZeRO 3 in bf16."""
     folder = tmp_path_factory.mktemp("walked")
     runs = variants(spec)
-    parts: list[tuple[str, str, int | None]] = [(name, name, None) for name in runs]
-    parts += [(name, f"{name}-parts", 5) for name in ("torch", "bf16", "deepspeed-2")]
-    parts += [(name, f"{name}-parts", None) for name in ("torch", "bf16")]
-    scored = [("scored", SCORING, False), ("scored-mismatched", SCORING, True), ("scored-apart", APART, False)]
-    for place in [place for _, place, _ in parts] + [place for place, *_ in scored] + ["traced"]:
-        (folder / place).mkdir(exist_ok=True)
-    config = {
-        "parts": [(runs[name].to_json(), str(folder / place), until) for name, place, until in parts],
-        "scored": [
-            (spec.start, tables_of(spec), str(folder / place), scoring, mismatch) for place, scoring, mismatch in scored
-        ],
-        "items": [replace(responses(spec, folder / "responses"), scoring=APART)],
-        "slow": str(folder / "slow"),
-        "traced": [(replace(runs["bf16"], zero_stage=3).to_json(), str(folder / "traced"))],
-    }
-    on_workers(walk, config, two_workers(folder))
+    parts = [TrainTask(run, folder / name, None) for name, run in runs.items()]
+    parts += [TrainTask(runs[name], folder / f"{name}-parts", 5) for name in ("torch", "bf16", "deepspeed-2")]
+    parts += [TrainTask(runs[name], folder / f"{name}-parts", None) for name in ("torch", "bf16")]
+    scored = [
+        ReferenceTask(spec.start, tables_of(spec), folder / name, scoring, mismatch)
+        for name, scoring, mismatch in [
+            ("scored", SCORING, False),
+            ("scored-mismatched", SCORING, True),
+            ("scored-apart", APART, False),
+        ]
+    ]
+    traces = folder / "traced"
+    for place in [*(part.folder for part in parts), *(task.folder for task in scored), traces]:
+        place.mkdir(exist_ok=True)
+    said = replace(responses(spec, folder / "responses"), scoring=APART)
+    walk = Walk(parts, scored, said, folder / "slow", changed(runs["bf16"], zero_stage=3), traces)
+    on_workers(walk, two_workers(folder))
     return folder
 
 
-def responses(spec: RunSpec, folder: Path) -> Item:
+def responses(spec: RunSpec, folder: Path) -> ScoreTask:
     """What a model may have said to the prompts of the pairs, to be scored."""
     folder.mkdir(exist_ok=True)
-    pairs = read(Path(spec.train)).to_pylist()
+    pairs = read(Path(spec.data.train)).to_pylist()
     said = [{"prompt_id": str(pair["pair_id"]), "tokens": pair["chosen_tokens"]} for pair in pairs]
     write(folder / "responses.parquet", said, GENERATIONS)
-    return Item(str(folder), spec.train, Output(folder, {}), spec.start, SCORING, None, 0)
+    return ScoreTask(str(folder), spec.data.train, Output(folder, {}), spec.start, SCORING, None, 0)
 
 
 def tables_of(spec: RunSpec) -> dict[str, str]:
-    return {"train": spec.train, "validation": str(spec.validation)}
+    return {"train": spec.data.train, "validation": str(spec.data.validation)}
 
 
 def losses(folder: Path) -> list[float]:
@@ -235,7 +246,7 @@ def losses(folder: Path) -> list[float]:
 
 def alone(spec: RunSpec, folder: Path) -> list[float]:
     """The losses of this process alone with the plain torch engine, whose model lies in ``folder`` then."""
-    plain = replace(spec, engine="torch", zero_stage=0, gradient_checkpointing=False, cpu_offload=False)
+    plain = changed(spec, engine="torch", zero_stage=0, gradient_checkpointing=False, cpu_offload=False)
     train_part(plain, folder, None)
     return losses(folder)
 
@@ -289,7 +300,7 @@ def test_a_run_goes_on_exactly_from_a_checkpoint(spec: RunSpec, walked: Path, tm
 
 
 def test_a_loss_of_ones_own_reaches_every_worker(spec: RunSpec, walked: Path, tmp_path: Path) -> None:
-    rso = replace(spec, method="rso", parameters={"beta": 0.5})
+    rso = changed(spec, method="rso", parameters={"beta": 0.5})
     assert losses(walked / "own") == pytest.approx(alone(rso, tmp_path), abs=1e-4)
 
 
@@ -320,7 +331,7 @@ def test_zero_3_is_given_no_whole_weights_and_the_models_own_buffers(spec: RunSp
 def test_responses_are_scored_by_a_model_that_no_worker_holds_whole(
     spec: RunSpec, walked: Path, tmp_path: Path
 ) -> None:
-    score_items({"items": [responses(spec, tmp_path)], "threads": 1})
+    responses(spec, tmp_path)()
     places = [Output(folder, {}).folder for folder in (walked / "responses", tmp_path)]
     mine, theirs = (read(place / "scores.parquet") for place in places)
     assert mine["prompt_id"].equals(theirs["prompt_id"])
@@ -331,7 +342,7 @@ def test_responses_are_scored_by_a_model_that_no_worker_holds_whole(
 def test_reference_is_the_same_from_two_workers(spec: RunSpec, walked: Path, suffix: str) -> None:
     tables, shares = tables_of(spec), walked / f"scored{suffix}"
     join_shares(shares, tables, 2)
-    folder = Path(str(spec.mismatched if suffix == "-mismatched" else spec.reference))
+    folder = Path(str(spec.data.mismatched if suffix == "-mismatched" else spec.data.reference))
     for name in tables:
         mine, theirs = read(shares / f"{name}.parquet"), read(folder / f"{name}.parquet")
         assert mine["pair_id"].equals(theirs["pair_id"])

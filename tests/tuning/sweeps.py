@@ -5,7 +5,7 @@ from typing import Any
 
 from raydaa.settings.search import EarlyStopping, SearchSettings
 from raydaa.store.artifacts import key_of
-from raydaa.training.spec import RunSpec
+from raydaa.training.spec import Recipe
 from raydaa.tuning.search_space import Point, groups
 from raydaa.tuning.sweep import Purse, Sweep
 from tests.training.runs import run_spec
@@ -16,10 +16,8 @@ def search(**changes: Any) -> SearchSettings:
     return SearchSettings.model_validate(tree)
 
 
-def spec(point: Point) -> tuple[str, RunSpec]:
+def spec(point: Point) -> tuple[str, Recipe]:
     made = run_spec(
-        start="",
-        train="",
         learning_rate=point.learning_rate,
         batch_size=1,
         tokens_per_microbatch=1,
@@ -29,7 +27,7 @@ def spec(point: Point) -> tuple[str, RunSpec]:
         method=point.method,
         parameters=point.parameters,
         rungs=(0.5,),
-    )
+    ).recipe
     return key_of(rate=point.learning_rate, beta=point.parameters["beta"], fraction=point.fraction), made
 
 

@@ -7,22 +7,25 @@ from raydaa.store.study_folder import PREFERENCE_LOSS, TrialState
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 
-@dataclass
-class Played:
-    """What a sweep came to when it was played."""
+@dataclass(frozen=True)
+class SimulatedSweep:
+    """What a sweep came to; ``waiting`` is the most trials that kept a checkpoint at a rung at a time."""
 
-    trials: list[SweptTrial]
-    waiting: int = 0  # the most trials that kept a checkpoint at a rung
+    trials: tuple[SweptTrial, ...]
+    waiting: int
 
 
-def all_alike(trial: SweptTrial, step: int) -> dict[str, float]:
+def constant_metrics(trial: SweptTrial, step: int) -> dict[str, float]:
     """Metrics by which the first trial of a bracket goes on."""
     return {PREFERENCE_LOSS: 0.0}
 
 
-def play(sweep: Sweep, told: Callable[[SweptTrial, int], dict[str, float]] = all_alike) -> Played:
-    """Bring a sweep to its end without training; ``told`` are a trial's metrics at the step of a rung, or its last."""
-    played = Played([])
+def simulate(
+    sweep: Sweep, metrics_at: Callable[[SweptTrial, int], dict[str, float]] = constant_metrics
+) -> SimulatedSweep:
+    """Bring a sweep to its end without training; ``metrics_at`` gives a trial's metrics at the step of a rung, or its
+    last."""
+    waiting = 0
     while not sweep.over:
         trial = next(iter(sweep.winners()), None) or sweep.next_trial()
         if trial is None:
@@ -32,15 +35,14 @@ def play(sweep: Sweep, told: Callable[[SweptTrial, int], dict[str, float]] = all
         trial.started = True
         trial.move(TrialState.RUNNING)
         step = trial.reached + trial.leg
-        sweep.decide(trial, {**told(trial, step), "step": step})
+        sweep.decide(trial, {**metrics_at(trial, step), "step": step})
         trial.move(TrialState.WAITING)
         if step == trial.steps:
             sweep.close(trial, TrialState.FINISHED)
         _stop_losers(sweep)
         at_rungs = sum(t.state == TrialState.WAITING and t.reached > 0 for t in sweep.trials.values())
-        played.waiting = max(played.waiting, at_rungs)
-    played.trials = list(sweep.trials.values())
-    return played
+        waiting = max(waiting, at_rungs)
+    return SimulatedSweep(tuple(sweep.trials.values()), waiting)
 
 
 def _stop_losers(sweep: Sweep) -> None:

@@ -1,0 +1,46 @@
+"""A language model as the judge that is served here, by vLLM, while there is something to ask it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raydaa.errors import InputError
+from raydaa.generation.serving import available, missing
+from raydaa.judging.language import Endpoint, Game, JudgeClient
+from raydaa.judging.openai import LanguageJudge
+from raydaa.settings.judge import ServedJudge
+from raydaa.store.models import local_model, model_identity
+
+
+class Judge(LanguageJudge[ServedJudge]):
+    """Its verdicts are known by its weights, wherever they lie."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"served": model_identity(self._folder), **self._asked_how()}
+
+    def check(self, place: str, on_gpus: bool) -> None:
+        if not available():
+            raise InputError(f"{place}: {missing(on_gpus)}")
+        super().check(place, on_gpus)
+        local_model(self.settings.model)
+
+    @property
+    def _folder(self) -> Path:
+        return local_model(self.settings.model)
+
+    def _endpoint(self) -> Endpoint:
+        return replace(super()._endpoint(), name=f"{self._folder.name} {model_identity(self._folder)}")
+
+    @contextlib.contextmanager
+    def _reached(self, client: JudgeClient, games: Sequence[Game]) -> Iterator[None]:
+        if not client.missing(games):
+            yield
+            return
+        from raydaa.generation.server import serve
+
+        settings = self.settings
+        with serve(self._folder, max_num_seqs=settings.concurrency, gpus=settings.gpus) as server:
+            client.endpoint = replace(client.endpoint, model=server.model, base_url=server.url)
+            yield

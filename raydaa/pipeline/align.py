@@ -1,0 +1,159 @@
+"""The stage align: the sweep of all trials."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raydaa.algorithms.catalog import code_hash, method_class
+from raydaa.errors import InputError
+from raydaa.pipeline.context import Context, LiveSlots
+from raydaa.pipeline.reference import Reference
+from raydaa.pipeline.starts import Start
+from raydaa.reporting.tensorboard import export_trial
+from raydaa.settings.base import validated
+from raydaa.settings.study import StudySettings
+from raydaa.settings.training import TrainingSettings
+from raydaa.store.artifacts import write_json
+from raydaa.store.mirror import STUDY, push_soon
+from raydaa.store.study_folder import TrialState
+from raydaa.training.spec import DataSpec, ObjectiveSpec, Placement, Recipe, RunSpec
+from raydaa.tuning.search_space import Point, export, groups
+from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of ``trials.json``: a trial of this study, in the study's order.
+
+    The method's traits are written down, so that nobody needs its code to read the results.
+    """
+
+    key: str
+    method: str  # what the method calls itself
+    title: str
+    ranking: str
+    state: str
+    steps: int
+    label: str
+    point: Point
+
+
+def trial_recipe(settings: StudySettings, placement: Placement, point: Point) -> Recipe:
+    """The run of one trial, whatever it starts from; its tokens per micro-batch as the study has them."""
+    early = settings.search.early_stopping
+    objective = ObjectiveSpec(
+        method=point.method,
+        code=code_hash(point.method),
+        parameters=point.parameters,
+        sft_weight=point.sft_weight,
+        align_weight=point.align_weight,
+    )
+    return Recipe(
+        training=validated(TrainingSettings, {**vars(settings.training), **point.training}),
+        objective=objective,
+        placement=placement,
+        learning_rate=point.learning_rate,
+        seed=point.seed,
+        fraction=point.fraction,
+        rungs=early.rungs if early else (),
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+
+
+def align(context: Context, starts: dict[str, Start], references: dict[str, Reference]) -> list[Trial]:
+    """The sweep: every trial of the study finished, stopped or failed."""
+    from raydaa.tuning.schedule import run
+    from raydaa.tuning.trackers import trackers
+
+    settings = context.settings
+    found = groups(settings.search, settings.data.preferences.fraction)
+    workers = context.workers
+    limit = settings.search.budget
+    purse = None if limit is None else Purse(limit, workers.count * (workers.gpus or 1))
+    trials = _Trials(context, starts, references)
+    early, rows = settings.search.early_stopping, context.prepared.rows["train"]
+    sweep = Sweep(found, trials.make, context.at.trials, early, rows, purse)
+    context.progress.start("align", f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
+    news = _News(context, sweep)
+    news.write_list()
+    asked = trackers(settings.tracking, settings.name, context.folder)
+    run(sweep, trials.spec_of, workers, LiveSlots(context), news.notify, list(asked.values()))
+    news.write_list()
+    context.at.optuna.unlink(missing_ok=True)
+    export(found, f"sqlite:///{context.at.optuna}")
+    ended = [_trial(trial) for trial in sweep.trials.values()]
+    write_json(context.at.trial_list, [asdict(trial) for trial in ended])
+    states = [trial.state for trial in ended]
+    context.progress.end(", ".join(f"{states.count(s)} {s}" for s in TrialState if s.is_over and s in states))
+    if TrialState.FINISHED not in states:
+        records = [context.at.trial(trial.key).read_record() for trial in ended]
+        reasons = sorted({record.reason for record in records if record is not None})
+        raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
+    return ended
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """What a point of the search comes to as a training run."""
+
+    context: Context
+    starts: dict[str, Start]
+    references: dict[str, Reference]
+
+    def make(self, point: Point) -> tuple[str, Recipe]:
+        """A trial's key and recipe."""
+        context = self.context
+        recipe = trial_recipe(context.settings, context.resolved.placement, point)
+        key = recipe.key(self.starts[point.init].hash, context.prepared.keys["pairs"])
+        return key, recipe.with_tokens(context.tokens_of(recipe.training))
+
+    def spec_of(self, trial: SweptTrial, recipe: Recipe) -> RunSpec:
+        """The run with its files."""
+        init, prepared = trial.point.init, self.context.prepared
+        mismatched = self.references[init].mismatched
+        data = DataSpec(
+            train=str(prepared.table("train")),
+            validation=str(prepared.table("validation")),
+            reference=str(self.references[init].pairs),
+            mismatched=None if mismatched is None else str(mismatched),
+        )
+        start = str(self.starts[init].folder)
+        return RunSpec(recipe=recipe, data=data, start=start, tokenizer=str(prepared.tokenizer))
+
+
+@dataclass(frozen=True)
+class _News:
+    """What becomes of trials while they run, told and written down."""
+
+    context: Context
+    sweep: Sweep
+    reached: dict[str, float] = field(default_factory=dict)  # share of its steps that each trial has done
+
+    def notify(self, trial: SweptTrial, result: dict[str, Any]) -> None:
+        """A trial has reported, or is over."""
+        context, progress, trials = self.context, self.context.progress, self.sweep.trials
+        context.keep_to(self.sweep.room)
+        self.reached[trial.key] = result.get("step", 0) / trial.steps
+        name = trial.point.label(trial.key)
+        if trial.over:
+            export_trial(trial.folder, context.at.tensorboard / name)
+            if context.mirror is not None:
+                push_soon(context.mirror, trial.folder.path, f"{STUDY}/trials/{trial.key}")
+        if trial.state == TrialState.FAILED:
+            record = trial.folder.read_record()
+            progress.line(f"align     {name} failed: {record and record.reason}")
+        self.write_list()
+        work = sum(1.0 if t.over else self.reached.get(t.key, 0.0) for t in trials.values())
+        over = sum(t.over for t in trials.values())
+        progress.update(work, len(trials), f"{over}/{len(trials)} trials over; {name} {trial.state}")
+
+    def write_list(self) -> None:
+        """All trials as they are now, for who looks from outside."""
+        size = {"workers": self.context.workers.count, "slots": self.context.resolved.slots}
+        trials = [asdict(_trial(trial)) for trial in self.sweep.trials.values()]
+        write_json(self.context.at.sweep, {**size, "trials": trials})
+
+
+def _trial(trial: Any) -> Trial:
+    point = trial.point
+    cls = method_class(point.method)
+    return Trial(trial.key, cls.name, point.title, cls.ranking, trial.state, trial.steps, point.label(trial.key), point)

@@ -1,0 +1,98 @@
+"""The stage sft: a checkpoint for each fraction of the examples; and the tokens per micro-batch that all runs share."""
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from raydaa.cluster import looking
+from raydaa.errors import InputError
+from raydaa.pipeline.context import Context
+from raydaa.pipeline.stage import KEPT
+from raydaa.pipeline.starts import Start, models_named, sft_fraction
+from raydaa.settings.training import TrainingSettings
+from raydaa.store.artifacts import intact, key_of, read_json, write_json
+from raydaa.store.models import local_model
+from raydaa.store.plain import to_plain
+from raydaa.store.study_folder import TrialFolder
+from raydaa.training import launch
+from raydaa.training.spec import DataSpec, ObjectiveSpec, Recipe, RunSpec
+
+
+def budget(context: Context) -> None:
+    """Find the tokens per micro-batch that the GPUs hold, once per study; nothing to find on a CPU."""
+    settings = context.settings
+    if settings.training.tokens_per_microbatch != "auto" or not context.workers.gpus:
+        return
+    recipe = _recipe(context, settings.training, settings.sft.learning_rate, 0).with_tokens(1)
+    data = DataSpec(train=str(context.prepared.table("train")))
+    spec = RunSpec(recipe=recipe, data=data, start=str(context.prepared.base.folder))
+    longest, place = settings.data.max_length, context.at.budget
+    size = {"workers": context.workers.count, "accelerators": context.resources.accelerators}
+    key = key_of(model=context.prepared.base.hash, recipe=to_plain(recipe), longest=longest, **size)
+    if (read_json(place) or {}).get("key") == key:
+        return
+    context.progress.start("budget", "tokens per micro-batch")
+    tokens = launch.measure_budget(spec, longest, context.whole_machine)
+    write_json(place, {"key": key, "tokens": tokens})
+    context.progress.end(f"{tokens} tokens")
+
+
+def sft(context: Context) -> dict[str, Start]:
+    """Every model that trials start from or are compared with; SFT checkpoints are trained where missing."""
+    settings = context.settings
+    starts = {"base": context.prepared.base}
+    for name in models_named(settings):
+        fraction = sft_fraction(settings, name)
+        folder = local_model(name) if fraction is None else _sft_checkpoint(context, fraction)
+        starts[name] = Start.at(name, folder)
+    return starts
+
+
+def _sft_checkpoint(context: Context, fraction: float) -> Path:
+    settings, prepared = context.settings, context.prepared
+    sft = settings.sft
+    training = replace(settings.training, epochs=sft.epochs, batch_size=sft.batch_size or settings.training.batch_size)
+    recipe = replace(_recipe(context, training, sft.learning_rate, sft.seed), fraction=fraction)
+    spec = RunSpec(
+        recipe=recipe.with_tokens(context.tokens_of(training)),
+        data=DataSpec(train=str(prepared.table("sft"))),
+        start=str(prepared.base.folder),
+        tokenizer=str(prepared.tokenizer),
+    )
+    folder = context.at.sft(recipe.key(prepared.base.hash, prepared.keys["sft"]))
+    total = recipe.steps(prepared.rows["sft"])
+    context.progress.start("sft", f"{total} steps on {fraction:.0%} of the examples")
+    if intact(folder.model):
+        context.progress.end(KEPT)
+        return folder.model
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.spec, spec.to_json())
+    with looking(partial(_show_steps, context, folder, total), 1.0):
+        result, _ = launch.train(spec, folder.path, context.whole_machine)
+    if "failed" in result:
+        place, value = "sft.learning_rate", recipe.learning_rate
+        if result["failed"].startswith("out of memory"):
+            place, value = "training.tokens_per_microbatch", spec.recipe.tokens
+        raise InputError(f"{context.study.where}: {place}: {value}: {result['failed']}; lower it")
+    shutil.rmtree(folder.checkpoint, ignore_errors=True)
+    context.progress.end(f"loss {folder.read_metrics()[-1]['loss']:.3f}")
+    return folder.model
+
+
+def _recipe(context: Context, training: TrainingSettings, learning_rate: float, seed: int) -> Recipe:
+    return Recipe(
+        training=training,
+        objective=ObjectiveSpec(),
+        placement=context.resolved.placement,
+        learning_rate=learning_rate,
+        seed=seed,
+        trust_remote_code=context.settings.model.trust_remote_code,
+    )
+
+
+def _show_steps(context: Context, folder: TrialFolder, total: int) -> None:
+    """How far a worker is, by what it logs."""
+    if metrics := folder.read_metrics():
+        step, loss = metrics[-1]["step"], metrics[-1]["loss"]
+        context.progress.update(step, total, f"step {step}/{total}, loss {loss:.3f}")
