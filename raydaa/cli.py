@@ -182,7 +182,9 @@ def _run(options: argparse.Namespace) -> int:
 
             traceback.print_exception(error, file=file)
         return 1
-    print(f"{study.folder / 'report' / 'index.html'}: {results.summary()}")
+    from raydaa.reporting.summary import summarize
+
+    print(f"{study.folder / 'report' / 'index.html'}: {summarize(results)}")
     return 0
 
 
@@ -206,6 +208,7 @@ def _show(options: argparse.Namespace, value: Any, render: Callable[[Any], str])
 
 def _report(options: argparse.Namespace) -> int:
     from raydaa.errors import InputError
+    from raydaa.reporting.summary import summarize
     from raydaa.results import TrialResults
 
     try:
@@ -213,7 +216,7 @@ def _report(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     page = results.report(results.at.report)
-    print(f"{page}: {results.summary()}")
+    print(f"{page}: {summarize(results)}")
     return 0
 
 

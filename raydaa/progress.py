@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from raydaa.store.artifacts import write_json
+from raydaa.store.records import ProgressRecord
+from raydaa.store.study_folder import RecordFile
 
 
 def duration(seconds: float) -> str:
@@ -21,7 +22,7 @@ def duration(seconds: float) -> str:
 class Progress:
     """Prints stages and what they reach to ``terminal`` (a file descriptor), with the time left where it is known."""
 
-    def __init__(self, terminal: int, interval: float = 2.0, latest: Path | None = None) -> None:
+    def __init__(self, terminal: int, interval: float = 2.0, latest: RecordFile[ProgressRecord] | None = None) -> None:
         self.terminal = terminal
         self.latest = latest  # where other processes can read how far it is
         self.interval = interval
@@ -35,10 +36,7 @@ class Progress:
         os.write(self.terminal, f"[{duration(time.monotonic() - self.begun):>6}] {text}\n".encode())
         if self.latest is not None:
             elapsed = time.monotonic() - self.stage_begun
-            write_json(
-                self.latest,
-                {"stage": self.stage, "line": text, "elapsed": elapsed, "left": left, "at": time.time()},
-            )
+            self.latest.write(ProgressRecord(self.stage, text, elapsed, left, time.time()))
 
     def start(self, stage: str, what: str) -> None:
         """A stage begins."""

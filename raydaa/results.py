@@ -1,9 +1,7 @@
 """What came out of a study: one row per trial, read from the study folder."""
 
-import json
 import math
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +10,31 @@ import numpy as np
 import pyarrow as pa
 
 from raydaa.evaluation.comparison import Comparison, compare
+from raydaa.evaluation.figures import BenchmarkInfo, Evaluation, ModelFigures
 from raydaa.evaluation.pareto import pareto_front
-from raydaa.store.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.store.records import HarnessRecord, HarnessScores
 from raydaa.store.study_folder import StudyFolder
-from raydaa.store.tables import read
-from raydaa.trial_row import TIME_COLUMNS, TrialRow, trial_row
-
-GROUPS = ("parameters", "training", "benchmarks")  # one JSON column each in the table
+from raydaa.store.tables import VERDICTS
+from raydaa.trial_row import TrialRow, trial_row
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A benchmark that models were judged on; ``label`` says by whom, wherever its scores stand."""
+class Ranking:
+    """What trials are ranked by."""
 
     name: str
-    label: str
-    baseline: str
-    questions: str = ""  # a file below the study's folder: prompts, and the baseline's responses
-    sent: int = 0  # tokens that a language model was sent for the verdicts, and that it wrote
-    written: int = 0
-    cost: float | None = None  # of these, where the study names a price
+    unit: str
+    higher_is_better: bool
+    value_of: Callable[[TrialRow], float]  # NaN where a trial has none
+
+
+BY_WIN_RATE = Ranking("win rate", "%", True, lambda row: math.nan if row.win_rate is None else row.win_rate)
+BY_LOSS = Ranking(
+    "held-out preference loss",
+    "nats",
+    False,
+    lambda row: math.nan if row.preference_loss is None else row.preference_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -40,27 +43,39 @@ class TrialResults:
 
     folder: Path
     rows: list[TrialRow]
-    models: dict[str, dict[str, dict[str, Any]]]  # of the models judged beside the trials: figures by benchmark
-    benchmarks: tuple[Judged, ...] = ()  # trials are ranked by the first
-    notes: tuple[str, ...] = ()  # on how the figures were made
-    harness: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # scores by model, task and metric
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    harness: dict[str, HarnessScores] = field(default_factory=dict)  # by model
 
     @staticmethod
     def load(folder: Path | str) -> "TrialResults":
         """Read a study folder; ValueError where it holds no trials yet."""
         folder = Path(folder).absolute()
         at = StudyFolder(folder)
-        trials = read_json(at.trial_list)
-        if not trials:
+        at.check_format()
+        listed = at.trial_list.read()
+        if listed is None or not listed.trials:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
-        evaluation = read_json(at.evaluation) or {}
-        measured = evaluation.get("trials", {})
-        judged = tuple(Judged(**each) for each in evaluation.get("benchmarks", ()))
-        first = judged[0].name if judged else ""
-        rows = [trial_row(at, trial, measured.get(trial["key"], {}), first) for trial in trials]
-        models = {name: row.get("benchmarks", {}) for name, row in evaluation.get("models", {}).items()}
-        notes = tuple(evaluation.get("notes", ()))
-        return TrialResults(folder, rows, models, judged, notes, read_json(at.harness) or {})
+        evaluation, harness = at.evaluation.read() or Evaluation(), at.harness.read() or HarnessRecord()
+        first = evaluation.benchmarks[0].name if evaluation.benchmarks else ""
+        rows = []
+        for trial in listed.trials:
+            rows.append(trial_row(at, trial, evaluation.trials.get(trial.key, ModelFigures()), first))
+        return TrialResults(folder, rows, evaluation, harness.models)
+
+    @property
+    def models(self) -> dict[str, ModelFigures]:
+        """Figures of the models judged beside the trials, by their names."""
+        return self.evaluation.models
+
+    @property
+    def benchmarks(self) -> tuple[BenchmarkInfo, ...]:
+        """What models were judged on; trials are ranked by the first."""
+        return self.evaluation.benchmarks
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """On how the figures were made."""
+        return self.evaluation.notes
 
     @property
     def at(self) -> StudyFolder:
@@ -77,11 +92,7 @@ class TrialResults:
     def table(self) -> pa.Table:
         """The rows as an Arrow table; groups of settings as one JSON column each and β as its own."""
 
-        def columns(row: TrialRow) -> dict[str, Any]:
-            groups = {name: json.dumps(getattr(row, name), sort_keys=True) for name in GROUPS}
-            return {**vars(row), **groups, "beta": row.beta, "judged_by": self.judged_by}
-
-        return pa.Table.from_pylist([columns(row) for row in self.rows])
+        return pa.Table.from_pylist([{**row.columns(), "judged_by": self.judged_by} for row in self.rows])
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame (pandas is not a dependency: install it)."""
@@ -97,13 +108,17 @@ class TrialResults:
         """Whether there are win rates."""
         return any(row.win_rate is not None for row in self.rows)
 
+    @property
+    def ranking(self) -> Ranking:
+        """What trials are ranked by: the win rate, or the held-out preference loss where nobody judged."""
+        return BY_WIN_RATE if self.judged else BY_LOSS
+
     def quality(self, row: TrialRow) -> float:
-        """What trials are ranked by: the win rate, else minus the held-out preference loss; −∞ for one that did not
-        finish."""
-        value = row.win_rate if self.judged else row.preference_loss
-        if value is None or not math.isfinite(value) or not row.finished:
+        """The higher the better: by `ranking`; −∞ for a trial that did not finish, or has no value."""
+        value = self.ranking.value_of(row)
+        if not math.isfinite(value) or not row.finished:
             return float("-inf")
-        return value if self.judged else -value
+        return value if self.ranking.higher_is_better else -value
 
     @property
     def methods(self) -> list[str]:
@@ -139,12 +154,14 @@ class TrialResults:
     def outcomes(self) -> tuple[list[str], np.ndarray]:
         """Judged methods, best first, and the outcomes of their best trials, ``(methods, prompts)``: 1 win, ½ tie, 0
         loss, NaN where one was not judged."""
-        places = {row.method: self.folder / str(row.verdicts) / "verdicts.parquet" for row in self.best_of_each()}
-        judged = {method: place for method, place in places.items() if place.exists()}
-        tables = [read(place) for place in judged.values()]
-        found = [dict(zip(t["prompt_id"].to_pylist(), t["outcome"].to_pylist(), strict=True)) for t in tables]
+        tables = {}
+        for row in self.best_of_each():
+            folder = None if row.figures is None or row.figures.verdicts is None else self.folder / row.figures.verdicts
+            if folder is not None and VERDICTS.is_in(folder):
+                tables[row.method] = VERDICTS.read(folder)
+        found = [dict(zip(t["prompt_id"].to_pylist(), t["outcome"].to_pylist(), strict=True)) for t in tables.values()]
         prompts = list(dict.fromkeys(name for outcomes in found for name in outcomes))
-        return list(judged), np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
+        return list(tables), np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
 
     def comparisons(self) -> list[Comparison]:
         """The best trials of all methods, best first, each against each on the prompts that both were judged on."""
@@ -161,58 +178,8 @@ class TrialResults:
         """Trials whose model somebody may choose: the best of each method, and the Pareto front."""
         return list({row.key: row for row in [*self.best_of_each(), *self.pareto_front()]}.values())
 
-    def summary(self) -> str:
-        """What the study found, in one sentence."""
-        found = self.best_of_each()
-        if not found:
-            return "no trial finished"
-        best = found[0]
-        settings = ", ".join(f"{k} {v:g}" for k, v in best.parameters.items() if k != "length_normalized")
-        how = f"{best.title} ({settings}, learning rate {best.learning_rate:g})"
-        tied = best.win_rate_low == best.win_rate_high == 50  # on every prompt: then the rate is no finding
-        lead = f"nothing was told apart: every prompt is a tie on {self.judged_by}; " if tied else ""
-        if best.win_rate is None or tied:
-            figures = f"held-out preference loss {best.preference_loss or 0:.3f}"
-        else:
-            interval = f"[{best.win_rate_low:.1f}, {best.win_rate_high:.1f}]"
-            figures = f"win rate {best.win_rate:.1f} % {interval} on {self.judged_by}"
-        distance = f" at KL {best.kl:.2f} nats" if best.kl is not None else ""
-        return f"{lead}best is {how}, {figures}{distance}"
-
-    def hand_over(self) -> None:
-        """Copy the best model of each method to ``best/<method>/``, with a README; whole or not at all."""
-        for row in self.best_of_each():
-            target = self.at.best(row.method)
-            known = read_json(target / "raydaa.json")
-            if known == _figures(row) and intact(target):
-                continue
-            shutil.rmtree(target, ignore_errors=True)
-
-            def fill(temporary: Path, row: TrialRow = row) -> None:
-                source = Path(str(row.checkpoint))
-                shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-                write_json(temporary / "raydaa.json", _figures(row))
-                write_text(temporary / "README.md", self._card(row))
-
-            make_folder(target, fill)
-
-    def _card(self, row: TrialRow) -> str:
-        study = self.at.settings
-        lines = [f"- {name}: {value}" for name, value in _figures(row).items() if value is not None]
-        settings = study.read_text(encoding="utf-8") if study.exists() else ""
-        return (
-            f"# {self.folder.name}: best {row.method}\n\nA causal language model aligned with {row.method} by raydaa, "
-            f"starting from {row.init}.\n\n" + "\n".join(lines) + f"\n\n## Study\n\n```yaml\n{settings}```\n"
-        )
-
     def report(self, folder: Path | str) -> Path:
         """Write page, figures and tables into ``folder``; returns the page's path."""
         from raydaa.reporting.report import write_report
 
         return write_report(self, Path(folder))
-
-
-def _figures(row: TrialRow) -> dict[str, Any]:
-    """What a model's card says: everything but what differs from run to run."""
-    left_out = (*TIME_COLUMNS, "checkpoint", "verdicts", "benchmarks")
-    return {name: value for name, value in vars(row).items() if name not in left_out}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydaa.evaluation.figures import Evaluation
 from raydaa.progress import duration
+from raydaa.reporting.summary import summarize
 from raydaa.results import TrialResults
-from raydaa.store.artifacts import read_json
-from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder, TrialState
+from raydaa.store.records import PREFERENCE_LOSS, Trial, TrialState
+from raydaa.store.study_folder import StudyFolder
 
 STATES = (TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED, TrialState.RUNNING, TrialState.WAITING)
 
@@ -65,19 +67,18 @@ class Status:
 def read_status(folder: Path) -> Status:
     """ValueError where the folder holds no study."""
     at, alive = StudyFolder(folder), is_running(folder)
-    latest = read_json(at.latest)
+    at.check_format()
+    latest = at.progress.read()
     if latest is None:
         raise ValueError(f"{folder}: holds no study that was started")
-    age = max(0.0, time.time() - latest["at"])
-    stage = StageStatus(alive, latest["stage"], latest["line"], age, latest["elapsed"], latest.get("left"))
-    sweep = read_json(at.sweep)
+    age = max(0.0, time.time() - latest.at)
+    stage = StageStatus(alive, latest.stage, latest.line, age, latest.elapsed, latest.left)
+    sweep = at.sweep.read()
     if sweep is None:
         return Status(folder.name, stage)
-    trials = tuple(
-        _trial(at, trial["key"], trial["label"], trial["steps"], trial["state"], alive) for trial in sweep["trials"]
-    )
-    hours = sum(trial.seconds for trial in trials) * sweep["workers"] / 3600
-    left = stage.left * sweep["slots"] * sweep["workers"] / 3600 if alive and stage.left else None
+    trials = tuple(_trial(at, trial, alive) for trial in sweep.trials)
+    hours = sum(trial.seconds for trial in trials) * sweep.workers / 3600
+    left = stage.left * sweep.slots * sweep.workers / 3600 if alive and stage.left else None
     return Status(folder.name, stage, trials, _cost(at, hours, left), _summary(at, trials))
 
 
@@ -93,11 +94,11 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def _trial(at: StudyFolder, key: str, label: str, steps: int, state: str, alive: bool) -> TrialStatus:
+def _trial(at: StudyFolder, trial: Trial, alive: bool) -> TrialStatus:
     """One trial as its own folder tells it, where that is newer than the sweep's list."""
-    folder = at.trial(key)
-    record, metrics = folder.read_record(), folder.read_metrics()
-    now = TrialState(state)
+    folder = at.trial(trial.key)
+    record, metrics = folder.record.read(), folder.read_metrics()
+    now = trial.state
     if now == TrialState.RUNNING and not alive:
         now = TrialState.WAITING
     if record is not None and record.state.is_over:
@@ -105,21 +106,22 @@ def _trial(at: StudyFolder, key: str, label: str, steps: int, state: str, alive:
     last: dict[str, Any] = metrics[-1] if metrics else {"step": 0, "loss": None, "seconds": 0.0}
     held_out = next((m[PREFERENCE_LOSS] for m in reversed(metrics) if PREFERENCE_LOSS in m), None)
     reason = None if record is None else record.reason
-    return TrialStatus(label, now, last["step"], steps, last["loss"], held_out, last["seconds"], reason)
+    return TrialStatus(trial.label, now, last["step"], trial.steps, last["loss"], held_out, last["seconds"], reason)
 
 
 def _cost(at: StudyFolder, hours: float, left: float | None) -> CostStatus:
-    costs, evaluation = read_json(at.costs) or {}, read_json(at.evaluation) or {}
-    price, gpus = costs.get("price_per_gpu_hour"), costs.get("gpus")
-    judging = [each["cost"] for each in evaluation.get("benchmarks", ()) if each.get("cost") is not None]
-    paid = hours * gpus * price if price is not None and gpus else None
+    costs, evaluation = at.costs.read(), at.evaluation.read() or Evaluation()
+    judging = [benchmark.cost for benchmark in evaluation.benchmarks if benchmark.cost is not None]
+    paid = None
+    if costs is not None and costs.price_per_gpu_hour is not None and costs.gpus:
+        paid = hours * costs.gpus * costs.price_per_gpu_hour
     return CostStatus(hours, left, paid, sum(judging) if judging else None)
 
 
 def _summary(at: StudyFolder, trials: tuple[TrialStatus, ...]) -> str | None:
     if all(trial.state.is_over for trial in trials) and at.evaluation.exists():
         with contextlib.suppress(ValueError):
-            return TrialResults.load(at.path).summary()
+            return summarize(TrialResults.load(at.path))
     return None
 
 

@@ -1,73 +1,104 @@
 """A trial as results show it: settings, state and figures, read from the study folder."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from raydaa.store.artifacts import read_json
-from raydaa.store.study_folder import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, StudyFolder, TrialState
+from raydaa.evaluation.figures import BenchmarkFigures, ModelFigures, ResponseFigures
+from raydaa.evaluation.kl import Divergence
+from raydaa.store.records import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, Trial, TrialState
+from raydaa.store.study_folder import StudyFolder
 
+RESPONSE_COLUMNS = tuple(known.name for known in fields(ResponseFigures))
 # Columns that differ between two runs of the same study; every other is reproducible.
 TIME_COLUMNS = ("tokens_per_second", "seconds", "start_seconds", "mfu", "peak_memory")
 
 
 @dataclass(frozen=True)
-class TrialRow:
-    """A trial's settings, state and figures; None where something was not measured."""
+class TrainingFigures:
+    """What a trial's steps say of it; None where something was not measured."""
 
-    key: str
-    label: str
-    init: str
-    method: str
-    title: str  # the method, marked where it is normalised otherwise than its own form
-    ranking: str
-    parameters: dict[str, Any]
-    learning_rate: float
-    seed: int
-    sft_weight: float
-    align_weight: float
-    fraction: float
-    training: dict[str, Any]
-    state: TrialState
-    reason: str | None
     step: int
-    steps: int
     validation_loss: float | None
     preference_loss: float | None  # held-out
     validation_accuracy: float | None
     validation_margin: float | None
-    win_rate: float | None
-    win_rate_low: float | None
-    win_rate_high: float | None
-    wins: float | None
-    ties: float | None
-    losses: float | None
-    kl: float | None
-    kl_low: float | None
-    kl_high: float | None
-    kl_per_token: float | None
-    lc_win_rate: float | None  # length-controlled, with its bootstrap error over prompts
-    lc_error: float | None
-    mean_length: float | None  # tokens
-    mean_characters: float | None
-    distinct_1: float | None  # of the words and pairs of words in its responses, how many are different ones
-    distinct_2: float | None
-    cut_share: float | None
     tokens_per_second: float | None  # the median step's, as those below
     mfu: float | None  # the share of a card's operations that training took at the least
     padding: float | None  # the share of tokens
     peak_memory: float | None  # bytes of a card
     attention: str | None
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial's settings, state and figures; None where something was not measured."""
+
+    trial: Trial
+    reason: str | None
+    training: TrainingFigures
     start_seconds: float | None
-    benchmarks: dict[str, dict[str, Any]]  # figures by benchmark; those above are the first one's
-    verdicts: str | None  # their folder below the study's
+    figures: BenchmarkFigures | None  # on the first benchmark, by which trials are ranked
+    divergence: Divergence | None  # from its start
+    benchmarks: dict[str, BenchmarkFigures]
     checkpoint: str | None
+
+    @property
+    def key(self) -> str:
+        """The trial's folder below ``trials``."""
+        return self.trial.key
+
+    @property
+    def label(self) -> str:
+        """A short name for people."""
+        return self.trial.label
+
+    @property
+    def method(self) -> str:
+        """What the method calls itself."""
+        return self.trial.method
+
+    @property
+    def title(self) -> str:
+        """The method, marked where it is normalised otherwise than its own form."""
+        return self.trial.title
+
+    @property
+    def ranking(self) -> str:
+        """Pairwise or pointwise."""
+        return self.trial.ranking
+
+    @property
+    def init(self) -> str:
+        """What the trial started from."""
+        return self.trial.point.init
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The loss's own."""
+        return self.trial.point.parameters
+
+    @property
+    def learning_rate(self) -> float:
+        """Its peak."""
+        return self.trial.point.learning_rate
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the data."""
+        return self.trial.point.seed
+
+    @property
+    def state(self) -> TrialState:
+        """How it ended."""
+        return self.trial.state
 
     @property
     def finished(self) -> bool:
         """Whether it was trained to its end."""
-        return self.state == TrialState.FINISHED
+        return self.trial.state == TrialState.FINISHED
 
     @property
     def beta(self) -> float | None:
@@ -75,69 +106,115 @@ class TrialRow:
         value = self.parameters.get("beta")
         return None if value is None else float(value)
 
+    @property
+    def preference_loss(self) -> float | None:
+        """Of held-out pairs, nats."""
+        return self.training.preference_loss
 
-def trial_row(folder: StudyFolder, trial: dict[str, Any], evaluation: dict[str, Any], benchmark: str) -> TrialRow:
-    """From a trial's entry in ``trials.json``, its folder and the evaluation; ``benchmark`` ranks trials."""
-    place = folder.trial(trial["key"])
-    record = place.read_record()
-    start = read_json(place.start) or {}
-    metrics = place.read_metrics()
-    validated: dict[str, Any] = next((m for m in reversed(metrics) if LOSS in m), {})
-    benchmarks = evaluation.get("benchmarks", {})
-    figures = benchmarks.get(benchmark, {})
-    rate, kl, point = figures.get("win_rate", {}), evaluation.get("kl", {}), trial["point"]
-    controlled = figures.get("length_controlled", {})
-    state = TrialState(trial["state"])
-    kept = state == TrialState.FINISHED and (record is None or record.removed is None)
+    @property
+    def seconds(self) -> float | None:
+        """Of training."""
+        return self.training.seconds
+
+    @property
+    def win_rate(self) -> float | None:
+        """Percent, on the first benchmark; its interval is ``figures.win_rate``'s."""
+        return None if self.figures is None or self.figures.win_rate is None else self.figures.win_rate.value
+
+    @property
+    def kl(self) -> float | None:
+        """Nats per response from its start; its interval is ``divergence``'s."""
+        return None if self.divergence is None else self.divergence.per_response
+
+    def columns(self) -> dict[str, Any]:
+        """The row as a table has it: every setting and figure by its name; groups of settings as JSON."""
+        trial, point = self.trial, self.trial.point
+        return {
+            "key": trial.key,
+            "label": trial.label,
+            "init": point.init,
+            "method": trial.method,
+            "title": trial.title,
+            "ranking": trial.ranking,
+            "parameters": json.dumps(point.parameters, sort_keys=True),
+            "learning_rate": point.learning_rate,
+            "seed": point.seed,
+            "sft_weight": point.sft_weight,
+            "align_weight": point.align_weight,
+            "fraction": point.fraction,
+            "training": json.dumps(point.training, sort_keys=True),
+            "state": trial.state,
+            "reason": self.reason,
+            "steps": trial.steps,
+            **vars(self.training),
+            "start_seconds": self.start_seconds,
+            **_judged(self.figures),
+            **_distance(self.divergence),
+            "verdicts": None if self.figures is None else self.figures.verdicts,
+            "checkpoint": self.checkpoint,
+            "beta": self.beta,
+        }
+
+
+def _judged(figures: BenchmarkFigures | None) -> dict[str, Any]:
+    """Of the first benchmark; a column is here for every field of its figures, measured or not."""
+    rate = None if figures is None else figures.win_rate
+    controlled = None if figures is None else figures.length_controlled
+    responses = {} if figures is None else vars(figures.responses)
+    return {
+        "win_rate": rate and rate.value,
+        "win_rate_low": rate and rate.low,
+        "win_rate_high": rate and rate.high,
+        "wins": rate and rate.wins,
+        "ties": rate and rate.ties,
+        "losses": rate and rate.losses,
+        "lc_win_rate": controlled and controlled.value,
+        "lc_error": controlled and controlled.standard_error,
+        **{name: responses.get(name) for name in RESPONSE_COLUMNS},
+    }
+
+
+def _distance(divergence: Divergence | None) -> dict[str, Any]:
+    return {
+        "kl": divergence and divergence.per_response,
+        "kl_low": divergence and divergence.low,
+        "kl_high": divergence and divergence.high,
+        "kl_per_token": divergence and divergence.per_token,
+    }
+
+
+def trial_row(folder: StudyFolder, trial: Trial, measured: ModelFigures, benchmark: str) -> TrialRow:
+    """From a trial's entry in the study's list, its folder and its figures; ``benchmark`` ranks trials."""
+    place = folder.trial(trial.key)
+    record, slot = place.record.read(), place.slot.read()
+    kept = trial.state == TrialState.FINISHED and (record is None or record.removed is None)
     return TrialRow(
-        key=trial["key"],
-        label=trial["label"],
-        init=point["init"],
-        method=trial["method"],
-        title=trial["title"],
-        ranking=trial["ranking"],
-        parameters=point["parameters"],
-        learning_rate=point["learning_rate"],
-        seed=point["seed"],
-        sft_weight=point["sft_weight"],
-        align_weight=point["align_weight"],
-        fraction=point["fraction"],
-        training=point["training"],
-        state=state,
+        trial=trial,
         reason=(record and record.reason) or None,
-        step=metrics[-1]["step"] if metrics else 0,
-        steps=trial["steps"],
+        training=_training_figures(place.read_metrics()),
+        start_seconds=None if slot is None else slot.seconds,
+        figures=measured.benchmarks.get(benchmark),
+        divergence=measured.kl,
+        benchmarks=measured.benchmarks,
+        checkpoint=str(place.model) if kept else None,
+    )
+
+
+def _training_figures(metrics: list[dict[str, Any]]) -> TrainingFigures:
+    validated: dict[str, Any] = next((m for m in reversed(metrics) if LOSS in m), {})
+    last: dict[str, Any] = metrics[-1] if metrics else {}
+    return TrainingFigures(
+        step=last.get("step", 0),
         validation_loss=validated.get(LOSS),
         preference_loss=validated.get(PREFERENCE_LOSS),
         validation_accuracy=validated.get(ACCURACY),
         validation_margin=validated.get(MARGIN),
-        win_rate=rate.get("value"),
-        win_rate_low=rate.get("low"),
-        win_rate_high=rate.get("high"),
-        wins=rate.get("wins"),
-        ties=rate.get("ties"),
-        losses=rate.get("losses"),
-        kl=kl.get("per_response"),
-        kl_low=kl.get("low"),
-        kl_high=kl.get("high"),
-        kl_per_token=kl.get("per_token"),
-        lc_win_rate=controlled.get("value"),
-        lc_error=controlled.get("standard_error"),
-        mean_length=figures.get("mean_length"),
-        mean_characters=figures.get("mean_characters"),
-        distinct_1=figures.get("distinct_1"),
-        distinct_2=figures.get("distinct_2"),
-        cut_share=figures.get("cut_share"),
         tokens_per_second=median(m.get("tokens_per_second") for m in metrics),
         mfu=median(m.get("mfu") for m in metrics),
         padding=median(m.get("padding") for m in metrics),
         peak_memory=max((m["peak_memory"] for m in metrics if "peak_memory" in m), default=None),
-        attention=metrics[-1].get("attention") if metrics else None,
-        seconds=metrics[-1]["seconds"] if metrics else None,
-        start_seconds=start.get("seconds"),
-        benchmarks=benchmarks,
-        verdicts=figures.get("verdicts"),
-        checkpoint=str(place.model) if kept else None,
+        attention=last.get("attention"),
+        seconds=last.get("seconds"),
     )
 
 

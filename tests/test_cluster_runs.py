@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raydaa.results import TrialResults
-from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder
+from raydaa.store.records import PREFERENCE_LOSS
+from raydaa.store.study_folder import StudyFolder
 from raydaa.trial_row import TrialRow
 from tests.command import wait_for
 from tests.own_cluster import OwnCluster

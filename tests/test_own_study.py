@@ -77,7 +77,7 @@ def check(folder: Path) -> None:
     assert len(mine) == 2
     for rate, row in mine.items():
         assert row.ranking == "pairwise"
-        assert (row.state, row.validation_loss) == (built_in[rate].state, built_in[rate].validation_loss)
+        assert (row.state, row.preference_loss) == (built_in[rate].state, built_in[rate].preference_loss)
     assert (folder / "best" / "hinge" / "config.json").exists()
     assert "hinge" in (folder / "report" / "tables.md").read_text()
 

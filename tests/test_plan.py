@@ -126,6 +126,15 @@ def test_data_that_would_stop_the_study_is_told(tmp_path: Path, capsys: pytest.C
     assert "chosen equals rejected: 1; first rows: 1, 2, 3, 4, 5" in text
 
 
+def test_the_same_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(written(tmp_path, micro())), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["trials"] == [{"count": 2, "title": name, "init": "sft"} for name in ("dpo", "orpo")]
+    assert found["steps"] == {"planned": 26, "without_early_stopping": 40, "trials_finished": 2, "sized": True}
+    assert found["work"]["operations"]["trials"] > found["work"]["operations"]["reference"] > 0
+    assert found["work"]["total_hours"] is None
+
+
 def test_a_wrong_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(written(tmp_path, micro(search={})))]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -80,14 +80,18 @@ def test_a_study_over_real_chats_with_the_benchmarks_own_prompts(real_data: Path
     results = TrialResults.load(folder)
     assert sorted(row.state for row in results.rows) == ["finished", "stopped"]
     best = results.best("dpo")
-    assert best.validation_accuracy is not None
-    assert 0.3 < best.validation_accuracy < 0.95  # something was learned, and not everything
+    assert best.training.validation_accuracy is not None
+    assert 0.3 < best.training.validation_accuracy < 0.95  # something was learned, and not everything
     assert best.kl is not None
     assert math.isfinite(best.kl)
     scores = best.benchmarks["alpaca_eval"]
-    assert scores["win_rate"]["prompts"] == 805
-    assert scores["win_rate"]["value"] < 5  # eight words against GPT-4's answers
-    assert scores["length_controlled"]["variant"].startswith("with published difficulty")
-    assert scores["length_controlled"]["prompts"] == 805
-    assert best.benchmarks["arena_hard"]["win_rate"]["prompts"] == 40
+    assert scores.win_rate is not None
+    assert scores.win_rate.prompts == 805
+    assert scores.win_rate.value < 5  # eight words against GPT-4's answers
+    assert scores.length_controlled is not None
+    assert scores.length_controlled.variant.startswith("with published difficulty")
+    assert scores.length_controlled.prompts == 805
+    arena = best.benchmarks["arena_hard"].win_rate
+    assert arena is not None
+    assert arena.prompts == 40
     assert "alpaca_eval (rule words:reward)" in (folder / "report" / "index.html").read_text()

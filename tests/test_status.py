@@ -12,8 +12,8 @@ import pytest
 from raydaa.cli import main
 from raydaa.progress import Progress
 from raydaa.status import read_status, render_status
-from raydaa.store.artifacts import write_json
-from raydaa.store.study_folder import StudyFolder
+from raydaa.store.records import FormatRecord, Point, ProgressRecord, SweepRecord, Trial, TrialRecord, TrialState
+from raydaa.store.study_folder import FORMAT, StudyFolder
 
 TRIALS = [("a", "finished"), ("b", "running"), ("c", "failed"), ("d", "waiting"), ("e", "stopped")]
 
@@ -26,20 +26,19 @@ def metrics(step: int, quality: float | None = None) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     study = tmp_path / "mine"
-    trials = [{"key": key, "label": f"dpo {key}", "state": state, "steps": 8} for key, state in TRIALS]
-    write_json(study / "sweep.json", {"workers": 2, "slots": 3, "trials": trials})
+    at, point = StudyFolder(study), Point("sft", "dpo", {}, 1e-3, 0)
+    at.write_format()
+    made = [Trial(key, "dpo", "dpo", "pairwise", TrialState(state), 8, f"dpo {key}", point) for key, state in TRIALS]
+    at.sweep.write(SweepRecord(workers=2, slots=3, trials=tuple(made)))
     logs = {"a": [metrics(4, 0.7), metrics(8, 0.5)], "b": [metrics(2, 0.55), metrics(3)], "e": [metrics(2, 0.1)]}
     for key, rows in logs.items():
         (study / "trials" / key).mkdir(parents=True)
         (study / "trials" / key / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_json(study / "trials" / "a" / "record.json", {"state": "finished"})
-    write_json(study / "trials" / "c" / "record.json", {"state": "failed", "reason": "the loss is nan at step 2"})
-    write_json(study / "trials" / "e" / "record.json", {"state": "stopped", "reason": "others were better"})
-    write_json(
-        study / "progress.json",
-        {"stage": "align", "line": "align x", "elapsed": 60.0, "left": 1200.0, "at": time.time()},
-    )
-    (study / ".lock").touch()
+    at.trial("a").record.write(TrialRecord(TrialState.FINISHED))
+    at.trial("c").record.write(TrialRecord(TrialState.FAILED, "the loss is nan at step 2"))
+    at.trial("e").record.write(TrialRecord(TrialState.STOPPED, "others were better"))
+    at.progress.write(ProgressRecord("align", "align x", elapsed=60.0, left=1200.0, at=time.time()))
+    at.lock.touch()
     return study
 
 
@@ -64,9 +63,31 @@ def test_after_it_died(folder: Path) -> None:
 
 
 def test_before_the_sweep(tmp_path: Path) -> None:
-    progress = Progress(os.open(os.devnull, os.O_WRONLY), latest=StudyFolder(tmp_path).latest)
+    StudyFolder(tmp_path).write_format()
+    progress = Progress(os.open(os.devnull, os.O_WRONLY), latest=StudyFolder(tmp_path).progress)
     progress.start("sft", "9 steps")
     assert render_status(read_status(tmp_path)).splitlines()[0].endswith("sft       9 steps")
+
+
+def test_the_same_as_json(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(folder), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["stage"]["stage"], told["stage"]["running"]) == ("align", False)
+    assert [(trial["label"], trial["state"], trial["step"]) for trial in told["trials"]][:2] == [
+        ("dpo a", "finished", 8),
+        ("dpo b", "waiting", 3),
+    ]
+    assert told["cost"]["worker_hours"] == pytest.approx((72 + 27 + 18) * 2 / 3600)
+
+
+def test_another_versions_folder_is_refused_by_name(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    StudyFolder(folder).format.write(FormatRecord(FORMAT + 1))
+    assert main(["status", str(folder)]) == 2
+    told = f"{folder}: was written in format {FORMAT + 1}, and this version reads {FORMAT}; use another folder"
+    assert told in capfd.readouterr().err
+    StudyFolder(folder).format.remove()
+    assert main(["report", str(folder)]) == 2
+    assert "was written before study folders had a format" in capfd.readouterr().err
 
 
 def test_no_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

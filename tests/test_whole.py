@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.reporting.summary import summarize
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import seal
 from raydaa.store.tables import GENERATIONS, read, write
@@ -35,17 +36,17 @@ def test_every_trial_has_its_record_and_figures(undisturbed: tuple[Path, str]) -
     assert [row.state for row in rows].count("finished") == 2
     assert [row.state for row in rows].count("stopped") == 2
     for row in rows:
-        assert row.validation_accuracy is not None
-        assert 0 < row.validation_accuracy < 1
+        assert row.training.validation_accuracy is not None
+        assert 0 < row.training.validation_accuracy < 1
         if row.state == "stopped":
-            assert row.step == 3  # 30 % of 10 steps
+            assert row.training.step == 3  # 30 % of 10 steps
             continue
-        assert row.step == row.steps == 10
+        assert row.training.step == row.trial.steps == 10
         assert row.kl is not None
         assert row.win_rate is not None
-        assert row.win_rate_low is not None
-        assert row.win_rate_high is not None
-        assert row.win_rate_low <= row.win_rate <= row.win_rate_high
+        assert row.figures is not None
+        assert row.figures.win_rate is not None
+        assert row.figures.win_rate.low <= row.win_rate <= row.figures.win_rate.high
 
 
 def test_artefacts(undisturbed: tuple[Path, str]) -> None:
@@ -128,8 +129,8 @@ def test_trackers_have_a_run_for_each_trial(edited: tuple[Path, list[str], set[s
         assert float(runs[label].data.params["point/learning_rate"]) == row.learning_rate
         assert float(runs[label].data.params["point/parameters/beta"]) == row.beta
         metrics = runs[label].data.metrics
-        assert metrics["validation/loss"] == pytest.approx(row.validation_loss)
-        assert metrics["step"] == row.step
+        assert metrics["validation/loss"] == pytest.approx(row.training.validation_loss)
+        assert metrics["step"] == row.training.step
     logs = list((folder / "wandb").glob("wandb/offline-run-*/run-*.wandb"))
     assert len(logs) == len(rows)
     for label in rows:
@@ -207,4 +208,4 @@ def test_kl_is_the_scorers_alone_where_generation_says_otherwise(
 
 def test_status_names_what_the_report_names(command: Command, undisturbed: tuple[Path, str]) -> None:
     folder = undisturbed[0]
-    assert TrialResults.load(folder).summary() in done(command.run("status", str(folder))).splitlines()
+    assert summarize(TrialResults.load(folder)) in done(command.run("status", str(folder))).splitlines()

@@ -45,6 +45,9 @@ from raydaa.settings.data import (
 )
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of, make_folder, read_json, tokenizer_hash
+from raydaa.store.plain import from_plain
+from raydaa.store.records import DataReport
+from raydaa.store.tables import PREPARED_REJECTS, PREPARED_REPORT
 
 POCKET = "pocket"
 PROMPT_FIELDS = ("prompt", "response", "question_id")
@@ -167,7 +170,7 @@ class Tables:
     """The folders of the prepared tables, and the merged report of what became of the rows."""
 
     folders: dict[str, Path]
-    report: dict[str, dict[str, int]]
+    report: DataReport
     rejects: str
     made: bool
 
@@ -184,14 +187,13 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
     makers |= {group: partial(_make_prompts, group, inputs, data, tokenizer) for group in inputs.prompts}
     made = False
     folders: dict[str, Path] = {}
-    merged: dict[str, dict[str, Any]] = {"read": {}, "rows": {}, "rejected": {}, "notes": {}, "unread": {}}
+    merged = DataReport({}, {}, {}, {})
     rejects = ""
     for group, key in inputs.keys.items():
         folders[group] = folder / f"{group}-{key}"
         made |= make_folder(folders[group], makers[group])
-        for name, values in read_json(folders[group] / "report.json").items():
-            merged[name] |= {k: merged[name].get(k, 0) + v if name == "notes" else v for k, v in values.items()}
-        rejects += (folders[group] / "rejects.jsonl").read_text(encoding="utf-8")
+        merged = merged.with_more(from_plain(DataReport, read_json(folders[group] / PREPARED_REPORT)))
+        rejects += (folders[group] / PREPARED_REJECTS).read_text(encoding="utf-8")
         _refuse(inputs, data, merged, rejects)
     return Tables(folders, merged, rejects, made)
 
@@ -276,7 +278,7 @@ def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:
     return Candidate(asked.messages, response, None if name is None else str(name), asked.tools)
 
 
-def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]], rejects: str) -> None:
+def _refuse(inputs: Inputs, data: DataSettings, report: DataReport, rejects: str) -> None:
     """TooManyRejectsError where too little of a table is usable."""
     lines = [json.loads(line) for line in rejects.splitlines()]
     sources = {"train": inputs.train.source, "validation": inputs.train.source}
@@ -284,7 +286,7 @@ def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]
     sources |= dict(zip(_sft_tables(data), (source.source for source in data.sft), strict=True))
     for table, source in (sources | {group: asked.source for group, (asked, _) in inputs.prompts.items()}).items():
         mine = [line for line in lines if line["table"] == table]
-        total = report["read"].get(table, 0)
+        total = report.read.get(table, 0)
         if len(mine) > data.max_rejected_share * total:
             reasons = Counter(line["reason"] for line in mine).most_common(3)
             why = ", ".join(f"{reason}: {count}" for reason, count in reasons)
@@ -294,11 +296,11 @@ def _refuse(inputs: Inputs, data: DataSettings, report: dict[str, dict[str, int]
                 f"mend them or raise data.max_rejected_share ({data.max_rejected_share:g})",
                 rejects,
             )
-        if table == "validation" and report["rows"].get(table) == 0 and isinstance(data.preferences.validation, float):
+        if table == "validation" and report.rows.get(table) == 0 and isinstance(data.preferences.validation, float):
             share = data.preferences.validation
             raise TooManyRejectsError(
                 f"{source}: data.preferences.validation: a share of {share:g} holds out no prompt; write a larger one",
                 rejects,
             )
-        if report["rows"].get(table) == 0:
+        if report.rows.get(table) == 0:
             raise TooManyRejectsError(f"{source}: no usable row is left for {table}", rejects)

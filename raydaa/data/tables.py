@@ -13,7 +13,9 @@ from raydaa.data.packing import subset
 from raydaa.data.sources import BadRowError, Conversation, Messages, PreferencePair, Tools, text_of
 from raydaa.data.tokenize import Encoder, TokenizedExample
 from raydaa.store.artifacts import key_of, write_json, write_text
-from raydaa.store.tables import EXAMPLES, PAIRS, PROMPTS, write
+from raydaa.store.plain import to_plain
+from raydaa.store.records import DataReport
+from raydaa.store.tables import EXAMPLES, PAIRS, PREPARED_REJECTS, PREPARED_REPORT, PROMPTS, write
 
 T = TypeVar("T")
 Numbered = Sequence[tuple[int, T]]
@@ -40,10 +42,10 @@ class Tally:
             for table, rejects in self.rejects.items()
             for reject in sorted(rejects, key=lambda r: r.row)
         ]
-        write_text(folder / "rejects.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(folder / PREPARED_REJECTS, "".join(json.dumps(line) + "\n" for line in lines))
         reasons = Counter(f"{line['table']}: {line['reason']}" for line in lines)
-        report = {"read": self.read, "rows": self.rows, "rejected": dict(reasons.most_common()), "notes": self.notes}
-        write_json(folder / "report.json", {**report, "unread": self.unread})
+        report = DataReport(self.read, self.rows, dict(reasons.most_common()), dict(self.notes), self.unread)
+        write_json(folder / PREPARED_REPORT, to_plain(report))
 
 
 class _Observed(dict[str, Any]):

@@ -18,12 +18,11 @@ from raydaa.settings.judge import RewardModelJudge
 from raydaa.store.artifacts import read_json
 from raydaa.store.models import local_model, model_identity
 from raydaa.store.output import Output
-from raydaa.store.tables import REWARDS, read, write
+from raydaa.store.tables import REWARDS
 from raydaa.training.device import device_of_worker
 from raydaa.training.workers import map_on_workers
 
 BATCH = 16
-FILE = "rewards.parquet"
 
 
 class Judge(judge.Judge[RewardModelJudge]):
@@ -63,7 +62,7 @@ class Judge(judge.Judge[RewardModelJudge]):
             map_on_workers(tasks, workers, tell)
         except Exception as error:  # whatever loading or running a model of the user's raises, in a task
             raise JudgeError(str(error).strip().splitlines()[-1]) from None
-        rewards = {name: read(output.folder / FILE)["reward"].to_pylist() for name, output in outputs.items()}
+        rewards = {name: REWARDS.read(output.folder)["reward"].to_pylist() for name, output in outputs.items()}
         rows = {}
         for name in comparisons.responses:
             rows[name] = compared(comparisons.ids, rewards[name], rewards[against])
@@ -90,7 +89,7 @@ class RewardTask:
         dtype = torch.bfloat16 if self.precision == "bf16" and device.type == "cuda" else torch.float32
         model, tokenizer = load_reward_model(self.model, dtype, self.trust_remote_code)
         scores = reward_scores(model.to(device), tokenizer, self.prompts, self.responses)
-        write(folder / FILE, [{"reward": score} for score in scores], REWARDS)
+        REWARDS.write(folder, [{"reward": score} for score in scores])
 
 
 def reward_scores(

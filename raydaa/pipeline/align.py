@@ -1,6 +1,6 @@
 """The stage align: the sweep of all trials."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from raydaa.algorithms.catalog import code_hash, method_class
@@ -12,29 +12,11 @@ from raydaa.reporting.tensorboard import export_trial
 from raydaa.settings.base import validated
 from raydaa.settings.study import StudySettings
 from raydaa.settings.training import TrainingSettings
-from raydaa.store.artifacts import write_json
 from raydaa.store.mirror import STUDY, push_soon
-from raydaa.store.study_folder import TrialState
+from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialState
 from raydaa.training.spec import DataSpec, ObjectiveSpec, Placement, Recipe, RunSpec
-from raydaa.tuning.search_space import Point, export, groups
+from raydaa.tuning.search_space import export, groups, label_of, title_of
 from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One line of ``trials.json``: a trial of this study, in the study's order.
-
-    The method's traits are written down, so that nobody needs its code to read the results.
-    """
-
-    key: str
-    method: str  # what the method calls itself
-    title: str
-    ranking: str
-    state: str
-    steps: int
-    label: str
-    point: Point
 
 
 def trial_recipe(settings: StudySettings, placement: Placement, point: Point) -> Recipe:
@@ -81,11 +63,11 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     context.at.optuna.unlink(missing_ok=True)
     export(found, f"sqlite:///{context.at.optuna}")
     ended = [_trial(trial) for trial in sweep.trials.values()]
-    write_json(context.at.trial_list, [asdict(trial) for trial in ended])
+    context.at.trial_list.write(TrialList(tuple(ended)))
     states = [trial.state for trial in ended]
     context.progress.end(", ".join(f"{states.count(s)} {s}" for s in TrialState if s.is_over and s in states))
     if TrialState.FINISHED not in states:
-        records = [context.at.trial(trial.key).read_record() for trial in ended]
+        records = [context.at.trial(trial.key).record.read() for trial in ended]
         reasons = sorted({record.reason for record in records if record is not None})
         raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
     return ended
@@ -133,13 +115,13 @@ class _News:
         context, progress, trials = self.context, self.context.progress, self.sweep.trials
         context.keep_to(self.sweep.room)
         self.reached[trial.key] = result.get("step", 0) / trial.steps
-        name = trial.point.label(trial.key)
+        name = label_of(trial.point, trial.key)
         if trial.over:
             export_trial(trial.folder, context.at.tensorboard / name)
             if context.mirror is not None:
                 push_soon(context.mirror, trial.folder.path, f"{STUDY}/trials/{trial.key}")
         if trial.state == TrialState.FAILED:
-            record = trial.folder.read_record()
+            record = trial.folder.record.read()
             progress.line(f"align     {name} failed: {record and record.reason}")
         self.write_list()
         work = sum(1.0 if t.over else self.reached.get(t.key, 0.0) for t in trials.values())
@@ -148,12 +130,13 @@ class _News:
 
     def write_list(self) -> None:
         """All trials as they are now, for who looks from outside."""
-        size = {"workers": self.context.workers.count, "slots": self.context.resolved.slots}
-        trials = [asdict(_trial(trial)) for trial in self.sweep.trials.values()]
-        write_json(self.context.at.sweep, {**size, "trials": trials})
+        trials = tuple(_trial(trial) for trial in self.sweep.trials.values())
+        workers, slots = self.context.workers.count, self.context.resolved.slots
+        self.context.at.sweep.write(SweepRecord(workers, slots, trials))
 
 
-def _trial(trial: Any) -> Trial:
-    point = trial.point
+def _trial(swept: SweptTrial) -> Trial:
+    point = swept.point
     cls = method_class(point.method)
-    return Trial(trial.key, cls.name, point.title, cls.ranking, trial.state, trial.steps, point.label(trial.key), point)
+    label = label_of(point, swept.key)
+    return Trial(swept.key, cls.name, title_of(point), cls.ranking, swept.state, swept.steps, label, point)

@@ -15,7 +15,6 @@ from raydaa.pipeline.starts import Start
 from raydaa.progress import Progress
 from raydaa.settings.study import StudySettings
 from raydaa.settings.training import TrainingSettings
-from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
@@ -56,13 +55,15 @@ class Context:
             return training.tokens_per_microbatch
         if not self.workers.gpus:
             return ON_CPU
-        return int(read_json(self.at.budget)["tokens"])
+        measured = self.at.budget.read()
+        assert measured is not None, "the budget is measured before anything trains"
+        return measured.tokens
 
     def keep_to(self, tokens: int | None) -> None:
         """What was measured was too much for a trial: also a run that takes the study up again begins with less."""
-        known = None if tokens is None else read_json(self.at.budget)
-        if tokens is not None and known is not None and tokens < known["tokens"]:
-            write_json(self.at.budget, {**known, "tokens": tokens})
+        measured = None if tokens is None else self.at.budget.read()
+        if tokens is not None and measured is not None and tokens < measured.tokens:
+            self.at.budget.write(replace(measured, tokens=tokens))
 
     @property
     def settings(self) -> StudySettings:

@@ -3,16 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from raydaa.evaluation.kl import kl_divergence
+from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, Evaluation, ModelFigures
+from raydaa.evaluation.kl import Divergence, kl_divergence
 from raydaa.evaluation.reliability import kappa
 from raydaa.generation.sample import Sampling
 from raydaa.judging.judge import judge_of
-from raydaa.pipeline.align import Trial
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
@@ -24,12 +23,12 @@ from raydaa.pipeline.stage import missing
 from raydaa.pipeline.starts import Start
 from raydaa.settings.evaluation import SamplingSettings
 from raydaa.settings.judge import JudgeSettings
-from raydaa.store.artifacts import key_of, model_hash, write_json
+from raydaa.store.artifacts import key_of, model_hash
 from raydaa.store.output import Output
-from raydaa.store.study_folder import PREFERENCE_LOSS, StudyFolder, TrialState
-from raydaa.store.tables import read
+from raydaa.store.records import PREFERENCE_LOSS, Point, Trial, TrialState
+from raydaa.store.study_folder import StudyFolder
+from raydaa.store.tables import GENERATIONS, SCORES, VERDICTS
 from raydaa.training.tokenizer import stops_of
-from raydaa.tuning.search_space import Point
 
 FIELDS = set(SamplingSettings.model_fields)
 
@@ -61,31 +60,29 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     moved = {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None}
     scores = score(context, moved, alone=gap > AGREEMENT)
     keys = {trial.key for trial in trials}
-    rows: dict[str, dict[str, Any]] = {c.name: _distance(context, c, for_kl, scores) for c in contestants}
+    distances = {c.name: _distance(context, c, for_kl, scores) for c in contestants}
+    measured: dict[str, dict[str, BenchmarkFigures]] = {c.name: {} for c in contestants}
     notes = _notes(context, gap)
-    found = []
+    infos = []
     for benchmark in asked:
         verdicts = {}
         if benchmark.judge is not None:
             verdicts = judge(context, benchmark, benchmark.judge, judged[benchmark.name])
             notes += notes_on_judge(benchmark, verdicts.values())
-        measured = measure(context, benchmark, judged[benchmark.name], verdicts)
-        for name, figures in measured.items():
-            rows[name]["benchmarks"][benchmark.name] = figures
+        for name, figures in measure(context, benchmark, judged[benchmark.name], verdicts).items():
+            measured[name][benchmark.name] = figures
         titles = {c.name: c.model.name for c in contestants}
         write_outputs(context.folder / "outputs", benchmark, judged[benchmark.name], titles)
-        about = {"name": benchmark.name, "label": benchmark.label, "baseline": benchmark.baseline}
-        about |= {"questions": write_questions(context.folder, benchmark, judged[benchmark.name])}
-        found.append({**about, **_paid(benchmark, verdicts.values())})
+        questions = write_questions(context.folder, benchmark, judged[benchmark.name])
+        about = BenchmarkInfo(benchmark.name, benchmark.label, benchmark.baseline, questions)
+        infos.append(_with_price(about, benchmark, verdicts.values()))
     if settings.second_judge is not None:
-        notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], rows)
-    parts = {
-        "benchmarks": found,
-        "trials": {name: row for name, row in rows.items() if name in keys},
-        "models": {name: row for name, row in rows.items() if name not in keys},
-        "notes": notes,
-    }
-    write_json(context.at.evaluation, parts)
+        notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], measured)
+    of_trials: dict[str, ModelFigures] = {}
+    of_models: dict[str, ModelFigures] = {}
+    for name, by_benchmark in measured.items():
+        (of_trials if name in keys else of_models)[name] = ModelFigures(distances[name], by_benchmark)
+    context.at.evaluation.write(Evaluation(tuple(infos), of_trials, of_models, tuple(notes)))
 
 
 def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
@@ -102,7 +99,7 @@ def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Tria
 
 def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
     folder = context.at.trial(trial.key)
-    record = folder.read_record()
+    record = folder.record.read()
     removed = None if record is None else record.removed
     model = Start(trial.label, folder.model, removed or model_hash(folder.model))
     return Contestant(trial.key, model, starts[trial.point.init])
@@ -172,14 +169,14 @@ def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: 
     return Job(model, sampling, table, prompts, output, context.prepared.tokenizer)
 
 
-def _paid(benchmark: Benchmark, verdicts: Iterable[Path]) -> dict[str, Any]:
-    """What a judge read and wrote for these verdicts, whenever it was asked, and what that costs."""
-    tables = [read(folder / "verdicts.parquet") for folder in verdicts]
+def _with_price(info: BenchmarkInfo, benchmark: Benchmark, verdicts: Iterable[Path]) -> BenchmarkInfo:
+    """With what a judge read and wrote for these verdicts, whenever it was asked, and what that costs."""
+    tables = [VERDICTS.read(folder) for folder in verdicts]
     sent, written = (
         sum(pc.sum(table[name]).as_py() or 0 for table in tables) for name in ("prompt_tokens", "completion_tokens")
     )
     cost = None if benchmark.judge is None else benchmark.judge.settings.cost(sent, written)
-    return {"sent": sent, "written": written, "cost": cost}
+    return replace(info, sent=sent, written=written, cost=cost)
 
 
 def _notes(context: Context, gap: float) -> list[str]:
@@ -199,17 +196,21 @@ def _notes(context: Context, gap: float) -> list[str]:
 
 
 def _agreement(
-    context: Context, benchmark: Benchmark, second: JudgeSettings, jobs: dict[str, Job], rows: dict[str, dict[str, Any]]
+    context: Context,
+    benchmark: Benchmark,
+    second: JudgeSettings,
+    jobs: dict[str, Job],
+    measured: dict[str, dict[str, BenchmarkFigures]],
 ) -> list[str]:
     """How far a second judge agrees with the first on the same responses."""
     other = judge_of(benchmark.settings.model_copy(update={"judge": second}).judged_by(second))
     folders = judge(context, replace(benchmark, label=f"{benchmark.name} ({other.title})"), other, jobs)
     pairs = [
-        (context.folder / rows[name]["benchmarks"][benchmark.name]["verdicts"], folder)
+        (context.folder / str(measured[name][benchmark.name].verdicts), folder)
         for name, folder in folders.items()
         if name != benchmark.baseline
     ]
-    found = [tuple(read(place / "verdicts.parquet")["outcome"].to_numpy() for place in pair) for pair in pairs]
+    found = [tuple(VERDICTS.read(place)["outcome"].to_numpy() for place in pair) for pair in pairs]
     one, two = (np.concatenate(side) for side in zip(*found, strict=True))
     both = ~(np.isnan(one) | np.isnan(two))
     if not both.any():
@@ -223,19 +224,17 @@ def _agreement(
 
 def _distance(
     context: Context, contestant: Contestant, for_kl: dict[str, Job], scores: dict[str, Scores]
-) -> dict[str, Any]:
+) -> Divergence | None:
     """How far a contestant is from its start; a start itself is not measured."""
     settings, name = context.settings.evaluation, contestant.name
-    row: dict[str, Any] = {"benchmarks": {}}
     if contestant.start is None:
-        return row
-    drawn = read(for_kl[name].folder / "responses.parquet").slice(0, settings.kl_prompts)
+        return None
+    drawn = GENERATIONS.read(for_kl[name].folder).slice(0, settings.kl_prompts)
     sizes = np.array([len(tokens) for tokens in drawn["tokens"].to_pylist()])
 
     def scored(folder: Path) -> np.ndarray:
-        return read(folder / "scores.parquet").slice(0, settings.kl_prompts)["logp"].to_numpy()
+        return SCORES.read(folder).slice(0, settings.kl_prompts)["logp"].to_numpy()
 
     own = scores[name].own
     policy = drawn["logp"].to_numpy() if own is None else scored(own)
-    row["kl"] = asdict(kl_divergence(policy, scored(scores[name].start), sizes, settings.bootstrap_draws))
-    return row
+    return kl_divergence(policy, scored(scores[name].start), sizes, settings.bootstrap_draws)

@@ -18,7 +18,7 @@ from raydaa.pipeline.starts import Start
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.output import Output
-from raydaa.store.tables import GENERATIONS, read, write
+from raydaa.store.tables import GENERATIONS, read
 from raydaa.training.workers import map_on_workers
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
@@ -83,7 +83,7 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
 
 def _tokens(job: Job) -> int:
     """How many a job's responses have."""
-    return sum(map(len, read(job.folder / "responses.parquet")["tokens"].to_pylist()))
+    return sum(map(len, GENERATIONS.read(job.folder)["tokens"].to_pylist()))
 
 
 def repeatable(context: Context) -> bool:
@@ -190,4 +190,4 @@ def keep(job: Job, rows: Sequence[dict[str, Any]], responses: Sequence[Response]
         {"prompt_id": row["prompt_id"], "response": chat.answer(response.tokens, stops), **asdict(response)}
         for row, response in zip(rows, responses, strict=True)
     ]
-    job.output.seal(lambda folder: write(folder / "responses.parquet", records, GENERATIONS))
+    job.output.seal(lambda folder: GENERATIONS.write(folder, records))

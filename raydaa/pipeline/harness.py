@@ -11,6 +11,8 @@ from raydaa.pipeline.starts import Start
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import model_hash, read_json, write_json
 from raydaa.store.output import Output
+from raydaa.store.plain import from_plain
+from raydaa.store.records import HarnessRecord
 
 SCORES = "scores.json"
 
@@ -31,7 +33,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     """
     settings = context.settings.evaluation.lm_eval
     if settings is None:
-        context.at.harness.unlink(missing_ok=True)
+        context.at.harness.remove()
         return None
     from raydaa.generation.harness import ask, identity
     from raydaa.generation.server import serve
@@ -63,6 +65,10 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
         return f"{made} models asked"
 
     ensure(context, "harness", f"{len(work)} models, {', '.join(settings.tasks)}", work, make)
-    scores = {one.title: read_json(one.output.folder / SCORES) for one in work if one.output.done}
-    write_json(context.at.harness, scores)
+    scored = {}
+    for one in work:
+        if one.output.done:
+            found = read_json(one.output.folder / SCORES)
+            scored[one.title] = from_plain(HarnessRecord, {"models": {one.title: found}}).models[one.title]
+    context.at.harness.write(HarnessRecord(scored))
     return failure

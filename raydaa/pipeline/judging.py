@@ -13,7 +13,7 @@ from raydaa.pipeline.generation import Job
 from raydaa.pipeline.stage import ensure
 from raydaa.store.artifacts import key_of
 from raydaa.store.output import Output
-from raydaa.store.tables import VERDICTS, read, write
+from raydaa.store.tables import GENERATIONS, VERDICTS, read
 
 NOTHING_TO_JUDGE = (
     "every response equals the baseline's; train longer or at a higher rate, or generate at a higher temperature"
@@ -31,7 +31,7 @@ class _Verdicts:
 def judge(context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str, Job]) -> dict[str, Path]:
     """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name."""
     prompts = read(benchmark.table).to_pylist()
-    responses = {name: read(job.folder / "responses.parquet")["response"].to_pylist() for name, job in jobs.items()}
+    responses = {name: GENERATIONS.read(job.folder)["response"].to_pylist() for name, job in jobs.items()}
     if benchmark.fixed is not None:
         against, identity = list(benchmark.fixed), key_of(responses=benchmark.fixed)
     else:
@@ -78,7 +78,7 @@ def _resources(context: Context) -> JudgeResources:
 
 
 def _write_verdicts(rows: Rows, folder: Path) -> None:
-    write(folder / "verdicts.parquet", rows, VERDICTS)
+    VERDICTS.write(folder, rows)
 
 
 def _check_readable(context: Context, comparisons: Comparisons, name: str, verdicts: Rows) -> None:

@@ -1,76 +1,86 @@
 """What is said of models by their responses to one benchmark, and by the verdicts on them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from raydaa.data.files import DataError, read_csv
 from raydaa.evaluation.arena_hard import ArenaScore, score_of_games
-from raydaa.evaluation.diversity import distinct_n
-from raydaa.evaluation.length_control import difficulty_of, length_controlled_win_rate
+from raydaa.evaluation.figures import BenchmarkFigures, response_figures
+from raydaa.evaluation.length_control import LengthControlled, difficulty_of, length_controlled_win_rate
 from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
 from raydaa.settings.evaluation import BenchmarkSettings
-from raydaa.store.tables import read
+from raydaa.store.tables import GENERATIONS, VERDICTS, read
 
 ORDERS = ("first", "second")
 
 
 def measure(
     context: Context, benchmark: Benchmark, jobs: Mapping[str, Job], verdicts: Mapping[str, Path]
-) -> dict[str, dict[str, Any]]:
-    """The figures of every model that answered, by name; what was not measured is left out."""
-    responses = {name: read(job.folder / "responses.parquet") for name, job in jobs.items()}
-    found = {name: _responses(context, jobs[name], table) for name, table in responses.items()}
+) -> dict[str, BenchmarkFigures]:
+    """The figures of every model that answered, by name."""
+    answers = {name: GENERATIONS.read(job.folder) for name, job in jobs.items()}
+    texts = {name: table["response"].to_pylist() for name, table in answers.items()}
+    found = {}
+    for name, table in answers.items():
+        lengths = list(map(len, table["tokens"].to_pylist()))
+        found[name] = BenchmarkFigures(
+            answers=str(jobs[name].folder.relative_to(context.folder)),
+            responses=response_figures(texts[name], lengths, table["cut"].to_pylist()),
+        )
     if not verdicts:
         return found
-    texts = {name: table["response"].to_pylist() for name, table in responses.items()}
-    tables = {name: read(folder / "verdicts.parquet") for name, folder in verdicts.items()}
-    outcomes = {name: table["outcome"].to_numpy() for name, table in tables.items()}
-    against = texts[benchmark.baseline] if benchmark.fixed is None else list(benchmark.fixed)
-    published = Published(benchmark.table, benchmark.settings)
-    draws = context.settings.evaluation.bootstrap_draws
-    for name, mine in outcomes.items():
-        row, known = found[name], ~np.isnan(mine)
-        row["verdicts"] = str(verdicts[name].relative_to(context.folder))
-        if not known.any():
-            continue
-        row["win_rate"] = asdict(win_rate(mine[known], draws))
-        games = None if benchmark.judge is None else benchmark.judge.degree_games
-        if games is not None:
-            row["arena"] = asdict(arena_of(tables[name], games, draws))
-        if name != benchmark.baseline:  # against itself there is no length to control
-            lengths = [np.array(list(map(len, each)), float)[known] for each in (texts[name], against)]
-            difficulty = published.difficulty
-            if difficulty is None:
-                others = [outcomes[other] for other in outcomes if other not in (name, benchmark.baseline)]
-                difficulty = difficulty_of(np.array(others)) if others else None
-            difficulty = None if difficulty is None else difficulty[known]
-            rewrites = published.gamed(known)
-            controlled = length_controlled_win_rate(mine[known], lengths[0], lengths[1], difficulty, rewrites)
-            whose = "published difficulty" if published.difficulty is not None else "difficulty by the other models"
-            variant = controlled.variant.replace("with difficulty", f"with {whose}")
-            row["length_controlled"] = asdict(replace(controlled, variant=variant))
+    judged = _Judged(context, benchmark, texts, {name: VERDICTS.read(folder) for name, folder in verdicts.items()})
+    for name, folder in verdicts.items():
+        place = str(folder.relative_to(context.folder))
+        found[name] = judged.figures(name, replace(found[name], verdicts=place))
     return found
 
 
-def _responses(context: Context, job: Job, table: pa.Table) -> dict[str, Any]:
-    texts = table["response"].to_pylist()
-    return {
-        "responses": str(job.folder.relative_to(context.folder)),
-        "mean_length": float(np.mean([len(tokens) for tokens in table["tokens"].to_pylist()])),
-        "mean_characters": float(np.mean(list(map(len, texts)))),
-        "distinct_1": distinct_n(texts, 1),
-        "distinct_2": distinct_n(texts, 2),
-        "cut_share": float(np.mean(table["cut"].to_pylist())),
-    }
+class _Judged:
+    """What verdicts on all models' responses say of each."""
+
+    def __init__(
+        self, context: Context, benchmark: Benchmark, texts: Mapping[str, list[str]], verdicts: Mapping[str, pa.Table]
+    ) -> None:
+        self.benchmark, self.texts, self.verdicts = benchmark, texts, verdicts
+        self.outcomes = {name: table["outcome"].to_numpy() for name, table in verdicts.items()}
+        self.against = texts[benchmark.baseline] if benchmark.fixed is None else list(benchmark.fixed)
+        self.published = Published(benchmark.table, benchmark.settings)
+        self.draws = context.settings.evaluation.bootstrap_draws
+
+    def figures(self, name: str, found: BenchmarkFigures) -> BenchmarkFigures:
+        """``found`` with what verdicts add."""
+        known = ~np.isnan(self.outcomes[name])
+        if not known.any():
+            return found
+        games = None if self.benchmark.judge is None else self.benchmark.judge.degree_games
+        against_itself = name == self.benchmark.baseline  # there is no length to control
+        return replace(
+            found,
+            win_rate=win_rate(self.outcomes[name][known], self.draws),
+            arena=None if games is None else arena_of(self.verdicts[name], games, self.draws),
+            length_controlled=None if against_itself else self._length_controlled(name, known),
+        )
+
+    def _length_controlled(self, name: str, known: np.ndarray) -> LengthControlled:
+        mine, others = (np.array(list(map(len, texts)), float)[known] for texts in (self.texts[name], self.against))
+        difficulty, whose = self.published.difficulty, "published difficulty"
+        if difficulty is None:
+            whose = "difficulty by the other models"
+            rest = [self.outcomes[other] for other in self.outcomes if other not in (name, self.benchmark.baseline)]
+            difficulty = difficulty_of(np.array(rest)) if rest else None
+        difficulty = None if difficulty is None else difficulty[known]
+        rewrites = self.published.gamed(known)
+        controlled = length_controlled_win_rate(self.outcomes[name][known], mine, others, difficulty, rewrites)
+        return replace(controlled, variant=controlled.variant.replace("with difficulty", f"with {whose}"))
 
 
 def arena_of(verdicts: pa.Table, orders: int, draws: int) -> ArenaScore:
@@ -127,7 +137,7 @@ def _columns(source: str, *names: str) -> dict[str, np.ndarray]:
 
 def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:
     """What the report must say of who judged."""
-    every = pa.concat_tables([read(folder / "verdicts.parquet") for folder in verdicts])
+    every = pa.concat_tables([VERDICTS.read(folder) for folder in verdicts])
     notes = []
     if unread := every["outcome"].null_count:
         left_out = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read."

@@ -4,12 +4,11 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 
-from raydaa.pipeline.align import Trial
 from raydaa.pipeline.context import Context
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import model_hash
 from raydaa.store.mirror import STUDY, MirrorError
-from raydaa.store.study_folder import TrialRecord, TrialState
+from raydaa.store.records import Trial, TrialRecord, TrialState
 from raydaa.trial_row import TrialRow
 
 
@@ -22,8 +21,8 @@ def remove_dominated(context: Context, results: TrialResults) -> TrialResults:
     lost = [results.at.trial(key) for key in judged if key not in kept]
     lost = [folder for folder in lost if folder.model.exists()]
     for folder in lost:
-        record = folder.read_record() or TrialRecord(TrialState.FINISHED)
-        folder.write_record(replace(record, removed=record.removed or model_hash(folder.model)))
+        record = folder.record.read() or TrialRecord(TrialState.FINISHED)
+        folder.record.write(replace(record, removed=record.removed or model_hash(folder.model)))
     # The records first, here and in the mirror: a trial that has neither that nor a model is trained again.
     sent = bool(lost) and context.send()
     for folder in lost:
@@ -41,10 +40,10 @@ def reopened(context: Context, trials: Iterable[Trial | TrialRow]) -> bool:
     found = False
     for trial in trials:
         folder = context.at.trial(trial.key)
-        record = folder.read_record()
+        record = folder.record.read()
         if record is not None and record.removed is not None:
             # Not unlinked: a mirror would bring the old one back.
-            folder.write_record(TrialRecord(TrialState.WAITING))
+            folder.record.write(TrialRecord(TrialState.WAITING))
             context.progress.line(f"align     {trial.label} is trained again: its model was removed and is needed")
             found = True
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.generation import Job
 from raydaa.store.artifacts import key_of, make_folder, write_text
-from raydaa.store.tables import QUESTIONS, read, write
+from raydaa.store.tables import GENERATIONS, QUESTIONS, read
 
 
 def write_questions(study: Path, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:
@@ -19,14 +19,14 @@ def write_questions(study: Path, benchmark: Benchmark, jobs: Mapping[str, Job]) 
     if benchmark.fixed is not None:
         against = list(benchmark.fixed)
     elif benchmark.judge is not None:
-        against = read(jobs[benchmark.baseline].folder / "responses.parquet")["response"].to_pylist()
+        against = GENERATIONS.read(jobs[benchmark.baseline].folder)["response"].to_pylist()
     rows = [
         {"prompt_id": prompt["prompt_id"], "question": prompt["question"], "baseline": response}
         for prompt, response in zip(prompts, against, strict=True)
     ]
     folder = Path("questions") / key_of(rows=rows)
-    make_folder(study / folder, lambda temporary: write(temporary / "questions.parquet", rows, QUESTIONS))
-    return str(folder / "questions.parquet")
+    make_folder(study / folder, lambda temporary: QUESTIONS.write(temporary, rows))
+    return str(folder / QUESTIONS.name)
 
 
 def write_outputs(folder: Path, benchmark: Benchmark, jobs: Mapping[str, Job], titles: Mapping[str, str]) -> None:
@@ -37,7 +37,7 @@ def write_outputs(folder: Path, benchmark: Benchmark, jobs: Mapping[str, Job], t
     prompts = read(benchmark.table).to_pylist()
     for name, job in jobs.items():
         title = re.sub(r"[^A-Za-z0-9._=-]+", "_", titles[name])
-        responses = read(job.folder / "responses.parquet").to_pylist()
+        responses = GENERATIONS.read(job.folder).to_pylist()
         suffix, text = write(title, prompts, responses)
         write_text(folder / benchmark.name / f"{title}{suffix}", text)
 

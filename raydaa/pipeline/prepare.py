@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raydaa.compat.imports import quiet_transformers
 from raydaa.data.files import DataError
@@ -15,7 +14,8 @@ from raydaa.pipeline.model_checks import check_caches, check_model
 from raydaa.pipeline.stage import KEPT
 from raydaa.pipeline.starts import Start, base_model
 from raydaa.progress import Progress
-from raydaa.store.artifacts import write_json, write_text
+from raydaa.store.artifacts import write_text
+from raydaa.store.records import DataReport
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 from raydaa.training.tokenizer import TokenizerError, load_tokenizer, study_tokenizer
@@ -41,19 +41,19 @@ def prepare(study: Study, progress: Progress) -> Prepared:
     except (DataError, InputError, TokenizerError) as error:
         raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
     write_text(StudyFolder(study.folder).rejects, tables.rejects)
-    write_json(StudyFolder(study.folder).data_report, tables.report)
+    StudyFolder(study.folder).data_report.write(tables.report)
     counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
-    rejected = sum(tables.report["rejected"].values())
+    rejected = sum(tables.report.rejected.values())
     progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else f'; {KEPT}'}")
-    for note, count in tables.report["notes"].items():
+    for note, count in tables.report.notes.items():
         if count:
             progress.line(f"prepare   {count} {note}")
     return prepared
 
 
-def _unread(report: dict[str, dict[str, Any]]) -> str:
+def _unread(report: DataReport) -> str:
     """The columns of sources that nothing was read from."""
-    names = dict.fromkeys(name for columns in report["unread"].values() for name in columns)
+    names = dict.fromkeys(name for columns in report.unread.values() for name in columns)
     return f"; columns not read: {', '.join(names)}" if names else ""
 
 
@@ -67,4 +67,4 @@ def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
     folder = study_tokenizer(base, settings.data.chat_template, cache, trust)
     inputs = open_inputs(settings, folder)
     tables = write_tables(inputs, settings.data, load_tokenizer(folder, trust), cache)
-    return Prepared(Start("base", base, ""), folder, tables.folders, inputs.keys, tables.report["rows"]), tables
+    return Prepared(Start("base", base, ""), folder, tables.folders, inputs.keys, tables.report.rows), tables

@@ -10,9 +10,10 @@ from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.stage import ensure
 from raydaa.pipeline.starts import Start
 from raydaa.settings.search import MethodSettings
-from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.artifacts import read_json
 from raydaa.store.mirror import REFERENCE
 from raydaa.store.output import Output
+from raydaa.store.records import CostRecord, ReferenceCost
 from raydaa.training import launch
 
 HELD_OUT = ("validation",)
@@ -32,7 +33,7 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
     """Log-probabilities of the held-out pairs under each start, and of all pairs where its trials need them, in the
     shared cache."""
     search = context.settings.search
-    costs = list[dict[str, Any]]()
+    costs: list[ReferenceCost] = []
 
     def begun(methods: Iterable[MethodSettings]) -> set[str]:
         return {name for method in methods for name in search.starts_of(method)}
@@ -45,7 +46,7 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
         names = sorted({method_class(method.name).name for method in methods})
         pairs = sum(context.prepared.rows[part] for part in ALL)
         made = read_json(folder / launch.COST) or {}
-        costs.append({"start": name, "methods": names, "pairs": pairs, **made})
+        costs.append(ReferenceCost(name, tuple(names), pairs, **made))
         return folder
 
     found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
@@ -54,10 +55,8 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
             whole(name, pairs) if name in begun(pairs) else _reference(context, starts[name], HELD_OUT),
             whole(name, mismatched, True) if name in begun(mismatched) else None,
         )
-    workers = context.workers
-    price = context.settings.scaling.price_per_gpu_hour
-    size = {"gpus": workers.gpus, "workers": workers.count, "price_per_gpu_hour": price}
-    write_json(context.at.costs, {**size, "references": costs})
+    workers, price = context.workers, context.settings.scaling.price_per_gpu_hour
+    context.at.costs.write(CostRecord(workers.gpus, workers.count, price, tuple(costs)))
     return found
 
 

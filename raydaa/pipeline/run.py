@@ -35,7 +35,9 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     at = StudyFolder(folder)
     existed = folder.exists()
     with locked(folder) as locks, captured(at.log) as terminal:
-        progress = Progress(terminal, latest=at.latest)
+        at.check_format()
+        at.write_format()
+        progress = Progress(terminal, latest=at.progress)
         with warned(progress):
             if not locks:
                 progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
@@ -47,7 +49,8 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
                     prepared = prepare(study, progress)
                 except InputError:
                     if not existed:  # nothing was begun: only the list of rejects is worth keeping
-                        at.latest.unlink(missing_ok=True)
+                        at.progress.remove()
+                        at.format.remove()
                         if not at.rejects.exists():
                             shutil.rmtree(folder)
                     raise
@@ -143,13 +146,14 @@ def _run(context: "Context") -> str | None:
 
 def _report(context: "Context", failure: str | None) -> "TrialResults":
     """The last stage; then InputError about the ``failure`` of one before it."""
+    from raydaa.pipeline.export_best import export_best
     from raydaa.pipeline.models import remove_dominated
     from raydaa.results import TrialResults
 
     shutil.rmtree(context.at.ray, ignore_errors=True)
     context.progress.start("report", str(context.at.report / "index.html"))
     results = TrialResults.load(context.folder)
-    results.hand_over()
+    export_best(results)
     results = remove_dominated(context, results)
     results.report(context.at.report)
     context.send()

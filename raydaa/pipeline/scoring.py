@@ -16,7 +16,7 @@ from raydaa.pipeline.generation import Job, processes
 from raydaa.pipeline.stage import ensure, missing
 from raydaa.pipeline.starts import Start
 from raydaa.store.output import Output
-from raydaa.store.tables import SCORES, read, write
+from raydaa.store.tables import GENERATIONS, SCORES, read
 from raydaa.training.reference import Scoring
 from raydaa.training.workers import map_on_workers, on_workers
 
@@ -54,7 +54,7 @@ class ScoreTask:
         from raydaa.training.device import device_of_worker
         from raydaa.training.reference import score_share, scorer
 
-        rows = read(Path(self.responses) / "responses.parquet").slice(0, self.first).to_pylist()
+        rows = GENERATIONS.read(Path(self.responses)).slice(0, self.first).to_pylist()
         asked = read(Path(self.prompts)).slice(0, len(rows))["prompt_tokens"].to_pylist()
         table = ResponseTable(asked, [row["tokens"] for row in rows])
         # On a CPU responses are generated in float32 whatever training uses; score them alike.
@@ -66,7 +66,7 @@ class ScoreTask:
         }
         records = [{"prompt_id": row["prompt_id"], "logp": logps[number]} for number, row in enumerate(rows)]
         if rank() == 0:
-            self.output.seal(lambda temporary: write(temporary / "scores.parquet", records, SCORES))
+            self.output.seal(lambda temporary: SCORES.write(temporary, records))
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def scorers_gap(context: Context, jobs: Sequence[Job]) -> float:
         return 0.0
     task = _task(context, job, job.model, LOOKED_AT)
     _score(context, missing([task]))
-    scored = read(task.output.folder / "scores.parquet")["logp"].to_numpy()
-    told = read(job.folder / "responses.parquet")["logp"].to_numpy()[: len(scored)]
+    scored = SCORES.read(task.output.folder)["logp"].to_numpy()
+    told = GENERATIONS.read(job.folder)["logp"].to_numpy()[: len(scored)]
     return float(np.abs(told - scored).mean())
 
 

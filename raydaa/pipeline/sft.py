@@ -11,9 +11,10 @@ from raydaa.pipeline.context import Context
 from raydaa.pipeline.stage import KEPT
 from raydaa.pipeline.starts import Start, models_named, sft_fraction
 from raydaa.settings.training import TrainingSettings
-from raydaa.store.artifacts import intact, key_of, read_json, write_json
+from raydaa.store.artifacts import intact, key_of, write_json
 from raydaa.store.models import local_model
 from raydaa.store.plain import to_plain
+from raydaa.store.records import BudgetRecord
 from raydaa.store.study_folder import TrialFolder
 from raydaa.training import launch
 from raydaa.training.spec import DataSpec, ObjectiveSpec, Recipe, RunSpec
@@ -27,14 +28,15 @@ def budget(context: Context) -> None:
     recipe = _recipe(context, settings.training, settings.sft.learning_rate, 0).with_tokens(1)
     data = DataSpec(train=str(context.prepared.table("train")))
     spec = RunSpec(recipe=recipe, data=data, start=str(context.prepared.base.folder))
-    longest, place = settings.data.max_length, context.at.budget
+    longest = settings.data.max_length
     size = {"workers": context.workers.count, "accelerators": context.resources.accelerators}
     key = key_of(model=context.prepared.base.hash, recipe=to_plain(recipe), longest=longest, **size)
-    if (read_json(place) or {}).get("key") == key:
+    measured = context.at.budget.read()
+    if measured is not None and measured.key == key:
         return
     context.progress.start("budget", "tokens per micro-batch")
     tokens = launch.measure_budget(spec, longest, context.whole_machine)
-    write_json(place, {"key": key, "tokens": tokens})
+    context.at.budget.write(BudgetRecord(key, tokens))
     context.progress.end(f"{tokens} tokens")
 
 

@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.records import VersionsRecord
 from raydaa.store.study_folder import StudyFolder
 
 PACKAGES = (
@@ -29,6 +29,6 @@ def note_versions(folder: StudyFolder) -> None:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    known = read_json(folder.versions) or []
-    if found not in known[-1:]:
-        write_json(folder.versions, [*known, found])
+    known = folder.versions.read() or VersionsRecord(())
+    if found not in known.runs[-1:]:
+        folder.versions.write(VersionsRecord((*known.runs, found)))

@@ -29,7 +29,7 @@ from raydaa.pipeline.starts import base_model, sft_fraction
 from raydaa.planning.judging import plan_judging
 from raydaa.planning.values import DataPlan, DiskPlan, MemoryPlan, Plan, SavingPlan, StepPlan, TrialCount, WorkPlan
 from raydaa.settings.study import StudySettings
-from raydaa.store.study_folder import TrialState
+from raydaa.store.records import Point, TrialState
 from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.budget import SHARE
@@ -37,7 +37,7 @@ from raydaa.training.checkpoint import RATE, foreseen
 from raydaa.training.memory import Layout, Shape, memory
 from raydaa.training.spec import Recipe, in_half
 from raydaa.training.tokenizer import TokenizerError
-from raydaa.tuning.search_space import Point, groups
+from raydaa.tuning.search_space import groups, title_of
 from raydaa.tuning.simulate import SimulatedSweep, simulate
 from raydaa.tuning.sweep import Purse, Sweep
 
@@ -63,7 +63,7 @@ def make_plan(study: Study) -> Plan:
     resolved = resolve(settings, _machines(settings))
     size = UNKNOWN_STEPS * settings.training.batch_size if prepared is None else prepared.rows["train"]
     sweep, whole = (_simulate(settings, resolved, size, early) for early in (True, False))
-    counts = Counter((trial.point.init, trial.point.title) for trial in sweep.trials)
+    counts = Counter((trial.point.init, title_of(trial.point)) for trial in sweep.trials)
     shape: Shape | None = None
     try:
         shape = _shape_of(study)
@@ -98,8 +98,8 @@ def _look_at_data(study: Study) -> tuple[Prepared | None, DataPlan | None, list[
         return None, None, [f"data: the study would stop here: {error}"]
     except (InputError, DataError, TokenizerError) as error:
         return None, None, [f"data: could not be looked at, so tokens and hours are not known: {error}"]
-    rejected = {reason: count for reason, count in tables.report["rejected"].items() if count}
-    notes = {note: count for note, count in tables.report["notes"].items() if count}
+    rejected = {reason: count for reason, count in tables.report.rejected.items() if count}
+    notes = {note: count for note, count in tables.report.notes.items() if count}
     return prepared, DataPlan(prepared.rows, rejected, notes), []
 
 

@@ -9,8 +9,8 @@ from raydaa.planning.values import JudgingPlan
 from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.settings.judge import LanguageJudgeSettings
 from raydaa.settings.study import StudySettings
+from raydaa.store.records import Point
 from raydaa.store.tables import read
-from raydaa.tuning.search_space import Point
 
 CHARACTERS = 4  # of English in a token
 WRITTEN = {"token": 1, "winner": 80, "degrees": 500}  # tokens of a verdict, by what is read of it: an assumption

@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from raydaa.evaluation.arena_hard import ArenaScore
+from raydaa.evaluation.figures import BenchmarkFigures
+from raydaa.evaluation.kl import Divergence
+from raydaa.evaluation.win_rate import WinRate
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,22 @@ def with_error(value: float | None, error: float | None) -> str:
     return "–" if value is None else f"{value:.1f} ± {error or 0:.1f}"
 
 
-def rate(score: dict[str, Any] | None) -> str:
-    """A score as evaluation writes it."""
-    return "–" if score is None else with_interval(score["value"], score["low"], score["high"])
+def rate(score: WinRate | ArenaScore | None) -> str:
+    """A score in percent and its interval."""
+    return "–" if score is None else with_interval(score.value, score.low, score.high)
 
 
-def controlled(figures: dict[str, Any]) -> str:
+def won(figures: BenchmarkFigures | None) -> str:
+    """A win rate and its interval."""
+    return rate(None if figures is None else figures.win_rate)
+
+
+def distance(divergence: Divergence | None) -> str:
+    """A KL per response and its interval."""
+    return "–" if divergence is None else with_interval(divergence.per_response, divergence.low, divergence.high, 2)
+
+
+def controlled(figures: BenchmarkFigures | None) -> str:
     """A length-controlled win rate."""
-    found = figures.get("length_controlled") or {}
-    return with_error(found.get("value"), found.get("standard_error"))
+    found = None if figures is None else figures.length_controlled
+    return "–" if found is None else with_error(found.value, found.standard_error)

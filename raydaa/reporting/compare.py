@@ -3,29 +3,25 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
-from raydaa.reporting.cells import Table, number, with_interval
-from raydaa.reporting.figures import FAMILIES, literal, over_kl, quality, quality_name, save, scaled
+from raydaa.reporting.cells import Table, number, won
+from raydaa.reporting.charts import comparison_charts
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
-from raydaa.reporting.plots import KL_AXIS, Spec, kl_places, plain, points, quality_axis
+from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import settings_of, trial_facts
+from raydaa.reporting.with_matplotlib import draw
+from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import read_json, renew_files
 from raydaa.store.tables import read
+from raydaa.training.spec import RunSpec
 from raydaa.trial_row import TrialRow
 
-CAPTIONS = {
-    "methods": "The best trial of each method in each study.",
-    "pareto": "What nobody beats in quality and distance from the start, study by study.",
-}
 Studies = dict[str, TrialResults]
 
 
@@ -40,7 +36,8 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
         raise ValueError(f"only {judged} was judged: win rates and held-out losses can't be compared")
 
     def fill(temporary: Path) -> None:
-        drawn = save({"methods": lambda: _methods(studies), "pareto": lambda: _fronts(studies)}, temporary)
+        charts = comparison_charts(studies)
+        drawn = draw(charts, temporary)
         found = {"methods": _methods_table(studies), "rankings": _rankings_table(studies)}
         found = {name: table for name, table in found.items() if table.rows}
         pq.write_table(_parquet(studies), temporary / "trials.parquet")
@@ -51,17 +48,17 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
         scores = {name: results.judged_by or "held-out preference loss" for name, results in studies.items()}
         values = {
             "name": ", ".join(studies),
-            "studies": [(name, results.summary(), scores[name]) for name, results in studies.items()],
+            "studies": [(name, summarize(results), scores[name]) for name, results in studies.items()],
             "alike": len(set(map(_measured_on, studies.values()))) == 1,
             "tables": found,
-            "figures": [(name, CAPTIONS[name], data_url(path)) for name, path in drawn.items()],
+            "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in charts],
         }
         trials = {
             f"{name}/{row.key}": {"label": f"{name}: {row.label}", "facts": trial_facts(row)}
             for name, results in studies.items()
             for row in results
         }
-        figures = {"methods": _methods_plot(studies), "pareto": _fronts_plot(studies)}
+        figures = {chart.name: spec_of(chart) for chart in charts}
         page = {
             "figures": figures,
             "groups": list(studies),
@@ -92,8 +89,9 @@ def _measured_on(results: TrialResults) -> tuple[str, ...]:
     if results.judged:
         first = results.benchmarks[0]
         return first.label, first.baseline, *_prompts(results.folder / first.questions)
-    settings = [read_json(results.at.trial(row.key).spec) or {} for row in results]
-    return tuple({Path(str(each.get("validation"))).parent.name for each in settings})
+    specs = [read_json(results.at.trial(row.key).spec) for row in results]
+    data = [RunSpec.from_json(spec).data for spec in specs if spec is not None]
+    return tuple({Path(str(each.validation)).parent.name for each in data})
 
 
 def _prompts(questions: Path) -> list[str]:
@@ -110,8 +108,8 @@ def _best(results: TrialResults) -> dict[str, TrialRow]:
 
 def _score(results: TrialResults, row: TrialRow) -> str:
     if results.judged:
-        return with_interval(row.win_rate, row.win_rate_low, row.win_rate_high)
-    value = -results.quality(row)
+        return won(row.figures)
+    value = results.ranking.value_of(row)
     return number(value if math.isfinite(value) else None, 3)
 
 
@@ -162,60 +160,3 @@ def _parquet(studies: Studies) -> pa.Table:
         for name, results in studies.items()
     ]
     return pa.concat_tables(named, promote_options="permissive")
-
-
-def _methods_plot(studies: Studies) -> Spec:
-    data = []
-    for name, results in studies.items():
-        rows = results.best_of_each()
-        data.append(_of_study(studies, name, rows, mode="markers", x=[plain(row.method) for row in rows]))
-    axis = {"type": "category", "categoryorder": "array", "categoryarray": list(map(plain, _all_methods(studies)))}
-    first = next(iter(studies.values()))
-    return {"data": data, "layout": {"scattermode": "group", "xaxis": axis, "yaxis": quality_axis(first)}}
-
-
-def _fronts_plot(studies: Studies) -> Spec:
-    fronts = {name: results.pareto_front() for name, results in studies.items()}
-    data = [_of_study(studies, name, front, **kl_places(front)) for name, front in fronts.items()]
-    return {"data": data, "layout": {"xaxis": KL_AXIS, "yaxis": quality_axis(next(iter(studies.values())))}}
-
-
-def _of_study(studies: Studies, name: str, rows: Sequence[TrialRow], **more: Any) -> Spec:
-    keys = [f"{name}/{row.key}" for row in rows]
-    return points(studies[name], rows, name, list(studies).index(name), customdata=keys, **more)
-
-
-def _methods(studies: Studies) -> Figure:
-    methods, first = _all_methods(studies), next(iter(studies.values()))
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for index, (name, results) in enumerate(studies.items()):
-        offset = 0.6 * ((index + 0.5) / len(studies) - 0.5)
-        for method, row in _best(results).items():
-            value, below, above = quality(results, row)
-            marker, place = FAMILIES[row.ranking][1], methods.index(method) + offset
-            axes.errorbar(place, value, yerr=[[below], [above]], color=f"C{index}", marker=marker, ms=5, lw=1)
-        axes.plot([], [], color=f"C{index}", marker="o", ls="", label=literal(name))
-    axes.set_xticks(range(len(methods)), list(map(literal, methods)), rotation=30, ha="right")
-    scaled(axes, first)
-    axes.set_ylabel(literal(quality_name(first)))
-    axes.legend(frameon=False)
-    return figure
-
-
-def _fronts(studies: Studies) -> Figure:
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for index, (name, results) in enumerate(studies.items()):
-        front = results.pareto_front()
-        values = [quality(results, row) for row in front]
-        bars = [[below for _, below, _ in values], [above for _, _, above in values]]
-        places = [row.kl for row in front]
-        axes.errorbar(
-            places, [value for value, _, _ in values], yerr=bars, color=f"C{index}", ms=4, lw=1, label=literal(name)
-        )
-        for place, row, (value, _, _) in zip(places, front, values, strict=True):
-            axes.plot(place, value, color=f"C{index}", marker=FAMILIES[row.ranking][1], ms=5)
-    first = next(iter(studies.values()))
-    scaled(axes, first)
-    over_kl(axes, first)
-    axes.legend(frameon=False)
-    return figure

@@ -10,23 +10,17 @@ import pyarrow.parquet as pq
 from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
 from raydaa.reporting.cells import Table
+from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import Costs, costs
-from raydaa.reporting.figures import draw, save
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
-from raydaa.reporting.plots import plots
 from raydaa.reporting.samples import samples, shown
 from raydaa.reporting.scores import benchmark_scores, variants
+from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import settings_of, tables, trial_facts
+from raydaa.reporting.with_matplotlib import draw, save
+from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
-from raydaa.store.artifacts import read_json, renew_files
-
-CAPTIONS = {
-    "pareto": "Quality against distance from the start. The line joins the trials that no other beats in both.",
-    "beta_curve": "The best finished trial of each method at each β (over learning rates and seeds), and where β is 1.",
-    "outcomes": "How the best trial of each method fares against the baseline, prompt by prompt.",
-    "sft_curve": "How much SFT each method needs: its best trial from each share of the examples (squares: pointwise).",
-    "learning_curves": "Held-out preference loss, by which trials compete; pale curves were stopped early.",
-}
+from raydaa.store.artifacts import renew_files
 
 
 def write_report(results: TrialResults, folder: Path) -> Path:
@@ -34,7 +28,8 @@ def write_report(results: TrialResults, folder: Path) -> Path:
 
     def fill(temporary: Path) -> None:
         comparisons, spent, answers = results.comparisons(), costs(results), samples(results)
-        drawn = draw(results, temporary)
+        shown_charts = charts(results)
+        drawn = draw(shown_charts, temporary)
         searches = save(search_figures.drawers(results.at), temporary)
         _parquet(results, comparisons, spent, answers, temporary)
         found = tables(results, comparisons, spent)
@@ -44,18 +39,18 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         (temporary / "tables.tex").write_text(_latex(results, found), encoding="utf-8")
         values = {
             "name": results.folder.name,
-            "summary": results.summary(),
+            "summary": summarize(results),
             "answer": answer_of(results, comparisons),
             "tables": found,
             "comparison": compared,
             "judged_by": results.judged_by,
             "variants": variants(results),
             "lost": [row for row in results if not row.finished],
-            "figures": [(name, text, data_url(drawn[name])) for name, text in CAPTIONS.items() if name in drawn],
+            "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in shown_charts],
             "searches": [data_url(path) for path in searches.values()],
             "costs": spent,
-            "data": read_json(results.at.data_report) or {},
-            "versions": read_json(results.at.versions) or [],
+            "data": results.at.data_report.read(),
+            "versions": versions.runs if (versions := results.at.versions.read()) else (),
             "settings": _text(results.at.settings),
             "judged": results.judged,
             "notes": results.notes,
@@ -63,7 +58,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "samples": answers.num_rows,
         }
         page = {
-            "figures": plots(results, drawn),
+            "figures": {chart.name: spec_of(chart) for chart in shown_charts},
             "groups": results.methods,
             "trials": {row.key: {"label": row.label, "facts": trial_facts(row)} for row in results},
             "benchmarks": [asdict(each) for each in results.benchmarks],
@@ -132,7 +127,7 @@ def _markdown(results: TrialResults, found: Mapping[str, Table], verdict_on_pair
     """The tables below their titles, with what is to be said of them."""
     before = {"pairs": f"{verdict_on_pairs}\n\n"}
     judged = f"Win rates above: {results.judged_by or 'not judged'}\n\n"
-    parts = [f"# {results.folder.name}\n\n{results.summary()}"]
+    parts = [f"# {results.folder.name}\n\n{summarize(results)}"]
     for name, table in found.items():
         heading = f"{judged if name == 'benchmarks' else ''}## {table.title}\n\n{before.get(name, '')}"
         parts.append(heading + markdown_table(table.header, table.rows))

@@ -5,8 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydaa.results import Judged, TrialResults
-from raydaa.store.tables import read
+from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo
+from raydaa.results import TrialResults
+from raydaa.store.tables import GENERATIONS, VERDICTS, TableFile, read
 
 ROOM = 4_000_000  # characters of responses in a page
 QUESTION = ("benchmark", "prompt_id", "question", "baseline")
@@ -40,7 +41,8 @@ def shown(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """What a page has room for, in two lists: ``questions`` with the baseline's responses, from the first of each
     benchmark on, and the ``answers`` to them."""
     rows = table.to_pylist()
-    questions, sizes = dict[tuple[str, str], dict[str, Any]](), dict[tuple[str, str], int]()
+    questions: dict[tuple[str, str], dict[str, Any]] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for row in rows:
         prompt = (row["benchmark"], row["prompt_id"])
         if prompt not in questions:
@@ -63,25 +65,33 @@ def _size(row: dict[str, Any]) -> int:
     return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
-def _on(results: TrialResults, judged: Judged) -> Iterator[dict[str, Any]]:
-    chosen = [(row.label, row.key, row.benchmarks) for row in results.worth_keeping()]
-    models = [(f"({name})", None, figures) for name, figures in results.models.items() if name != judged.baseline]
-    questions = results.folder / judged.questions
+def _on(results: TrialResults, info: BenchmarkInfo) -> Iterator[dict[str, Any]]:
+    models: list[tuple[str, str | None, dict[str, BenchmarkFigures]]]
+    models = [(row.label, row.key, row.benchmarks) for row in results.worth_keeping()]
+    models += [(f"({name})", None, model.benchmarks) for name, model in results.models.items() if name != info.baseline]
+    questions = results.folder / info.questions
     if not questions.is_file():
         return
     asked = {row["prompt_id"]: row for row in read(questions).to_pylist()}
-    for model, key, benchmarks in [*chosen, *models]:
-        figures = benchmarks.get(judged.name, {})
-        responses = results.folder / str(figures.get("responses")) / "responses.parquet"
-        verdicts = results.folder / str(figures.get("verdicts")) / "verdicts.parquet"
-        said = {row["prompt_id"]: row for row in read(verdicts).to_pylist()} if verdicts.exists() else {}
-        for row in read(responses).to_pylist() if responses.exists() else []:
-            verdict = said.get(row["prompt_id"], {})
+    for model, key, benchmarks in models:
+        figures = benchmarks.get(info.name)
+        verdicts = {
+            row["prompt_id"]: row for row in _rows(results, None if figures is None else figures.verdicts, VERDICTS)
+        }
+        for row in _rows(results, None if figures is None else figures.answers, GENERATIONS):
+            verdict = verdicts.get(row["prompt_id"], {})
             yield {
                 **asked[row["prompt_id"]],
                 **{name: verdict.get(name) for name in VERDICT},
-                "benchmark": judged.name,
+                "benchmark": info.name,
                 "model": model,
                 "trial": key,
                 "response": row["response"],
             }
+
+
+def _rows(results: TrialResults, folder: str | None, table: TableFile) -> list[dict[str, Any]]:
+    """Of a folder below the study's; none where it is not there."""
+    if folder is None or not table.is_in(results.folder / folder):
+        return []
+    return list(table.read(results.folder / folder).to_pylist())

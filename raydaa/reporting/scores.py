@@ -5,8 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, ModelFigures
 from raydaa.reporting.cells import controlled, number, rate
-from raydaa.results import Judged, TrialResults
+from raydaa.results import TrialResults
+from raydaa.store.plain import to_plain
+from raydaa.store.records import HarnessScore
 
 BENCHMARKS_HEADER = (
     "benchmark",
@@ -24,42 +27,48 @@ BENCHMARKS_HEADER = (
 
 def benchmark_table(results: TrialResults) -> list[list[str]]:
     """What each benchmark says of the best trial of each method and of the models beside them."""
-    found = [(row.title, row.init, row.benchmarks) for row in results.best_of_each()]
-    found += [(f"({name})", name, figures) for name, figures in results.models.items()]
-    return [
-        _on_benchmark(judged, title, figures[judged.name], results.models.get(init, {}).get(judged.name, {}))
-        for judged in results.benchmarks
-        for title, init, figures in found
-        if judged.name in figures
-    ]
+    models = [(row.title, row.init, row.benchmarks) for row in results.best_of_each()]
+    models += [(f"({name})", name, model.benchmarks) for name, model in results.models.items()]
+    table = []
+    for info in results.benchmarks:
+        for title, init, benchmarks in models:
+            if info.name in benchmarks:
+                start = results.models.get(init, ModelFigures()).benchmarks.get(info.name)
+                table.append(_on_benchmark(info, title, benchmarks[info.name], start))
+    return table
 
 
-def _on_benchmark(judged: Judged, title: str, figures: dict[str, Any], start: dict[str, Any]) -> list[str]:
-    against = judged.baseline.rpartition("/")[2]
-    varied = [_changed(figures.get(name), start.get(name), 3) for name in ("distinct_1", "distinct_2")]
+def _on_benchmark(
+    info: BenchmarkInfo, title: str, figures: BenchmarkFigures, start: BenchmarkFigures | None
+) -> list[str]:
+    own = figures.responses
+    before = vars(start.responses) if start is not None else dict.fromkeys(vars(own))
     return [
-        judged.label,
+        info.label,
         title,
-        against,
-        rate(figures.get("win_rate")),
+        info.baseline.rpartition("/")[2],
+        rate(figures.win_rate),
         controlled(figures),
-        rate(figures.get("arena")),
-        _changed(figures.get("mean_characters"), start.get("mean_characters"), 0),
-        *varied,
-        number(100 * figures["cut_share"], 1),
+        rate(figures.arena),
+        _changed(own.mean_characters, before["mean_characters"], 0),
+        _changed(own.distinct_1, before["distinct_1"], 3),
+        _changed(own.distinct_2, before["distinct_2"], 3),
+        number(100 * own.cut_share, 1),
     ]
 
 
 def benchmark_scores(results: TrialResults) -> pa.Table:
     """All figures of all judged models on all benchmarks, unrounded: a row for each figure."""
-    found: list[tuple[str, str | None, dict[str, Any]]] = [(row.label, row.key, row.benchmarks) for row in results]
-    found += [(name, None, figures) for name, figures in results.models.items()]
-    rows = [
-        {"benchmark": judged.label, "model": model, "trial": key, "figure": name, "value": value}
-        for judged in results.benchmarks
-        for model, key, benchmarks in found
-        for name, value in _flat(benchmarks.get(judged.name, {}))
-    ]
+    models: list[tuple[str, str | None, dict[str, BenchmarkFigures]]]
+    models = [(row.label, row.key, row.benchmarks) for row in results]
+    models += [(name, None, model.benchmarks) for name, model in results.models.items()]
+    rows = []
+    for info in results.benchmarks:
+        for model, key, benchmarks in models:
+            if info.name in benchmarks:
+                about = {"benchmark": info.label, "model": model, "trial": key}
+                figures = to_plain(benchmarks[info.name])
+                rows += [{**about, "figure": name, "value": value} for name, value in _flat(figures)]
     names = ("benchmark", "model", "trial", "figure")
     return pa.Table.from_pylist(rows, pa.schema([*((name, pa.string()) for name in names), ("value", pa.float64())]))
 
@@ -67,7 +76,7 @@ def benchmark_scores(results: TrialResults) -> pa.Table:
 def _flat(figures: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
     for name, value in figures.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}.")
+            yield from _flat(value, "" if name == "responses" else f"{above}{name}.")
         elif isinstance(value, int | float):
             yield f"{above}{name}", value
 
@@ -79,11 +88,10 @@ def harness_table(results: TrialResults) -> list[list[str]]:
     return [[task, metric, *(_scored(scores.get(task, {}).get(metric)) for scores in models)] for task, metric in names]
 
 
-def _scored(score: dict[str, Any] | None) -> str:
+def _scored(score: HarnessScore | None) -> str:
     if score is None:
         return "–"
-    error = score["standard_error"]
-    return f"{score['value']:.3f}" + ("" if error is None else f" ± {error:.3f}")
+    return f"{score.value:.3f}" + ("" if score.standard_error is None else f" ± {score.standard_error:.3f}")
 
 
 def _changed(value: float | None, start: float | None, digits: int) -> str:
@@ -94,11 +102,11 @@ def _changed(value: float | None, start: float | None, digits: int) -> str:
 
 def variants(results: TrialResults) -> list[str]:
     """How win rates were length-controlled: what the fits knew of the prompts."""
-    rows = [*(row.benchmarks for row in results), *results.models.values()]
-    found = [
-        f"{judged.label}: {row[judged.name]['length_controlled']['variant']}"
-        for judged in results.benchmarks
-        for row in rows
-        if "length_controlled" in row.get(judged.name, {})
-    ]
-    return list(dict.fromkeys(found))
+    models = [*(row.benchmarks for row in results), *(model.benchmarks for model in results.models.values())]
+    found: dict[str, None] = {}
+    for info in results.benchmarks:
+        for benchmarks in models:
+            figures = benchmarks.get(info.name)
+            if figures is not None and figures.length_controlled is not None:
+                found[f"{info.label}: {figures.length_controlled.variant}"] = None
+    return list(found)

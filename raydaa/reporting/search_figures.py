@@ -11,7 +11,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
 
-from raydaa.reporting.figures import literal
+from raydaa.reporting.with_matplotlib import literal
 from raydaa.store.study_folder import StudyFolder
 
 QUALITY = "held-out preference loss"  # what the samplers were told

@@ -1,10 +1,10 @@
 """The tables of a report: every figure as a person reads it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from raydaa.evaluation.comparison import Comparison
-from raydaa.reporting.cells import Table, controlled, number, rate, with_error, with_interval
+from raydaa.evaluation.figures import BenchmarkFigures
+from raydaa.reporting.cells import Table, controlled, distance, number, rate, with_interval, won
 from raydaa.reporting.costs import Costs
 from raydaa.reporting.scores import BENCHMARKS_HEADER, benchmark_table, harness_table
 from raydaa.results import TrialResults
@@ -30,16 +30,16 @@ def tables(results: TrialResults, comparisons: Sequence[Comparison], spent: Cost
 def settings_of(row: TrialRow) -> list[str]:
     """What a trial has beside method, β and learning rate, where it is not as usual."""
     values = ["from " + row.init] if row.init != "sft" else []
-    values += [f"SFT weight {row.sft_weight:g}"] if row.sft_weight else []
+    values += [f"SFT weight {row.trial.point.sft_weight:g}"] if row.trial.point.sft_weight else []
     return [*values, *_rest(row)]
 
 
 def _rest(row: TrialRow) -> list[str]:
     left_out = ("beta", "length_normalized")
     values = [f"{name} {value:g}" for name, value in row.parameters.items() if name not in left_out]
-    values += [f"alignment weight {row.align_weight:g}"] if row.align_weight != 1 else []
-    values += [f"{row.fraction:.3g} of the pairs"] if row.fraction != 1 else []
-    return values + [f"{name.replace('_', ' ')} {value}" for name, value in row.training.items()]
+    values += [f"alignment weight {row.trial.point.align_weight:g}"] if row.trial.point.align_weight != 1 else []
+    values += [f"{row.trial.point.fraction:.3g} of the pairs"] if row.trial.point.fraction != 1 else []
+    return values + [f"{name.replace('_', ' ')} {value}" for name, value in row.trial.point.training.items()]
 
 
 def _joined(values: list[str]) -> str:
@@ -84,15 +84,16 @@ def best_table(results: TrialResults) -> list[list[str]]:
         table.append([row.title, row.ranking, *settings, *_figures(row)])
     first = results.benchmarks[0].name if results.benchmarks else ""
     for name, model in results.models.items():
-        figures = model.get(first, {})
-        rest = ["0", "–", "–", "–", number(figures.get("mean_length"), 1), "–"]
-        table.append([f"({name})", "–", "–", "–", "judged beside the trials", rate(figures.get("win_rate")), *rest])
+        figures = model.benchmarks.get(first)
+        length = None if figures is None else figures.responses.mean_length
+        rest = ["0", "–", "–", "–", number(length, 1), "–"]
+        table.append([f"({name})", "–", "–", "–", "judged beside the trials", won(figures), *rest])
     return table
 
 
 def _stages(row: TrialRow) -> tuple[str, bool]:
     """Where a trial started, and whether it went on with SFT."""
-    return row.init, row.sft_weight > 0
+    return row.init, row.trial.point.sft_weight > 0
 
 
 def stages_table(results: TrialResults) -> list[list[str]]:
@@ -103,22 +104,21 @@ def stages_table(results: TrialResults) -> list[list[str]]:
             kind = (row.title, *_stages(row))
             best[kind] = max(best.get(kind, row), row, key=results.quality)
     table = [
-        [f"({name})", "–", "–", "–", "–", "–", *_scores(results, figures), "–"]
-        for name, figures in results.models.items()
+        [f"({name})", "–", "–", "–", "–", "–", *_scores(results, model.benchmarks), "–"]
+        for name, model in results.models.items()
     ]
     for row in sorted(best.values(), key=lambda row: (results.methods.index(row.method), _stages(row))):
         settings = [_beta(row), _joined(_rest(row)), f"{row.learning_rate:g}"]
-        settings = [row.init, "yes" if row.sft_weight else "no", *settings]
-        distance = with_interval(row.kl, row.kl_low, row.kl_high, 2)
-        table.append([row.title, *settings, *_scores(results, row.benchmarks), distance])
+        settings = [row.init, "yes" if row.trial.point.sft_weight else "no", *settings]
+        table.append([row.title, *settings, *_scores(results, row.benchmarks), distance(row.divergence)])
     return table
 
 
-def _scores(results: TrialResults, benchmarks: dict[str, Any]) -> list[str]:
+def _scores(results: TrialResults, benchmarks: Mapping[str, BenchmarkFigures]) -> list[str]:
     """Win rate and length-controlled win rate on the first benchmark, and ArenaHard's score where it is asked for."""
-    figures = benchmarks.get(results.benchmarks[0].name, {}) if results.benchmarks else {}
-    arena = next((found["arena"] for found in benchmarks.values() if "arena" in found), None)
-    return [rate(figures.get("win_rate")), controlled(figures), rate(arena)]
+    figures = benchmarks.get(results.benchmarks[0].name) if results.benchmarks else None
+    arena = next((found.arena for found in benchmarks.values() if found.arena is not None), None)
+    return [won(figures), controlled(figures), rate(arena)]
 
 
 def _beta(row: TrialRow) -> str:
@@ -177,8 +177,8 @@ def trials_table(results: TrialResults) -> list[list[str]]:
         [
             row.label,
             row.state,
-            f"{row.step}/{row.steps}",
-            number(row.validation_loss, 4),
+            f"{row.training.step}/{row.trial.steps}",
+            number(row.training.validation_loss, 4),
             *_figures(row),
             number(row.seconds, 1),
             number(row.start_seconds),
@@ -195,19 +195,19 @@ def trial_facts(row: TrialRow) -> list[tuple[str, str]]:
         ("seed", str(row.seed)),
         ("other settings", _joined(settings_of(row))),
     ]
-    state = [("state", row.state), ("reason", row.reason or "–"), ("steps", f"{row.step}/{row.steps}")]
+    state = [("state", row.state), ("reason", row.reason or "–"), ("steps", f"{row.training.step}/{row.trial.steps}")]
     figures = list(zip(BEST_HEADER[5:], _figures(row), strict=True))
-    more = [("seconds", number(row.seconds, 1)), ("length-controlled (%)", with_error(row.lc_win_rate, row.lc_error))]
+    more = [("seconds", number(row.seconds, 1)), ("length-controlled (%)", controlled(row.figures))]
     return [(name, value) for name, value in [*settings, *state, *figures, *more] if value != "–"]
 
 
 def _figures(row: TrialRow) -> list[str]:
     return [
-        with_interval(row.win_rate, row.win_rate_low, row.win_rate_high),
-        with_interval(row.kl, row.kl_low, row.kl_high, 2),
+        won(row.figures),
+        distance(row.divergence),
         number(row.preference_loss, 3),
-        number(row.validation_accuracy, 3),
-        number(row.validation_margin, 3),
-        number(row.mean_length, 1),
-        number(row.tokens_per_second, 0),
+        number(row.training.validation_accuracy, 3),
+        number(row.training.validation_margin, 3),
+        number(None if row.figures is None else row.figures.responses.mean_length, 1),
+        number(row.training.tokens_per_second, 0),
     ]

@@ -1,64 +1,58 @@
-"""What lies in a study's folder and in a trial's: every path, every state, every record."""
+"""Where everything lies in a study's folder and in a trial's: every path, and every file as the value that it holds."""
 
 import json
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from raydaa.errors import InputError
+from raydaa.evaluation.figures import Evaluation
 from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.plain import from_plain, to_plain
+from raydaa.store.records import (
+    BudgetRecord,
+    CostRecord,
+    DataReport,
+    FormatRecord,
+    HarnessRecord,
+    ProgressRecord,
+    SlotRecord,
+    SweepRecord,
+    TrialList,
+    TrialRecord,
+    VersionsRecord,
+)
 
-# Names of metrics that a trial logs.
-LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"
-PREFERENCE_LOSS = "validation/preference_loss"  # what trials are compared by before anybody has judged them
-TOKENS = "tokens_per_microbatch"  # fewer than a trial began with where there was no room for them
-
-
-class TrialState(StrEnum):
-    """Where a trial is; the value is what stands in records and tables."""
-
-    WAITING = "waiting"  # for workers, or at a rung for the others of its bracket
-    RUNNING = "running"
-    FINISHED = "finished"
-    STOPPED = "stopped"  # others of its bracket were better, or the budget was spent
-    FAILED = "failed"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing is left to do for the trial."""
-        return self in (TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED)
-
-    def to(self, state: "TrialState") -> "TrialState":
-        """``state``, if a trial may come there from here; AssertionError for a step that there is not."""
-        assert state in TRANSITIONS[self], f"no trial goes from {self} to {state}"
-        return state
-
-
-TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
-    # One that waits is over at once where its folder says so, where its bracket has decided, or its worker had died.
-    TrialState.WAITING: frozenset(TrialState),
-    TrialState.RUNNING: frozenset(TrialState) - {TrialState.RUNNING},
-    TrialState.FINISHED: frozenset(),
-    TrialState.STOPPED: frozenset(),
-    TrialState.FAILED: frozenset(),
-}
+FORMAT = 1  # of study folders: counted up by whoever changes what a file of theirs is called or says
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """How a trial stands, in its folder. One that is to be trained again has the record of one that waits."""
+class RecordFile(Generic[Record]):
+    """A JSON file that holds one record, replaced as a whole."""
 
-    state: TrialState
-    reason: str = ""  # why it is over, where it did not finish
-    retry: bool = False  # whether the next run tries again
-    steps: int | None = None
-    seconds: float | None = None  # of training
-    removed: str | None = None  # the hash of the weights of a model that is no longer kept
+    path: Path
+    kind: type[Record]
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "TrialRecord":
-        """Back from JSON."""
-        return TrialRecord(**{**value, "state": TrialState(value["state"])})
+    def read(self) -> Record | None:
+        """What it says; None where there is none, or it is damaged."""
+        value = read_json(self.path)
+        try:
+            return None if value is None else from_plain(self.kind, value)
+        except (TypeError, ValueError, AttributeError):
+            return None
+
+    def write(self, record: Record) -> None:
+        """In the place of the one before."""
+        write_json(self.path, to_plain(record))
+
+    def exists(self) -> bool:
+        """Whether it was ever written."""
+        return self.path.exists()
+
+    def remove(self) -> None:
+        """As if it never was."""
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -93,18 +87,14 @@ class TrialFolder:
         return self.path / "out-of-memory"
 
     @property
-    def start(self) -> Path:
-        """How long its worker slot stood before its first step."""
-        return self.path / "start.json"
-
-    def read_record(self) -> TrialRecord | None:
+    def record(self) -> RecordFile[TrialRecord]:
         """How it stands; None where it never began."""
-        value = read_json(self.path / "record.json")
-        return None if value is None else TrialRecord.from_json(value)
+        return RecordFile(self.path / "record.json", TrialRecord)
 
-    def write_record(self, record: TrialRecord) -> None:
-        """In the place of the one before."""
-        write_json(self.path / "record.json", asdict(record))
+    @property
+    def slot(self) -> RecordFile[SlotRecord]:
+        """What its worker slot did before; None where nobody has noted it."""
+        return RecordFile(self.path / "start.json", SlotRecord)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The metrics logged so far, in order of steps; a line that was being written is left out."""
@@ -126,6 +116,25 @@ class StudyFolder:
 
     path: Path
 
+    def check_format(self) -> None:
+        """InputError where the folder was written by a version whose files are others."""
+        found = self.format.read()
+        if found is None and not self.progress.exists():
+            return  # nothing was written yet
+        if found is None or found.format != FORMAT:
+            written = "before study folders had a format" if found is None else f"in format {found.format}"
+            raise InputError(f"{self.path}: was written {written}, and this version reads {FORMAT}; use another folder")
+
+    def write_format(self) -> None:
+        """A folder that is written to says how to read it."""
+        if not self.format.exists():
+            self.format.write(FormatRecord(FORMAT))
+
+    @property
+    def format(self) -> RecordFile[FormatRecord]:
+        """The number by which versions know each other's folders."""
+        return RecordFile(self.path / "format.json", FormatRecord)
+
     def trial(self, key: str) -> TrialFolder:
         """The trial with this key."""
         return TrialFolder(self.trials / key)
@@ -136,14 +145,44 @@ class StudyFolder:
         return self.path / "trials"
 
     @property
-    def trial_list(self) -> Path:
-        """The trials of a sweep that is over, in the study's order."""
-        return self.path / "trials.json"
+    def trial_list(self) -> RecordFile[TrialList]:
+        """The trials of a sweep that is over; none before."""
+        return RecordFile(self.path / "trials.json", TrialList)
 
     @property
-    def sweep(self) -> Path:
+    def sweep(self) -> RecordFile[SweepRecord]:
         """Trials and their states while the sweep runs."""
-        return self.path / "sweep.json"
+        return RecordFile(self.path / "sweep.json", SweepRecord)
+
+    @property
+    def budget(self) -> RecordFile[BudgetRecord]:
+        """The tokens per micro-batch that were measured."""
+        return RecordFile(self.path / "budget.json", BudgetRecord)
+
+    @property
+    def costs(self) -> RecordFile[CostRecord]:
+        """Worker groups, and what reference log-probabilities took to make."""
+        return RecordFile(self.path / "costs.json", CostRecord)
+
+    @property
+    def data_report(self) -> RecordFile[DataReport]:
+        """What was read of the sources, and what was rejected."""
+        return RecordFile(self.path / "data.json", DataReport)
+
+    @property
+    def evaluation(self) -> RecordFile[Evaluation]:
+        """Every figure of quality and distance."""
+        return RecordFile(self.path / "evaluation.json", Evaluation)
+
+    @property
+    def harness(self) -> RecordFile[HarnessRecord]:
+        """What the LM Evaluation Harness says."""
+        return RecordFile(self.path / "harness.json", HarnessRecord)
+
+    @property
+    def progress(self) -> RecordFile[ProgressRecord]:
+        """The last line that was told, for who looks from elsewhere."""
+        return RecordFile(self.path / "progress.json", ProgressRecord)
 
     @property
     def settings(self) -> Path:
@@ -161,44 +200,14 @@ class StudyFolder:
         return self.path / "logs" / "driver.log"
 
     @property
-    def latest(self) -> Path:
-        """The last line that was told, for who looks from elsewhere."""
-        return self.path / "progress.json"
-
-    @property
-    def data_report(self) -> Path:
-        """What was read of the sources, and what was rejected."""
-        return self.path / "data.json"
-
-    @property
     def rejects(self) -> Path:
         """Rows that were left out, and why."""
         return self.path / "rejects.jsonl"
 
     @property
-    def versions(self) -> Path:
+    def versions(self) -> RecordFile[VersionsRecord]:
         """The packages of each run that had others than those before."""
-        return self.path / "versions.json"
-
-    @property
-    def budget(self) -> Path:
-        """The tokens per micro-batch that were measured."""
-        return self.path / "budget.json"
-
-    @property
-    def costs(self) -> Path:
-        """Worker groups, and what reference log-probabilities took to make."""
-        return self.path / "costs.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """Every figure of quality and distance."""
-        return self.path / "evaluation.json"
-
-    @property
-    def harness(self) -> Path:
-        """What the LM Evaluation Harness says."""
-        return self.path / "harness.json"
+        return RecordFile(self.path / "versions.json", VersionsRecord)
 
     @property
     def harness_scores(self) -> Path:

@@ -1,11 +1,34 @@
 """The tables that stages hand each other: Arrow schemas, and how they are read and written."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+
+@dataclass(frozen=True)
+class TableFile:
+    """The one table of a sealed folder: what it is called, and its columns."""
+
+    name: str
+    schema: pa.Schema
+
+    def read(self, folder: Path) -> pa.Table:
+        """The table in ``folder``."""
+        return read(folder / self.name)
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether ``folder`` holds one."""
+        return (folder / self.name).exists()
+
+    def write(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        """Rows as the table of ``folder``; a column that a row lacks is null."""
+        write(folder / self.name, rows, self.schema)
+
+
+PREPARED_REPORT, PREPARED_REJECTS = "report.json", "rejects.jsonl"  # beside prepared tables
 TOKENS = pa.list_(pa.int32())
 
 PAIRS = pa.schema(
@@ -29,40 +52,55 @@ PROMPTS = pa.schema(
         ("chosen", pa.string()),  # the response that stands beside it; null where there is none
     ]
 )
-QUESTIONS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("question", pa.string()),
-        ("baseline", pa.string()),  # the response that answers are compared with; null where nobody judges
-    ]
+QUESTIONS = TableFile(
+    "questions.parquet",
+    pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("question", pa.string()),
+            ("baseline", pa.string()),  # the response that answers are compared with; null where nobody judges
+        ]
+    ),
 )
 REFERENCE = pa.schema([("pair_id", pa.int64()), ("chosen_logp", pa.float64()), ("rejected_logp", pa.float64())])
-GENERATIONS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("response", pa.string()),
-        ("tokens", TOKENS),
-        ("logp", pa.float64()),  # Σ log π_θ of the tokens, raw (no temperature, no top-k), nats
-        ("cut", pa.bool_()),  # stopped by max_new_tokens, not by end-of-sequence
-    ]
+GENERATIONS = TableFile(
+    "responses.parquet",
+    pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("response", pa.string()),
+            ("tokens", TOKENS),
+            ("logp", pa.float64()),  # Σ log π_θ of the tokens, raw (no temperature, no top-k), nats
+            ("cut", pa.bool_()),  # stopped by max_new_tokens, not by end-of-sequence
+        ]
+    ),
 )
-REWARDS = pa.schema([("reward", pa.float64())])
-SCORES = pa.schema([("prompt_id", pa.string()), ("logp", pa.float64())])
-VERDICTS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("outcome", pa.float64()),  # of the model against the baseline, in [0, 1]; null where nothing could be read
-        ("score", pa.float64()),  # both rewards, where the judge is a function
-        ("baseline_score", pa.float64()),
-        ("first", pa.float64()),  # the outcome with the model's response first, and second, where a model judged
-        ("second", pa.float64()),
-        ("first_weight", pa.float64()),  # what these games weigh in ArenaHard's score
-        ("second_weight", pa.float64()),
-        ("first_comment", pa.string()),
-        ("second_comment", pa.string()),
-        ("prompt_tokens", pa.int64()),  # that a model was sent for both, by its own count; null where none judged
-        ("completion_tokens", pa.int64()),  # that it wrote
-    ]
+REWARDS = TableFile(
+    "rewards.parquet",
+    pa.schema([("reward", pa.float64())]),
+)
+SCORES = TableFile(
+    "scores.parquet",
+    pa.schema([("prompt_id", pa.string()), ("logp", pa.float64())]),
+)
+VERDICTS = TableFile(
+    "verdicts.parquet",
+    pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("outcome", pa.float64()),  # of the model against the baseline, in [0, 1]; null where nothing could be read
+            ("score", pa.float64()),  # both rewards, where the judge is a function
+            ("baseline_score", pa.float64()),
+            ("first", pa.float64()),  # the outcome with the model's response first, and second, where a model judged
+            ("second", pa.float64()),
+            ("first_weight", pa.float64()),  # what these games weigh in ArenaHard's score
+            ("second_weight", pa.float64()),
+            ("first_comment", pa.string()),
+            ("second_comment", pa.string()),
+            ("prompt_tokens", pa.int64()),  # that a model was sent for both, by its own count; null where none judged
+            ("completion_tokens", pa.int64()),  # that it wrote
+        ]
+    ),
 )
 
 

@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from raydaa.errors import InputError
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
 from raydaa.progress import Progress
-from raydaa.reporting.figures import FAMILIES, save
+from raydaa.reporting.chart import Axis, Chart, Mark, Series, Value
 from raydaa.reporting.page import data_url, markdown_table, render
+from raydaa.reporting.with_matplotlib import draw
 from raydaa.store.artifacts import renew_files
 from raydaa.toy.settings import ToySettings
 from raydaa.toy.training import RunResult, all_runs, make_grid
 
 HEADER = ("prompt bias", "hidden size", "ranking", "learning rate", "β", "accuracy (%)", "standard error", "ties (%)")
 DIFFERENCE_HEADER = ("prompt bias", "hidden size", "pairwise − pointwise (points)")
+COLOUR_OF = {"pairwise": 0, "pointwise": 3}
 CAPTION = "Accuracy of the best setting of each ranking, with intervals over the runs it was not chosen on."
 
 
@@ -141,26 +141,22 @@ def summary(settings: ToySettings, best: list[Best]) -> str:
     return "; ".join(found)
 
 
-def draw(settings: ToySettings, best: list[Best]) -> Figure:
+def chart_of(settings: ToySettings, best: list[Best]) -> Chart:
     """Accuracy by hidden size, one panel for each kind of data."""
-    panels = len(settings.prompt_bias)
-    figure, grid = plt.subplots(
-        1, panels, figsize=(3.4 * panels + 0.6, 3.4), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, bias in zip(grid[0], settings.prompt_bias, strict=True):
+    series = []
+    for bias in settings.prompt_bias:
         for shift, ranking in enumerate(settings.rankings):
+            aside = 0.12 * (shift - 0.5 * (len(settings.rankings) - 1))
             rows = [b for b in best if (b.prompt_bias, b.ranking) == (bias, ranking)]
-            colour, marker = FAMILIES[ranking]
-            middle = np.array([100 * row.accuracy for row in rows])
-            ends = 100 * np.array([_interval(row.accuracies, settings) for row in rows])
-            places = np.arange(len(rows)) + 0.12 * (shift - 0.5 * (len(settings.rankings) - 1))
-            spread = np.abs(ends - middle[:, None]).T
-            axes.errorbar(places, middle, yerr=spread, color=colour, marker=marker, ls="", capsize=3, label=ranking)
-        axes.set_xticks(range(len(settings.hidden_sizes)), [str(size) for size in settings.hidden_sizes])
-        axes.set(xlabel="hidden size", title=f"prompt bias {bias:g}", xlim=(-0.5, len(settings.hidden_sizes) - 0.5))
-    grid[0][0].set(ylabel="held-out accuracy (%)")
-    grid[0][0].legend(frameon=False)
-    return figure
+            marks = []
+            for place, row in enumerate(rows):
+                low, high = (100 * end for end in _interval(row.accuracies, settings))
+                marks.append(Mark(Value(place + aside), Value(100 * row.accuracy, low, high), ranking=ranking))
+            panel = f"prompt bias {bias:g}"
+            series.append(Series(ranking, ranking, COLOUR_OF[ranking], tuple(marks), panel=panel))
+    sizes = tuple(map(str, settings.hidden_sizes))
+    y = Axis("held-out accuracy (%)")
+    return Chart("accuracy", CAPTION, Axis("hidden size", categories=sizes), y, tuple(series))
 
 
 def every_run(settings: ToySettings, results: list[RunResult]) -> pa.Table:
@@ -180,7 +176,7 @@ def every_run(settings: ToySettings, results: list[RunResult]) -> pa.Table:
 def _write(settings: ToySettings, results: list[RunResult], best: list[Best], answer: str, folder: Path) -> None:
     rows = best_table(settings, best)
     gaps = [[f"{bias:g}", str(size), _bracketed(v, settings)] for bias, size, v in differences(best)]
-    figures = save({"accuracy": partial(draw, settings, best)}, folder)
+    figures = draw([chart_of(settings, best)], folder)
     pq.write_table(every_run(settings, results), folder / "runs.parquet")
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     (folder / "toy.yaml").write_text(text, encoding="utf-8")

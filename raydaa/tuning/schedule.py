@@ -14,10 +14,11 @@ from ray.tune.search import Searcher
 
 from raydaa.errors import MachineError, machine_error
 from raydaa.store.artifacts import write_json
-from raydaa.store.study_folder import TrialRecord, TrialState
+from raydaa.store.records import TrialRecord, TrialState
 from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.spec import Recipe, RunSpec
 from raydaa.training.workers import ON_HEAD, Workers
+from raydaa.tuning.search_space import label_of
 from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
 
@@ -44,7 +45,7 @@ class _Points(Searcher):
         trial.started = True
         trial.move(TrialState.RUNNING)
         trial.folder.path.mkdir(parents=True, exist_ok=True)
-        trial.folder.write_record(TrialRecord(trial.state))  # in the place of one that no longer holds
+        trial.folder.record.write(TrialRecord(trial.state))  # in the place of one that no longer holds
         write_json(trial.folder.spec, self.spec_of(trial, self.sweep.recipe_of(trial)).to_json())
         return self.configure(trial)
 
@@ -194,7 +195,7 @@ def run(
             scheduler=_Brackets(sweep, limit, workers.max_failures, notify),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: sweep.trials[trial.config["key"]].point.label(trial.config["key"]),
+            trial_name_creator=lambda trial: label_of(sweep.trials[trial.config["key"]].point, trial.config["key"]),
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(

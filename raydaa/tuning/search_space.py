@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from raydaa.algorithms.catalog import titled
 from raydaa.settings.base import Range
 from raydaa.settings.search import FRACTION, MethodSettings, SearchSettings
+from raydaa.store.records import Point
 
 Values = tuple[Any, ...] | Range
 
@@ -19,31 +20,17 @@ Values = tuple[Any, ...] | Range
 COHORT = 4
 
 
-@dataclass(frozen=True)
-class Point:
-    """One trial's place in the search space."""
+def title_of(point: Point) -> str:
+    """The method's name, marked where its scores are per token although the method's are sums, or the reverse."""
+    return titled(point.method, point.parameters)
 
-    init: str
-    method: str
-    parameters: dict[str, Any]
-    learning_rate: float
-    seed: int
-    sft_weight: float = 0.0
-    align_weight: float = 1.0
-    fraction: float = 1.0
-    training: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def title(self) -> str:
-        """The method's name, marked where its scores are per token although the method's are sums, or the reverse."""
-        return titled(self.method, self.parameters)
-
-    def label(self, key: str) -> str:
-        """A short name of the trial ``key`` for people, and for a folder."""
-        numbers = {name: value for name, value in self.parameters.items() if not isinstance(value, bool)}
-        values = [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in numbers.items()]
-        start = [] if self.init == "sft" else [self.init.replace("/", "_")]
-        return " ".join([*start, self.title, *values, f"lr={self.learning_rate:g}", f"seed={self.seed}", key[:6]])
+def label_of(point: Point, key: str) -> str:
+    """A short name of the trial ``key`` for people, and for a folder."""
+    numbers = {name: value for name, value in point.parameters.items() if not isinstance(value, bool)}
+    values = [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in numbers.items()]
+    start = [] if point.init == "sft" else [point.init.replace("/", "_")]
+    return " ".join([*start, title_of(point), *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])
 
 
 @dataclass(frozen=True)

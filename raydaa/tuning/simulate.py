@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raydaa.store.study_folder import PREFERENCE_LOSS, TrialState
+from raydaa.store.records import PREFERENCE_LOSS, TrialState
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import intact, key_of
-from raydaa.store.study_folder import PREFERENCE_LOSS, TOKENS, TrialFolder, TrialRecord, TrialState
+from raydaa.store.records import PREFERENCE_LOSS, TOKENS, Point, TrialRecord, TrialState
+from raydaa.store.study_folder import TrialFolder
 from raydaa.training.advance import rung_steps
 from raydaa.training.spec import Recipe
 from raydaa.tuning.halving import Bracket
-from raydaa.tuning.search_space import Group, Point, Result
+from raydaa.tuning.search_space import Group, Result
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Sweep:
         """What the trial's folder says of it."""
         for metrics in trial.folder.read_metrics():
             self._note(trial, metrics)
-        record = trial.folder.read_record()
+        record = trial.folder.record.read()
         if record is None:
             return
         whole = trial.reached == trial.steps if record.removed is not None else intact(trial.folder.model)
@@ -231,11 +232,11 @@ class Sweep:
             return
         trial.move(state)
         # A trial that finished, or whose loss was no number, wrote its record itself.
-        record = trial.folder.read_record()
+        record = trial.folder.record.read()
         if state == TrialState.STOPPED or (
             state == TrialState.FAILED and (record is None or record.state != TrialState.FAILED)
         ):
-            trial.folder.write_record(TrialRecord(state, reason, retry))
+            trial.folder.record.write(TrialRecord(state, reason, retry))
         self._settle(trial, retry)
 
     def _settle(self, trial: SweptTrial, retry: bool = False) -> None:

@@ -11,7 +11,8 @@ import torch
 from ray.tune import Trainable
 
 from raydaa.store.artifacts import read_json, write_json
-from raydaa.store.study_folder import TOKENS, TrialFolder, TrialRecord, TrialState
+from raydaa.store.records import TOKENS, SlotRecord, TrialRecord, TrialState
+from raydaa.store.study_folder import TrialFolder
 from raydaa.training.advance import advance, resume, rung_steps, stops
 from raydaa.training.budget import is_out_of_memory
 from raydaa.training.launch import train
@@ -23,7 +24,7 @@ from raydaa.training.workers import Workers, prepare_process
 
 def _failed(folder: TrialFolder, step: int, reason: str) -> dict[str, Any]:
     """Write the record of a trial that trying again would not help, and what Tune is told."""
-    folder.write_record(TrialRecord(TrialState.FAILED, reason))
+    folder.record.write(TrialRecord(TrialState.FAILED, reason))
     return {"step": step, "failed": reason, "done": True}
 
 
@@ -92,7 +93,7 @@ class OneWorkerTrial(Trainable):
         done = run.step >= run.total_steps
         if done:
             run.export(self.folder.model)
-            self.folder.write_record(TrialRecord(TrialState.FINISHED, steps=run.step, seconds=run.seconds))
+            self.folder.record.write(TrialRecord(TrialState.FINISHED, steps=run.step, seconds=run.seconds))
         self.idle_since = time.monotonic()
         return {**metrics, "step": run.step, "done": done, TOKENS: run.spec.recipe.tokens}
 
@@ -112,7 +113,7 @@ class OneWorkerTrial(Trainable):
     def _note_start(self, _: dict[str, float]) -> None:
         """After a trial's first step: how long this slot stood between two trials' steps."""
         if self.first_step and self.idle_since is not None:
-            write_json(self.folder.start, {"seconds": time.monotonic() - self.idle_since})
+            self.folder.slot.write(SlotRecord(time.monotonic() - self.idle_since))
         self.first_step = False
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class GroupTrial(Trainable):
             return _failed(self.folder, self.reached, result["failed"])
         self.reached = int(result["step"])
         if result["done"]:
-            self.folder.write_record(TrialRecord(TrialState.FINISHED, steps=total, seconds=result["seconds"]))
+            self.folder.record.write(TrialRecord(TrialState.FINISHED, steps=total, seconds=result["seconds"]))
         return {**result, TOKENS: self.spec.recipe.tokens}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:

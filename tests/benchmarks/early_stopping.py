@@ -25,11 +25,11 @@ import yaml
 from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
 from raydaa.settings.search import EarlyStopping
-from raydaa.store.study_folder import ACCURACY, LOSS, PREFERENCE_LOSS
+from raydaa.store.records import ACCURACY, LOSS, PREFERENCE_LOSS, Point
 from raydaa.study import Study
 from raydaa.training.spec import Recipe, RunSpec
 from raydaa.trial_row import TrialRow
-from raydaa.tuning.search_space import Point, groups
+from raydaa.tuning.search_space import groups
 from raydaa.tuning.simulate import simulate
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
@@ -114,7 +114,7 @@ class Record:
                 mine = [r for r in self.results if (r.method, r.seed) == (method, seed) and r.win_rate is not None]
                 best = max(mine, key=_win_rate)
                 regrets.append(_win_rate(best) - max(_win_rate(row) for row in mine if row.key in kept))
-                noises.append(((best.win_rate_high or 0.0) - (best.win_rate_low or 0.0)) / 2)
+                noises.append((rate.high - rate.low) / 2 if (rate := best.figures and best.figures.win_rate) else 0.0)
         return {
             "share of the steps": used / every,
             "mean regret": float(np.mean(regrets)),
@@ -145,7 +145,7 @@ class Record:
     def _mean(self, brackets: list[list[TrialRow]], share: float, of: Callable[[Metrics], float]) -> float:
         found = []
         for rows in brackets:
-            early = [of(self.metrics[row.key].get(round(share * row.steps), WORST)) for row in rows]
+            early = [of(self.metrics[row.key].get(round(share * row.trial.steps), WORST)) for row in rows]
             frame = pd.DataFrame({"early": early, "late": [_win_rate(row) for row in rows]})
             found.append(frame.corr(method="spearman").loc["early", "late"])
         return float(np.nanmean(found))

@@ -20,7 +20,7 @@ from scipy import stats
 
 from raydaa.reporting.page import markdown_table
 from raydaa.results import TrialResults
-from raydaa.store.tables import read
+from raydaa.store.tables import VERDICTS
 from raydaa.trial_row import TrialRow
 
 # What of the twins the statements need: one-stage trials of two epochs, and four of eight shares of the SFT data.
@@ -39,8 +39,8 @@ class Outcomes:
         self.results = TrialResults.load(folder)
         self.outcomes: dict[str, np.ndarray] = {}
         for row in self.results:
-            if row.verdicts is not None:
-                verdicts = read(folder / row.verdicts / "verdicts.parquet").sort_by("prompt_id")
+            if row.figures is not None and row.figures.verdicts is not None:
+                verdicts = VERDICTS.read(folder / row.figures.verdicts).sort_by("prompt_id")
                 self.outcomes[row.key] = 100 * verdicts["outcome"].to_numpy()
 
     def rate(self, of: Chosen) -> float:

@@ -43,7 +43,7 @@ def test_tables_and_report(tmp_path: Path, pocket_model: Path) -> None:
     rows[7] = {**rows[7], "rejected": rows[7]["chosen"]}
     tables = run(study(tmp_path, [*rows, '{"broken": \n'], max_rejected_share=0.2), pocket_model, tmp_path / "out")
     report = tables.report
-    assert report["rejected"] == {
+    assert report.rejected == {
         "train: broken JSON": 1,
         "train: empty response": 1,
         "train: chosen equals rejected": 1,
@@ -54,9 +54,9 @@ def test_tables_and_report(tmp_path: Path, pocket_model: Path) -> None:
         (8, "chosen equals rejected"),
         (41, "broken JSON"),
     }
-    assert report["read"]["train"] == 41
-    assert report["rows"]["train"] + report["rows"]["validation"] == 38
-    assert report["rows"]["sft"] == report["rows"]["train"]
+    assert report.read["train"] == 41
+    assert report.rows["train"] + report.rows["validation"] == 38
+    assert report.rows["sft"] == report.rows["train"]
     ids = [set(pairs(tables, name)["pair_id"].to_pylist()) for name in ("train", "validation")]
     assert not ids[0] & ids[1]
 
@@ -111,10 +111,10 @@ def test_mixtures_of_sft_sources(tmp_path: Path, pocket_model: Path) -> None:
     tables = run(
         study(tmp_path, [pair(i) for i in range(20)], sft=mixture, max_rejected_share=0.3), pocket_model, tmp_path / "o"
     )
-    assert tables.report["rejected"] == {"sft[1]: empty response": 1}
-    assert tables.report["read"]["sft[1]"] == 4
-    half = round(tables.report["rows"]["train"] / 2)
-    assert tables.report["rows"]["sft"] == half + 3 * 2 + 2  # half of three is two, rounded to even
+    assert tables.report.rejected == {"sft[1]: empty response": 1}
+    assert tables.report.read["sft[1]"] == 4
+    half = round(tables.report.rows["train"] / 2)
+    assert tables.report.rows["sft"] == half + 3 * 2 + 2  # half of three is two, rounded to even
     with pytest.raises(TooManyRejectsError, match=r"chats\.jsonl: 1 of 4 rows can't be used"):
         run(study(tmp_path, [pair(i) for i in range(20)], sft=mixture), pocket_model, tmp_path / "other")
 
@@ -142,7 +142,7 @@ def test_prompts_that_the_template_refuses_are_rejects(tmp_path: Path, pocket_mo
     rows += [{**pair(i), "prompt": [*system, {"role": "user", "content": f"cat {i}"}]} for i in range(2)]
     one = study(tmp_path, rows)
     tables = prepare(open_inputs(one.settings, pocket_model), one.settings.data, tokenizer, tmp_path / "out")
-    assert tables.report["rejected"]["train: the chat template refuses the conversation: no system turn"] == 2
+    assert tables.report.rejected["train: the chat template refuses the conversation: no system turn"] == 2
 
 
 @pytest.mark.parametrize(
@@ -174,18 +174,18 @@ def test_each_pair_once_and_uniquely_preferred_responses(tmp_path: Path, pocket_
     rows = [{"prompt": p["prompt"], "chosen": c, "rejected": r} for p in map(pair, range(20)) for c, r in made]
     unique = {"preferences": {"unique": True}, "sft": {"source": "preferences.chosen", "unique": True}}
     tables = run(study(tmp_path, rows, **unique), pocket_model, tmp_path / "out")
-    assert tables.report["rows"]["train"] + tables.report["rows"]["validation"] == 60
-    assert tables.report["notes"]["train: the same pair once more, left out"] == 20
-    prompts = tables.report["rows"]["train"] // 3
-    assert tables.report["rows"]["sft"] == prompts
-    assert tables.report["notes"]["sft: not uniquely preferred, left out"] == 2 * prompts
+    assert tables.report.rows["train"] + tables.report.rows["validation"] == 60
+    assert tables.report.notes["train: the same pair once more, left out"] == 20
+    prompts = tables.report.rows["train"] // 3
+    assert tables.report.rows["sft"] == prompts
+    assert tables.report.notes["sft: not uniquely preferred, left out"] == 2 * prompts
     texts = [
         load_tokenizer(pocket_model).decode(t)
         for t in read(tables.folders["sft"] / "sft.parquet")["tokens"].to_pylist()
     ]
     assert all(good in text for text in texts)
     every = run(study(tmp_path, rows), pocket_model, tmp_path / "out")
-    assert every.report["rows"]["sft"] == every.report["rows"]["train"] == 4 * prompts
+    assert every.report.rows["sft"] == every.report.rows["train"] == 4 * prompts
 
 
 def test_only_preferred_responses_can_be_unique(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def quiet(command: Command, study: Path) -> Path:
     """That study, undisturbed."""
     folder = command.folder / "two-workers"
     done(command.run("run", str(study), "--output", str(folder)))
-    assert [(row.state, row.step) for row in TrialResults.load(folder)] == [("finished", 10)]
+    assert [(row.state, row.training.step) for row in TrialResults.load(folder)] == [("finished", 10)]
     return folder
 
 

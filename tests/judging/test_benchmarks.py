@@ -11,6 +11,7 @@ import pytest
 
 from raydaa.data.sources import prompt_of
 from raydaa.errors import InputError
+from raydaa.evaluation.figures import BenchmarkFigures
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.judge import JudgeError, Spent, judge_of
 from raydaa.judging.language import Endpoint, Game, JudgeClient
@@ -19,7 +20,7 @@ from raydaa.pipeline.measuring import arena_of
 from raydaa.results import TrialResults
 from raydaa.settings.evaluation import BENCHMARKS
 from raydaa.settings.judge import LanguageJudgeSettings, OpenAIJudge
-from raydaa.store.tables import VERDICTS, read
+from raydaa.store.tables import GENERATIONS, VERDICTS
 from raydaa.study import Study
 from tests.command import Command
 from tests.judging.server import Body, Reply, completion, serving
@@ -90,14 +91,17 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
     finished = [row for row in results if row.state == "finished"]
     assert len(finished) == 2
     for row in finished:
-        check_validation(folder, row.benchmarks["validation"], results.models["sft"]["validation"])
+        check_validation(folder, row.benchmarks["validation"], results.models["sft"].benchmarks["validation"])
         # Three quarters for whoever stands first, in both orders: half for each, but where nobody was asked.
-        assert row.benchmarks["alpaca_eval"]["win_rate"]["value"] == pytest.approx(50.0)
-        assert row.benchmarks["alpaca_eval"]["length_controlled"]["variant"].startswith("with published difficulty")
+        alpaca, tldr = row.benchmarks["alpaca_eval"], row.benchmarks["tldr"]
+        assert alpaca.win_rate is not None
+        assert alpaca.win_rate.value == pytest.approx(50.0)
+        assert alpaca.length_controlled is not None
+        assert alpaca.length_controlled.variant.startswith("with published difficulty")
         check_arena(folder, row.benchmarks["arena_hard"])
-        assert row.benchmarks["tldr"]["win_rate"]["ties"] == 100.0
-        assert "arena" not in row.benchmarks["tldr"]
-        assert row.win_rate == row.benchmarks["validation"]["win_rate"]["value"]
+        assert tldr.win_rate is not None
+        assert (tldr.win_rate.ties, tldr.arena) == (100.0, None)
+        assert row.figures == row.benchmarks["validation"]
     orders = [body for body in server.asked if "<summary_a>" in body["messages"][-1]["content"]]
     assert 0 < len(orders) <= 30  # one order of each
     assert all(body["temperature"] == 0 for body in server.asked)
@@ -117,25 +121,24 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
     assert "0 models generated" in again
 
 
-def check_validation(folder: Path, mine: dict[str, object], start: dict[str, object]) -> None:
+def check_validation(folder: Path, mine: BenchmarkFigures, start: BenchmarkFigures) -> None:
     """The longer response wins; lengths and diversity are those of the responses."""
-    texts = [
-        read(folder / str(each["responses"]) / "responses.parquet")["response"].to_pylist() for each in (mine, start)
-    ]
-    outcomes = read(folder / str(mine["verdicts"]) / "verdicts.parquet")["outcome"].to_numpy()
+    texts = [GENERATIONS.read(folder / each.answers)["response"].to_pylist() for each in (mine, start)]
+    outcomes = VERDICTS.read(folder / str(mine.verdicts))["outcome"].to_numpy()
     assert list(outcomes) == [0.5 + 0.5 * float(np.sign(len(a) - len(b))) for a, b in zip(*texts, strict=True)]
-    assert mine["mean_characters"] == pytest.approx(np.mean([len(text) for text in texts[0]]))
+    assert mine.responses.mean_characters == pytest.approx(np.mean([len(text) for text in texts[0]]))
     words = [word for text in texts[0] for word in text.split()]
-    assert mine["distinct_1"] == pytest.approx(len(set(words)) / len(words))
+    assert mine.responses.distinct_1 == pytest.approx(len(set(words)) / len(words))
 
 
-def check_arena(folder: Path, mine: dict[str, dict[str, float]]) -> None:
+def check_arena(folder: Path, mine: BenchmarkFigures) -> None:
     """Clear verdicts for whoever is A cancel out, with three times the weight."""
-    rows = read(folder / str(mine["verdicts"]) / "verdicts.parquet").to_pylist()
+    rows = VERDICTS.read(folder / str(mine.verdicts)).to_pylist()
     weights = [row["first_weight"] for row in rows if row["first_weight"] is not None]
     assert set(weights) <= {1.0, 3.0}
-    assert mine["arena"]["value"] == pytest.approx(50.0)
-    assert mine["arena"]["games"] == 2 * len(QUESTIONS)
+    assert mine.arena is not None
+    assert mine.arena.value == pytest.approx(50.0)
+    assert mine.arena.games == 2 * len(QUESTIONS)
 
 
 def check_files(folder: Path, label: str) -> None:
@@ -200,7 +203,7 @@ def test_games_that_nobody_was_asked_for_are_ties() -> None:
         {**nobody, "prompt_id": "c", "outcome": 0.5},
         {**nobody, "prompt_id": "d", "outcome": None, "first_weight": 0.0},
     ]
-    score = arena_of(pa.Table.from_pylist(rows, schema=VERDICTS), orders=1, draws=100)
+    score = arena_of(pa.Table.from_pylist(rows, schema=VERDICTS.schema), orders=1, draws=100)
     assert score.value == pytest.approx(100 * (3 + 0.5 + 0.5) / 5)
     assert (score.games, score.unparsable) == (3, 1)
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.pipeline.align import Trial
 from raydaa.pipeline.evaluation import looked_at
+from raydaa.store.records import Point, Trial
 from raydaa.store.study_folder import StudyFolder
-from raydaa.tuning.search_space import Point
 
 
 @pytest.fixture

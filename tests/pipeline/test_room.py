@@ -16,7 +16,7 @@ from raydaa.pipeline.checks import check_accelerator, check_room
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.starts import Start
 from raydaa.progress import Progress
-from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.records import BudgetRecord
 from raydaa.study import Study
 from tests.studies import micro
 
@@ -187,8 +187,8 @@ def test_a_budget_that_was_too_much_for_a_trial_is_lowered(tmp_path: Path) -> No
     study = Study.from_tree(micro(), {"storage.study": str(tmp_path)})
     made = Context(study, Progress(1), Resources(8, 8, local=False), prepared)
     made.keep_to(512)  # nothing was measured
-    assert not (tmp_path / "budget.json").exists()
-    write_json(tmp_path / "budget.json", {"key": "k", "tokens": 8192})
+    assert not made.at.budget.exists()
+    made.at.budget.write(BudgetRecord("k", 8192))
     for tokens in (None, 4096, 16384):
         made.keep_to(tokens)
-    assert read_json(tmp_path / "budget.json") == {"key": "k", "tokens": 4096}
+    assert made.at.budget.read() == BudgetRecord("k", 4096)

@@ -19,11 +19,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, better in (("one", 0.0), ("two", 10.0)):
         study = tmp_path_factory.mktemp(name) / "study"
         hostile_study(study)
-        evaluation = read_json(study / "evaluation.json")
-        for trial in evaluation["trials"].values():
+        text = read_json(study / "evaluation.json")
+        for trial in text["trials"].values():
             rate = trial["benchmarks"]["validation"]["win_rate"]
             rate |= {name: rate[name] + better for name in ("value", "low", "high")}
-        write_json(study / "evaluation.json", evaluation)
+        write_json(study / "evaluation.json", text)
         found.append(study)
     return found
 

@@ -25,10 +25,12 @@ from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
 from raydaa.reporting.report import answer_of
 from raydaa.reporting.samples import SCHEMA, samples, shown
+from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import costs_table
 from raydaa.results import TrialResults
 from raydaa.status import read_status, render_status
-from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.artifacts import write_json
+from raydaa.store.records import CostRecord, ProgressRecord, ReferenceCost, SweepRecord, VersionsRecord
 from raydaa.store.study_folder import StudyFolder
 from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
 
@@ -115,11 +117,16 @@ def test_scores_are_there_unrounded(folder: Path) -> None:
 def test_every_run_says_what_it_ran_with(tmp_path: Path) -> None:
     for _ in range(2):
         note_versions(StudyFolder(tmp_path))
-    (once,) = json.loads((tmp_path / "versions.json").read_text())
+    versions = StudyFolder(tmp_path).versions
+    noted = versions.read()
+    assert noted is not None
+    (once,) = noted.runs
     assert once["torch"] == version("torch")
-    write_json(tmp_path / "versions.json", [{**once, "torch": "1.0"}])
+    versions.write(VersionsRecord(({**once, "torch": "1.0"},)))
     note_versions(StudyFolder(tmp_path))
-    assert [each["torch"] for each in json.loads((tmp_path / "versions.json").read_text())] == ["1.0", once["torch"]]
+    noted = versions.read()
+    assert noted is not None
+    assert [run["torch"] for run in noted.runs] == ["1.0", once["torch"]]
 
 
 def test_the_samples_are_whole(folder: Path) -> None:
@@ -151,7 +158,7 @@ def test_page_says_what_was_found(folder: Path) -> None:
     results = TrialResults.load(folder)
     page = (folder / "report" / "index.html").read_text()
     summary = f"best is nca (beta 0.1, learning rate 0.001), win rate 75.0 % [60.0, 80.0] on {LABEL} at KL 1.00 nats"
-    assert results.summary() == summary
+    assert summarize(results) == summary
     assert "<dt>recommended</dt><dd><strong>nca, β 0.1, learning rate 0.001</strong></dd>" in page
     assert "<dt>not told apart from it</dt><dd>dpo (KL 1.00)</dd>" in page
     assert f"Win rates are of {escape(LABEL)}" in page
@@ -230,7 +237,7 @@ def test_a_loss_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
 
 def test_a_store_that_does_not_say_what_it_took(tmp_path: Path) -> None:
     hostile_study(tmp_path)
-    write_json(tmp_path / "costs.json", {"gpus": 2, "workers": 3, "references": [{"start": "sft", "methods": ["dpo"]}]})
+    StudyFolder(tmp_path).costs.write(CostRecord(gpus=2, workers=3, references=(ReferenceCost("sft", ("dpo",), 12),)))
     found = costs(TrialResults.load(tmp_path))
     assert found.reference is None
     assert found.unit == "GPU-hours"
@@ -244,15 +251,17 @@ def test_what_was_made_of_the_cards_and_what_it_cost(tmp_path: Path) -> None:
     place = tmp_path / "trials" / "b" / "metrics.jsonl"
     use = {"mfu": 0.512, "padding": 0.0, "peak_memory": 61.5e9, "attention": "flex"}
     place.write_text(json.dumps({**json.loads(place.read_text()), **use}) + "\n")
-    size = {"gpus": 1, "workers": 8, "price_per_gpu_hour": 900.0, "references": []}
+    at, size = StudyFolder(tmp_path), CostRecord(gpus=1, workers=8, price_per_gpu_hour=900.0)
     for gpus, expected in ((1, "4.00"), (0, None)):
-        write_json(tmp_path / "costs.json", {**size, "gpus": gpus})
+        at.costs.write(replace(size, gpus=gpus))
         found = costs_table(costs(TrialResults.load(tmp_path)))
         row = dict(zip(found.header, next(row for row in found.rows if row[0] == "nca"), strict=True))
         assert row.get("cost") == expected  # two seconds on eight
         told = [row[name] for name in ("MFU (%)", "padding (%)", "peak memory (GB)", "attention")]
         assert told == ["51.2", "0.0", "61.5", "flex"]
-    write_json(tmp_path / "progress.json", {"at": 0, "line": "report", "stage": "report", "elapsed": 1})
-    write_json(tmp_path / "sweep.json", {"workers": 8, "slots": 1, "trials": read_json(tmp_path / "trials.json")})
-    write_json(tmp_path / "costs.json", size)
+    at.progress.write(ProgressRecord("report", "report", elapsed=1, left=None, at=0))
+    trials = at.trial_list.read()
+    assert trials is not None
+    at.sweep.write(SweepRecord(workers=8, slots=1, trials=trials.trials))
+    at.costs.write(size)
     assert render_status(read_status(tmp_path)).splitlines()[-1] == "cost: 0.02 worker-hours; 16.00 for GPUs"

@@ -118,7 +118,12 @@ def test_a_new_machine_goes_on_from_the_mirror(store: str, tmp_path: Path) -> No
         assert result.returncode == 0, result.stdout + result.stderr
         outputs.append(result.stdout)
         rows = TrialResults.load(folder).rows
-        tables.append([(row.key, row.state, row.step, row.validation_loss, row.win_rate, row.kl) for row in rows])
+        tables.append(
+            [
+                (row.key, row.state, row.training.step, row.training.validation_loss, row.win_rate, row.kl)
+                for row in rows
+            ]
+        )
         assert command.wait_until_gone() == {}
         shutil.rmtree(command.folder)
     assert tables[0] == tables[1]

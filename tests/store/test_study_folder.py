@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.store.study_folder import TRANSITIONS, StudyFolder, TrialFolder, TrialRecord, TrialState
+from raydaa.store.records import TRANSITIONS, TrialRecord, TrialState
+from raydaa.store.study_folder import StudyFolder, TrialFolder
 
 
 def test_a_trial_that_is_over_stays_so() -> None:
@@ -27,15 +28,16 @@ def test_one_that_runs_may_wait_or_end_and_one_that_waits_may_begin() -> None:
 @pytest.mark.parametrize("state", list(TrialState))
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path, state: TrialState) -> None:
     folder = TrialFolder(tmp_path)
-    assert folder.read_record() is None
+    assert folder.record.read() is None
     record = TrialRecord(state, "others were better", retry=True, steps=3, seconds=1.5, removed="ab12")
     assert all(getattr(record, field.name) != field.default for field in fields(TrialRecord))
-    folder.write_record(record)
-    assert folder.read_record() == record
+    folder.record.write(record)
+    assert folder.record.read() == record
 
 
 def test_no_two_things_lie_in_one_place(tmp_path: Path) -> None:
     for folder in (StudyFolder(tmp_path), TrialFolder(tmp_path)):
         names = [name for name, value in vars(type(folder)).items() if isinstance(value, property)]
-        assert len({getattr(folder, name) for name in names}) == len(names) > 3
+        places = [getattr(folder, name) for name in names]
+        assert len({getattr(place, "path", place) for place in places}) == len(names) > 3
     assert StudyFolder(tmp_path).trial("a").path.parent == StudyFolder(tmp_path).trials

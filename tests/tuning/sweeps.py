@@ -5,8 +5,9 @@ from typing import Any
 
 from raydaa.settings.search import EarlyStopping, SearchSettings
 from raydaa.store.artifacts import key_of
+from raydaa.store.records import Point
 from raydaa.training.spec import Recipe
-from raydaa.tuning.search_space import Point, groups
+from raydaa.tuning.search_space import groups
 from raydaa.tuning.sweep import Purse, Sweep
 from tests.training.runs import run_spec
 

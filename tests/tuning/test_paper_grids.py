@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.store.records import Point
 from raydaa.study import Study
-from raydaa.tuning.search_space import Point, groups
+from raydaa.tuning.search_space import groups
 
 RATES = [3e-7, 5e-7, 7e-7, 1e-6]
 BETAS = {

@@ -8,8 +8,8 @@ import pytest
 
 from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import make_folder, write_json
-from raydaa.store.study_folder import TrialRecord, TrialState
-from raydaa.tuning.search_space import Group, Point, Result, export, groups
+from raydaa.store.records import Point, TrialRecord, TrialState
+from raydaa.tuning.search_space import Group, Result, export, groups, title_of
 from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
 from tests.tuning.sweeps import log, search, sweep
 
@@ -29,7 +29,7 @@ def test_a_grid_is_every_combination_once() -> None:
 def test_another_normalisation_is_named() -> None:
     methods = [{"name": "ipo", "beta": 0.1, "length_normalized": [False, True]}, {"name": "simpo", "beta": 1.0}]
     found = points(groups(search(methods=methods, learning_rate=1e-4)))
-    assert [point.title for point in found] == ["ipo", "ipo (per token)", "simpo"]
+    assert [title_of(point) for point in found] == ["ipo", "ipo (per token)", "simpo"]
 
 
 def test_overrides_and_weights_are_searched() -> None:
@@ -133,7 +133,7 @@ def test_a_trial_that_died_after_its_end_is_not_run_again(tmp_path: Path) -> Non
     died = next(iter(made.trials.values()))
     died.started, died.state = True, TrialState.RUNNING
     make_folder(died.folder.model, lambda folder: write_json(folder / "config.json", {}))
-    died.folder.write_record(TrialRecord(TrialState.FINISHED, steps=10, seconds=1.0))
+    died.folder.record.write(TrialRecord(TrialState.FINISHED, steps=10, seconds=1.0))
     made.hand_back(died)
     assert died.state == "finished"
     assert made.next_trial() is not died
@@ -176,7 +176,7 @@ def played(made: Sweep, slots: int) -> int:
 
 
 def record_of(trial: SweptTrial) -> TrialRecord:
-    record = trial.folder.read_record()
+    record = trial.folder.record.read()
     assert record is not None
     return record
 

@@ -1,0 +1,45 @@
+"""The best models, handed over: whole folders that any library loads, below ``best``."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raydaa.results import TrialResults
+from raydaa.store.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.trial_row import TIME_COLUMNS, TrialRow
+
+CARD = "raydaa.json"
+
+
+def export_best(results: TrialResults) -> None:
+    """Copy the best model of each method, with a README; whole or not at all."""
+    for row in results.best_of_each():
+        target = results.at.best(row.method)
+        if read_json(target / CARD) == _figures(row) and intact(target):
+            continue
+        shutil.rmtree(target, ignore_errors=True)
+
+        def fill(temporary: Path, row: TrialRow = row) -> None:
+            shutil.copytree(
+                Path(str(row.checkpoint)), temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST)
+            )
+            write_json(temporary / CARD, _figures(row))
+            write_text(temporary / "README.md", _card(results, row))
+
+        make_folder(target, fill)
+
+
+def _card(results: TrialResults, row: TrialRow) -> str:
+    study = results.at.settings
+    lines = [f"- {name}: {value}" for name, value in _figures(row).items() if value is not None]
+    settings = study.read_text(encoding="utf-8") if study.exists() else ""
+    return (
+        f"# {results.folder.name}: best {row.method}\n\nA causal language model aligned with {row.method} by raydaa, "
+        f"starting from {row.init}.\n\n" + "\n".join(lines) + f"\n\n## Study\n\n```yaml\n{settings}```\n"
+    )
+
+
+def _figures(row: TrialRow) -> dict[str, Any]:
+    """What a model's card says: everything but what differs from run to run, and where things lie."""
+    left_out = (*TIME_COLUMNS, "checkpoint", "verdicts", "beta")
+    return {name: value for name, value in row.columns().items() if name not in left_out}

@@ -1,0 +1,117 @@
+"""What a figure shows, before anything is drawn: series of marks over two axes, or bars. Two renderers draw it,
+`raydaa.reporting.with_matplotlib` for files and `raydaa.reporting.with_plotly` for pages; neither selects anything."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, one for each method.
+COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #7F7F7F #999933 #882255 #44AA99".split()
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with the ends of its interval, where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """How far the interval reaches below and above, 0 where there is none."""
+        if self.low is None or self.high is None:
+            return 0.0, 0.0
+        return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """``stretched`` is linear near zero and logarithmic beyond, so that one mark far out hides no others; on an axis
+    of ``categories`` numbers count them from 0."""
+
+    title: str
+    scale: Literal["linear", "log", "stretched"] = "linear"
+    reversed: bool = False  # smaller is better, and up is better
+    limits: tuple[float, float] | None = None
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One trial's place; ``ranking`` chooses its symbol, ``facts`` stand beside the pointer, ``note`` beside it."""
+
+    x: Value
+    y: Value
+    trial: str = ""
+    ranking: str = "pairwise"
+    facts: tuple[str, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Marks of one colour; ``group`` is what a reader may leave out, ``panel`` a part of the figure of their own."""
+
+    name: str
+    group: str
+    colour: int
+    marks: tuple[Mark, ...]
+    joined: bool = False
+    pale: bool = False
+    listed: bool = True  # in the legend
+    panel: str | None = None
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A line that is no trial's."""
+
+    points: tuple[tuple[float, float], ...] = ()
+    name: str | None = None
+    at_x: float | None = None
+    at_y: float | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Marks over two axes."""
+
+    name: str
+    caption: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    guides: tuple[Guide, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of stacked bars: a length for each of the chart's parts."""
+
+    name: str
+    group: str
+    trial: str
+    lengths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one colour of bars stands for; ``ink`` is readable on it."""
+
+    name: str
+    colour: str
+    ink: str
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Stacked horizontal bars, the first at the top."""
+
+    name: str
+    caption: str
+    x: Axis
+    parts: tuple[Part, ...]
+    bars: tuple[Bar, ...]
+
+
+AnyChart = Chart | BarChart
