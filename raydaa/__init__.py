@@ -12,29 +12,41 @@ if TYPE_CHECKING:  # what `__getattr__` finds
     from raydaa.algorithms.logprobs import PairLogps
     from raydaa.algorithms.method import LossOutput, Method
     from raydaa.algorithms.objective import Objective
+    from raydaa.errors import InputError, RaydaaError
     from raydaa.generation.server import serve
     from raydaa.results import TrialResults
     from raydaa.study import Study
 
-# A thread of GNU OpenMP's that waits looks for work 300,000 times before it sleeps, on a core that another process may
-# need: beside one that has two threads everything here takes six times as long. Read when torch is loaded.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "RAY_RAYLET_PID" in os.environ:  # a worker of Ray's, which has no other guest
+    import raydaa.own_process  # noqa: F401
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "InputError": "raydaa.errors",
     "LossOutput": "raydaa.algorithms.method",
     "Method": "raydaa.algorithms.method",
     "Objective": "raydaa.algorithms.objective",
     "PairLogps": "raydaa.algorithms.logprobs",
+    "RaydaaError": "raydaa.errors",
     "Study": "raydaa.study",
     "TrialResults": "raydaa.results",
     "loss": "raydaa.algorithms.catalog",
     "serve": "raydaa.generation.server",
 }
 
-__all__ = ["LossOutput", "Method", "Objective", "PairLogps", "Study", "TrialResults", "loss", "serve"]
+__all__ = [
+    "InputError",
+    "LossOutput",
+    "Method",
+    "Objective",
+    "PairLogps",
+    "RaydaaError",
+    "Study",
+    "TrialResults",
+    "loss",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,11 @@
 """The command line: one command to one stage or study. The only place that prints or exits."""
 
 import argparse
-import atexit
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -98,27 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def process() -> NoReturn:
-    """`main` as a process, which ends without taking a million objects apart. SIGTERM is Ctrl-C, as where a machine is
-    about to be taken away."""
-    import raydaa.quick_imports  # noqa: F401
+    """`main` as a process of its own."""
+    import raydaa.own_process  # noqa: F401
+    from raydaa.signals import hear_terminate_as_interrupt
 
-    sys.unraisablehook = _again
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = main()
-    atexit._run_exitfuncs()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
-
-
-def _again(lost: Any) -> None:
-    """An interrupt that arrived while garbage was collected, where Python drops whatever is raised, comes again."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        main = threading.main_thread().ident or 0
-        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(lost)
+    hear_terminate_as_interrupt()
+    sys.exit(main())
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

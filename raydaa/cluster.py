@@ -7,14 +7,15 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from raydaa.compat.ray import set_options, system_config
 from raydaa.errors import InputError
+from raydaa.signals import handled, heard_after, looking
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def connecting(
             made = side.submit(_start, preload)
             own.callback(wait, [made])
             if listening:
-                own.enter_context(_heard_after(made))
+                own.enter_context(heard_after(made))
             return made
 
         started = start() if early and address is None else None
@@ -107,19 +108,6 @@ def short_temporary_folder() -> str | None:
     )
 
 
-def set_options() -> None:
-    """What Ray reads from the environment."""
-    # Tune would otherwise print tables and write a second copy of every result.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker without a GPU must see none
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` has the working directory packed
-    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "1")
-    # A process that has done its imports waits for the next stage; after a second without work it would be ended.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-
-
 def _start(preload: Sequence[str]) -> None:
     """A Ray of our own."""
     import ray
@@ -131,36 +119,9 @@ def _start(preload: Sequence[str]) -> None:
         include_dashboard=False,
         _temp_dir=None if (short := short_temporary_folder()) is None else f"{short}/ray",
         log_to_driver=True,
-        _system_config={
-            "preload_python_modules": ["raydaa.quick_imports", *(preload if cores <= FEW_CORES else [])],
-            "prestart_worker_first_driver": bool(preload),  # without imports to do ahead, none has to wait
-        },
+        _system_config=system_config(preload, cores <= FEW_CORES),
     )
     ray.util.placement_group([{"CPU": KEPT_CPUS}]).wait()
-
-
-@contextlib.contextmanager
-def _heard_after(started: Future[None]) -> Iterator[None]:
-    """Interrupts wait until ``started`` is over.
-
-    One that meets an import while another thread imports as well can leave Python's import lock taken for good.
-    """
-    asked = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in asked.items() if callable(handler)}
-    early: set[int] = set()
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        early.add(number)
-        if started.done():
-            handlers[signal.Signals(number)](number, frame)
-
-    def over(_: Future[None]) -> None:
-        for number in early:
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
-
-    with _handled(dict.fromkeys(handlers, hear)):
-        started.add_done_callback(over)
-        yield
 
 
 @contextlib.contextmanager
@@ -179,37 +140,8 @@ def _watched() -> Iterator[None]:
             if not any(node["Alive"] for node in ray.nodes()):
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
 
-    with _handled({signal.SIGUSR2: lost}), looking(look, LOOK_SECONDS):
+    with handled({signal.SIGUSR2: lost}), looking(look, LOOK_SECONDS):
         yield
-
-
-@contextlib.contextmanager
-def _handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], Any]]) -> Iterator[None]:
-    """Signals go to these handlers until the end of the block."""
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def looking(look: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Calls ``look`` in a thread every so many seconds, for a driver that waits for its workers."""
-    over = threading.Event()
-
-    def repeat() -> None:
-        while not over.wait(seconds):
-            look()
-
-    watcher = threading.Thread(target=repeat, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 def counted(local: bool) -> Resources:

@@ -21,11 +21,15 @@ LOST = {
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
 
 
-class InputError(ValueError):
+class RaydaaError(Exception):
+    """All errors of raydaa's own."""
+
+
+class InputError(RaydaaError, ValueError):
     """The user's input can't be used; the message is one line that says where, what and how to mend it."""
 
 
-class MachineError(RuntimeError):
+class MachineError(RaydaaError, RuntimeError):
     """A machine can't do what every trial of a study would ask of it; one line."""
 
 

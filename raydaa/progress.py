@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from raydaa.store.records import ProgressRecord
 from raydaa.store.study_folder import RecordFile
@@ -20,9 +21,12 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Prints stages and what they reach to ``terminal`` (a file descriptor), with the time left where it is known."""
+    """Prints stages and what they reach to ``terminal`` (a file descriptor, or a notebook's stream), with the time left
+    where it is known."""
 
-    def __init__(self, terminal: int, interval: float = 2.0, latest: RecordFile[ProgressRecord] | None = None) -> None:
+    def __init__(
+        self, terminal: int | TextIO, interval: float = 2.0, latest: RecordFile[ProgressRecord] | None = None
+    ) -> None:
         self.terminal = terminal
         self.latest = latest  # where other processes can read how far it is
         self.interval = interval
@@ -33,7 +37,12 @@ class Progress:
 
     def line(self, text: str, left: float | None = None) -> None:
         """One line, with the time since the start before it; ``left`` are the stage's seconds where they are known."""
-        os.write(self.terminal, f"[{duration(time.monotonic() - self.begun):>6}] {text}\n".encode())
+        shown = f"[{duration(time.monotonic() - self.begun):>6}] {text}\n"
+        if isinstance(self.terminal, int):
+            os.write(self.terminal, shown.encode())
+        else:
+            self.terminal.write(shown)
+            self.terminal.flush()
         if self.latest is not None:
             elapsed = time.monotonic() - self.stage_begun
             self.latest.write(ProgressRecord(self.stage, text, elapsed, left, time.time()))
@@ -78,8 +87,9 @@ def warned(progress: Progress) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def captured(log: Path) -> Iterator[int]:
-    """Send this process's output, C++ libraries' included, to ``log``; yields a descriptor of the real terminal."""
+def captured(log: Path) -> Iterator[int | TextIO]:
+    """Send this process's output, C++ libraries' included, to ``log``; yields the real terminal, or what stands for it
+    in a notebook."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -88,8 +98,14 @@ def captured(log: Path) -> Iterator[int]:
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     os.close(sink)
+    notebook = None if sys.stdout is sys.__stdout__ else sys.stdout
     try:
-        yield terminal
+        with contextlib.ExitStack() as streams:
+            if notebook is not None:  # it reads no descriptors
+                file = streams.enter_context(log.open("a", encoding="utf-8"))
+                streams.enter_context(contextlib.redirect_stdout(file))
+                streams.enter_context(contextlib.redirect_stderr(file))
+            yield terminal if notebook is None else notebook
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):  # the log's disk may be full

@@ -86,7 +86,9 @@ class Study:
 
     def run(self, address: str | None = None) -> "TrialResults":
         """Run what is not done yet and return the results; ``address`` is a Ray cluster (None: this machine)."""
+        from raydaa.guest import as_guest
         from raydaa.pipeline.run import run_study
         from raydaa.threads import outside_event_loop
 
-        return outside_event_loop(run_study, self, address)
+        with as_guest():
+            return outside_event_loop(run_study, self, address)

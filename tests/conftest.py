@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import raydaa.quick_imports  # noqa: F401
+import raydaa.own_process  # noqa: F401
 from raydaa.pocket import world as pocket
 from raydaa.settings.data import PocketSettings
 from raydaa.training.model import write_model

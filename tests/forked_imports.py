@@ -4,12 +4,12 @@ import importlib
 import os
 import pkgutil
 
-import raydaa.quick_imports
-from raydaa.cluster import set_options
+import raydaa.own_process
 from raydaa.compat.imports import quiet_transformers
+from raydaa.compat.ray import set_options
 
 # Processes of Ray's import these.
-ELSEWHERE = ("raydaa.__main__", "raydaa.generation.replica", "raydaa.tuning.ready")
+ELSEWHERE = ("raydaa.__main__", "raydaa.generation.replica", "raydaa.tuning.worker_preload")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # like Ray's options, read where it is imported
 set_options()

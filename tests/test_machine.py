@@ -103,7 +103,7 @@ def test_ray_starts_below_a_long_temporary_folder(tmp_path: Path) -> None:
 
 def test_nothing_is_packed_for_uv() -> None:
     told = python("""
-        from raydaa.cluster import set_options
+        from raydaa.compat.ray import set_options
         set_options()
         from ray._private import ray_constants
         print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)

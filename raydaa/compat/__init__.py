@@ -1,4 +1,5 @@
-"""What is done to other people's libraries behind their backs: each with its reason, and what it is worth.
+"""Names of other libraries that they promise nobody: each with the version it was seen in, why it is used, and what it
+gains. Nothing outside asks for one; `tests/test_compat.py` says in seconds which of them a new version has moved.
 
-Used by whoever imports the library in question.
+Used by everybody above `store`.
 """

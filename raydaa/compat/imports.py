@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from raydaa.guest import is_own_process
+
 
 def is_installed(name: str) -> bool:
     """Whether a package of that name can be imported; a mere folder of that name is none."""
@@ -25,8 +27,9 @@ def quiet_transformers() -> None:
 
 @contextlib.contextmanager
 def hiding(package: str) -> Iterator[None]:
-    """``package`` is not found, unless it was imported before."""
-    if package in sys.modules:
+    """``package`` is not found, unless it was imported before, or this is somebody else's process: what is imported
+    meanwhile would stay without it for good."""
+    if package in sys.modules or not is_own_process():
         yield
         return
     sys.modules[package] = None  # type: ignore[assignment]

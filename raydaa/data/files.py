@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raydaa.errors import first_line
+from raydaa.errors import RaydaaError, first_line
 from raydaa.store.artifacts import file_hash, files_below, key_of
 
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -27,7 +27,7 @@ OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".arrow")  # surely files, and 
 SPLIT = "split"  # a column that says which split a row of a file belongs to
 
 
-class DataError(ValueError):
+class DataError(RaydaaError, ValueError):
     """Input data that can't be used; one line that names the source."""
 
 

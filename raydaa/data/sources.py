@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raydaa.errors import RaydaaError
+
 Message = dict[str, Any]  # role, content, and what `EXTRAS` names
 Messages = list[Message]
 Answer = str | Message  # a message where it is more than text
@@ -37,7 +39,7 @@ class Conversation:
     tools: Tools = None
 
 
-class BadRowError(ValueError):
+class BadRowError(RaydaaError, ValueError):
     """Why one row can't be used: it is counted and written to the rejects."""
 
 

@@ -12,34 +12,20 @@ from typing import Any
 
 from ray.serve.llm import LLMConfig, LLMServer
 
+from raydaa.compat import ray_serve
 from raydaa.data.chat import turn_ends
 from raydaa.generation.checkpoints import architecture_of
 from raydaa.generation.sample import Response, Sampling
 from raydaa.store.artifacts import model_hash
 
 
-def _engine() -> Any:
-    """Ray's engine; on CPUs the model runs in vLLM's own process: a worker beside it would import all of it again."""
-    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-
-    class Engine(VLLMEngine):
-        def _prepare_engine_config(self, callback_ctx: Any) -> Any:
-            args, frontend, config = super()._prepare_engine_config(callback_ctx)
-            if config.parallel_config.distributed_executor_backend == "mp":
-                config.parallel_config.distributed_executor_backend = "uni"
-            return args, frontend, config
-
-    return Engine
-
-
 class Replica(LLMServer):
     """A vLLM engine and the checkpoint it holds."""
 
     async def __init__(self, llm_config: LLMConfig) -> None:  # type: ignore[misc]
-        # The checkpoint is a folder: downloading nothing would still take a process that imports vLLM.
-        llm_config.get_or_create_callback().ctx.run_init_node = False
-        await super().__init__(llm_config, engine_cls=_engine())
-        self.checkpoint = str(llm_config.get_engine_config().actual_hf_model_id)
+        ray_serve.download_nothing(llm_config)
+        await super().__init__(llm_config, engine_cls=ray_serve.engine_class())
+        self.checkpoint = ray_serve.model_folder(llm_config)
         self.version = model_hash(Path(self.checkpoint))
         self.architecture = architecture_of(Path(self.checkpoint))
         self.turn = asyncio.Lock()
@@ -47,10 +33,10 @@ class Replica(LLMServer):
     async def _start_engine(self) -> None:
         """As Ray's, without the actor that it starts to count who uses what, and with every end of a turn."""
         await self.engine.start()
-        client = self.engine._engine_client
+        client = ray_serve.vllm_client(self.engine)
         tokenizer = client.get_tokenizer()
         if getattr(tokenizer, "chat_template", None) and tokenizer.eos_token_id is not None:
-            known = client.input_processor.generation_config_fields  # of a model that nobody made ready for a study
+            known = ray_serve.generation_defaults(client)  # of a model that nobody made ready for a study
             known["eos_token_id"] = list(turn_ends(tokenizer, known.get("eos_token_id")))
 
     async def generate(
@@ -60,15 +46,13 @@ class Replica(LLMServer):
 
         Every prompt has its own seed, made of ``sampling.seed`` and its name: its response depends on nothing else.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         try:
             async with self.turn:
                 await self._hold(checkpoint)
                 tasks = [self._one(prompt, name, sampling, stops) for prompt, name in zip(prompts, names, strict=True)]
                 responses = await asyncio.gather(*tasks)
                 return self.version, list(responses)
-        except EngineDeadError:
+        except ray_serve.engine_died():
             # The engine is a process of its own. A replica that ends is replaced, and asked again.
             os._exit(1)
 
@@ -83,7 +67,7 @@ class Replica(LLMServer):
         self.version = ""  # half-way through there is none
         await self.pause(mode="wait", clear_cache=True)
         try:
-            await self.collective_rpc("reload_weights", kwargs={"weights_path": checkpoint})
+            await ray_serve.swap_weights(self, checkpoint)
             # Blocks of the old weights would else be reused for prompts with the same beginning.
             await self.reset_prefix_cache()
         finally:
@@ -107,7 +91,7 @@ class Replica(LLMServer):
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,  # else an object for every token
         )
-        engine = self.engine._engine_client  # OpenAI's protocol would carry text and a list of logprobs per token
+        engine = ray_serve.vllm_client(self.engine)
         final: Any = None
         request = f"{name}-{os.urandom(8).hex()}"
         async for output in engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, request):

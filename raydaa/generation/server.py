@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from raydaa.cluster import connected
+from raydaa.compat.ray_serve import front_application, model_card
 from raydaa.generation.serving import Serving, config_of, http_options, serve_running
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ def _checked(arguments: dict[str, Any]) -> Serving:
 def _endpoint(serving: Serving) -> "Application":
     # As OpenAiIngress's own documentation builds an application of several parts.
     from ray import serve
-    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
-    from ray.llm._internal.serve.core.ingress.ingress import init
     from ray.serve.llm import build_llm_deployment
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
@@ -62,13 +61,11 @@ def _endpoint(serving: Serving) -> "Application":
             refuse_strangers(_host(), digest)  # Serve may have been started after the application was built
             super().__init__(**parts)
 
-    front = init()
-    # Ray's lets the pages of any web site read the answers.
-    front.user_middleware = [each for each in front.user_middleware if each.cls.__name__ != "CORSMiddleware"]
+    front = front_application()
     front.add_middleware(Guard, digest=digest)
     options = {**OpenAiIngress.get_deployment_options([config]), "ray_actor_options": {"num_cpus": 0.1}}
     ingress = serve.deployment(make_fastapi_ingress(Ingress, app=front), **options)
-    cards = {serving.title: to_model_metadata(serving.title, config)}
+    cards = {serving.title: model_card(serving.title, config)}
     return ingress.bind(llm_deployments={serving.title: build_llm_deployment(config)}, model_cards=cards)
 
 

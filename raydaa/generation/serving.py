@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raydaa.cluster import short_temporary_folder
+from raydaa.compat.ray_serve import serve_client
 from raydaa.settings.base import share_or_whole
 
 ON_GPU = 256  # requests at a time before another replica is worth its start; vLLM's own limit is this or more
@@ -125,9 +126,8 @@ def _bundles(cpus: float, gpus: float) -> list[dict[str, float]]:
 def http_options() -> Any:
     """Where the cluster's Serve listens; None where none runs yet."""
     import ray
-    from ray.serve.context import _get_global_client
 
-    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    client = serve_client() if ray.is_initialized() else None
     return client.http_config if client else None
 
 

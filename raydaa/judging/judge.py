@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from raydaa.errors import RaydaaError
 from raydaa.settings.judge import JudgeSettings
 from raydaa.training.workers import Workers
 
@@ -14,7 +15,7 @@ Rows = list[dict[str, Any]]
 Chosen = TypeVar("Chosen", bound=JudgeSettings)
 
 
-class JudgeError(Exception):
+class JudgeError(RaydaaError):
     """The judge can't go on; what it said so far is kept. ``passing``: another run may find it going on."""
 
     def __init__(self, message: str, passing: bool = False) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from raydaa.errors import RaydaaError
 from raydaa.judging.cache import Ruling, VerdictCache, ruling_key
 from raydaa.judging.judge import JudgeError, Spent
 from raydaa.judging.prompt import Answer, JudgePrompt, Reading
@@ -61,7 +62,7 @@ class Endpoint:
         return f"{where} {json.dumps(self.parameters, sort_keys=True)}" if self.parameters else where
 
 
-class RefusedError(Exception):
+class RefusedError(RaydaaError):
     """The judge refuses one game; the message is the server's own."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raydaa.errors import RaydaaError
 from raydaa.judging.prompt import Answer
 
 CUT = ("length", "max_tokens", "content_filter", "safety", "error", "abort")  # reasons why an answer is not whole
@@ -37,7 +38,7 @@ _INSTEAD = re.compile(r"\buse\s+['\"`]?(\w+)['\"`]?\s+instead", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class NoAnswerError(Exception):
+class NoAnswerError(RaydaaError):
     """A reply without a completion: its ``text``, and the ``status`` that a success tells of its own error."""
 
     text: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from raydaa.algorithms.catalog import is_own, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
+from raydaa.compat.ray import send_with_code
 from raydaa.judging.judge import Spent
 from raydaa.pipeline.resolve import Resolved, resolve
 from raydaa.pipeline.starts import Start
@@ -161,11 +162,9 @@ class LiveSlots:
 
 def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
     """The study's methods that are not built in; their packages travel to the workers with their code."""
-    from ray.cloudpickle import register_pickle_by_value
-
     found = tuple({m.name: method_class(m.name) for m in settings.search.methods if is_own(m.name)}.values())
     for cls in found:
         package = sys.modules[cls.__module__.partition(".")[0]]
         if package.__name__ != "__main__":  # that one always travels
-            register_pickle_by_value(package)
+            send_with_code(package)
     return found

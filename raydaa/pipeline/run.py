@@ -100,7 +100,7 @@ def _preload(study: Study) -> list[str]:
     by_vllm = study.settings.generation.engine != "transformers" and available()
     plain = study.settings.scaling.workers == 1 and not by_vllm
     wanted = plain and not torch.cuda.device_count() and not StudyFolder(study.folder).trial_list.exists()
-    return ["raydaa.tuning.ready"] if wanted else []
+    return ["raydaa.tuning.worker_preload"] if wanted else []
 
 
 def _run(context: "Context") -> str | None:

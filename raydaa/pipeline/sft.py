@@ -5,12 +5,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from raydaa.cluster import looking
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.stage import KEPT
 from raydaa.pipeline.starts import Start, models_named, sft_fraction
 from raydaa.settings.training import TrainingSettings
+from raydaa.signals import looking
 from raydaa.store.artifacts import intact, key_of, write_json
 from raydaa.store.models import local_model
 from raydaa.store.plain import to_plain

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import optuna
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
@@ -62,6 +63,7 @@ def _plotted(plot: Callable[..., Any], study: optuna.Study, varied: list[str]) -
 
 
 def _sized(figure: Figure, title: str, height: float) -> Figure:
+    plt.close(figure)  # Optuna draws with pyplot: a notebook would show it a second time
     figure.set_size_inches(7, height)
     figure.axes[0].set_title("")
     figure.axes[0].set_title(literal(title), loc="left")

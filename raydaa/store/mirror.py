@@ -12,14 +12,14 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from raydaa.errors import first_line
+from raydaa.errors import RaydaaError, first_line
 from raydaa.store.artifacts import MANIFEST, replacing
 
 HERE_ONLY = ("checkpoint", "ray", "logs")  # folders of a study that only the machine at work needs
 STUDY, REFERENCE = "study", "reference"  # below the mirror's root
 
 
-class MirrorError(OSError):
+class MirrorError(RaydaaError, OSError):
     """The store can't be reached, read or written; one line."""
 
 

@@ -5,8 +5,9 @@ a second response does not see the first and continues the prompt's positions. N
 no attention dropout: policies train without any.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,25 +21,36 @@ from raydaa.training.flex import packed_flex
 SDPA, FLEX = "raydaa_sdpa", "raydaa_flex"  # names in transformers' registry
 
 
-windows_seen: set[int | None] = set()  # by the layers that were run: what a model told its attention
+Attend = Callable[..., Any]
 
 
-def register() -> None:
+def register(around: Callable[[Attend], Attend] = lambda attend: attend) -> None:
     """Make both known to transformers; models then call them with the keyword arguments of their forward."""
     from transformers import AttentionInterface
     from transformers.integrations.flash_attention import flash_attention_forward
 
-    AttentionInterface.register(SDPA, _noting_windows(packed_sdpa))
-    AttentionInterface.register(FLEX, _noting_windows(packed_flex))
-    AttentionInterface.register("flash_attention_2", _noting_windows(flash_attention_forward))
+    AttentionInterface.register(SDPA, around(packed_sdpa))
+    AttentionInterface.register(FLEX, around(packed_flex))
+    AttentionInterface.register("flash_attention_2", around(flash_attention_forward))
 
 
-def _noting_windows(attend: Callable[..., Any]) -> Callable[..., Any]:
-    def noting(*arguments: Any, sliding_window: int | None = None, **options: Any) -> Any:
-        windows_seen.add(sliding_window)
-        return attend(*arguments, sliding_window=sliding_window, **options)
+@contextlib.contextmanager
+def recording_windows() -> Iterator[set[int | None]]:
+    """The windows that models tell their attention inside the block, layer by layer."""
+    seen: set[int | None] = set()
 
-    return noting
+    def around(attend: Attend) -> Attend:
+        def recording(*arguments: Any, sliding_window: int | None = None, **options: Any) -> Any:
+            seen.add(sliding_window)
+            return attend(*arguments, sliding_window=sliding_window, **options)
+
+        return recording
+
+    register(around)
+    try:
+        yield seen
+    finally:
+        register()
 
 
 def packed_sdpa(

@@ -30,9 +30,14 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
     without_dropout(model)
     if apart:
         take_apart(model, recipe.in_half, recipe.placement.cpu_offload)
-    policy = Policy(model, with_torch and training.precision == "bf16", None if apart else training.attention, device)
-    policy.chunk = recipe.head_chunk or policy.chunk
-    policy.checkpoint_layers(training.gradient_checkpointing)
+    policy = Policy(
+        model,
+        autocast=with_torch and training.precision == "bf16",
+        wanted=None if apart else training.attention,
+        device=device,
+        chunk=recipe.head_chunk,
+        checkpoint_layers=training.gradient_checkpointing,
+    )
     engine = make_engine(policy, recipe)
     if apart:  # only the engine can put its weights together
         policy.choose(training.attention)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raydaa.compat.deepspeed import backward, whole_weights
 from raydaa.training.collectives import rank, whole_size, world_size
 from raydaa.training.spec import Recipe
 
@@ -122,7 +123,7 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages gradients over workers; ours are shares of one sum.
-        self.engine.backward(loss * self.workers, scale_wrt_gas=False)
+        backward(self.engine, loss * self.workers)
 
     def step(self, learning_rate: float) -> float:
         for group in self.engine.optimizer.param_groups:
@@ -139,10 +140,7 @@ class DeepSpeedEngine:
             raise RuntimeError(f"{folder}: DeepSpeed found no checkpoint")
 
     def weights(self) -> dict[str, Tensor] | None:
-        if self.stage == 3:
-            state: dict[str, Tensor] = self.engine._zero3_consolidated_16bit_state_dict()
-        else:
-            state = self.engine.module.state_dict()
+        state = whole_weights(self.engine) if self.stage == 3 else self.engine.module.state_dict()
         return state if rank() == 0 else None
 
     def close(self) -> None:

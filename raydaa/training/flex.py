@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydaa.compat.torch import allow_variants
 from raydaa.data.packing import Block
 from raydaa.errors import MachineError, first_line
 
@@ -67,10 +68,8 @@ def _flex() -> Any:
 
 def compiled(function: Callable[..., Any], backend: str | Callable[..., Any] = "inductor") -> Any:
     """``function`` for rows of any length. A variant too many is an error: uncompiled it would lay out all scores."""
-    from torch._dynamo import config
-
     # Of every kind of layer: with and without gradients, of one tile, of fewer tokens than a tile, of more.
-    config.recompile_limit = max(config.recompile_limit, 64)
+    allow_variants(64)
     return torch.compile(function, dynamic=True, fullgraph=True, backend=backend)
 
 

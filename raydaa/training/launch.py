@@ -86,9 +86,10 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
         result = {"out_of_memory": True}
     if "out_of_memory" not in result:
         return result, spec
-    if spec.recipe.halved:
+    smaller = spec.after_out_of_memory()
+    if smaller is None:
         return {"failed": spec.recipe.out_of_memory, "done": True}, spec
-    return train(spec.with_half_the_tokens(), folder, workers, until)
+    return train(smaller, folder, workers, until)
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydaa.algorithms.catalog import loss
-from raydaa.algorithms.logprobs import PairLogps
-from raydaa.algorithms.method import LossOutput
-from raydaa.algorithms.objective import Objective, preference_loss, sft_loss
 from raydaa.data.packing import (
     ExampleTable,
     PackedBatch,
     PairTable,
     Table,
     global_batches,
-    mismatched,
     split_work,
     subset,
 )
 from raydaa.data.template import with_template
+from raydaa.errors import RaydaaError
 from raydaa.store.artifacts import make_folder, read_json, write_json
-from raydaa.store.tables import read
 from raydaa.training import checkpoint
 from raydaa.training.build import build
 from raydaa.training.collectives import from_first, rank, sum_over_workers, world_size
@@ -34,23 +29,15 @@ from raydaa.training.device import device_of_worker
 from raydaa.training.lora import merged
 from raydaa.training.meter import Meter
 from raydaa.training.model import StartWeights, load_model, write_model
+from raydaa.training.objective import OpenedTable, make_objective
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import generation_config, load_tokenizer
 
 Metrics = dict[str, float]
-# The sums that make a batch's metrics; each is divided by the weight of the pairs in it.
-NAMES = (
-    "loss",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-    "preference_loss",  # only where the table has reference log-probabilities
-)
+Sums = dict[str, float]  # over all rows
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(RaydaaError, ArithmeticError):
     """The loss is NaN or infinite: the run can't recover, and repeating it would not help."""
 
 
@@ -58,55 +45,23 @@ class Run:
     """A training from start to end: ``train_step``, ``validate``, ``save``, ``load``, ``export``, ``close``."""
 
     def __init__(self, spec: RunSpec, start: StartWeights | None = None) -> None:
-        self.spec = spec
-        torch.manual_seed(spec.recipe.seed)
+        self.spec, recipe = spec, spec.recipe
+        torch.manual_seed(recipe.seed)
         self.device = device_of_worker()
         self.policy, self.engine, shape = build(spec, self.device, start)
         self.meter = Meter(shape, self.policy, self.device)
-        self.objective: Objective | None = None
-        if spec.recipe.objective.method is not None:
-            self.objective = Objective(
-                loss(spec.recipe.objective.method, **spec.recipe.objective.parameters),
-                spec.recipe.objective.sft_weight,
-                spec.recipe.objective.align_weight,
-            )
-        self.table, self.mismatched = self._open(spec.data.train, "train")
-        self.held_out: PairTable | ExampleTable | None = None
-        self.held_out_mismatched: PairTable | None = None
+        self.objective = make_objective(recipe.objective)
+        self.train = self.objective.open(spec.data, "train", self.policy.sharing)
+        self.held_out: OpenedTable | None = None
         if spec.data.validation:
-            self.held_out, self.held_out_mismatched = self._open(spec.data.validation, "validation")
-        rows = subset(len(self.table), spec.recipe.fraction)
-        self.batches = [
-            rows[batch]
-            for batch in global_batches(
-                len(rows), spec.recipe.training.batch_size, spec.recipe.training.epochs, spec.recipe.seed
-            )
-        ]
+            self.held_out = self.objective.open(spec.data, "validation", self.policy.sharing)
+        rows = subset(len(self.train.rows), recipe.fraction)
+        batches = global_batches(len(rows), recipe.training.batch_size, recipe.training.epochs, recipe.seed)
+        self.batches = [rows[batch] for batch in batches]
         self.step = 0
         self.seconds = 0.0
         self.saved_after = 0.0  # seconds of training
-        self.pace = checkpoint.Pace(spec.recipe.training.checkpoint_minutes, shape.checkpoint(spec.recipe.in_half))
-
-    def _open(self, path: str, part: str) -> tuple[PairTable | ExampleTable, PairTable | None]:
-        """A table, and what a method with a KL estimate compares against."""
-        rows = read(Path(path))
-        if self.objective is None:
-            return ExampleTable(rows), None
-        method, sharing, reference = self.objective.method, self.policy.sharing, None
-        if method.needs_reference or part == "validation":  # held-out pairs are measured against the start by all
-            if self.spec.data.reference is None:
-                raise ValueError(
-                    f"{self.spec.recipe.objective.method} needs reference log-probabilities of the {part} pairs"
-                )
-            reference = read(Path(self.spec.data.reference) / f"{part}.parquet")
-        pairs = PairTable(rows, reference, sharing)
-        if not method.needs_kl:
-            return pairs, None
-        if self.spec.data.mismatched is None:
-            raise ValueError(
-                f"{self.spec.recipe.objective.method} needs reference log-probabilities of mismatched responses"
-            )
-        return pairs, PairTable(mismatched(rows), read(Path(self.spec.data.mismatched) / f"{part}.parquet"), sharing)
+        self.pace = checkpoint.Pace(recipe.training.checkpoint_minutes, shape.checkpoint(recipe.in_half))
 
     @property
     def total_steps(self) -> int:
@@ -115,20 +70,21 @@ class Run:
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then linear decay to 0; ``step`` counts from 0."""
+        peak = self.spec.recipe.learning_rate
         warmup = math.ceil(self.spec.recipe.training.warmup_ratio * self.total_steps)
         if step < warmup:
-            return self.spec.recipe.learning_rate * (step + 1) / warmup
-        return self.spec.recipe.learning_rate * (self.total_steps - step) / max(1, self.total_steps - warmup)
+            return peak * (step + 1) / warmup
+        return peak * (self.total_steps - step) / max(1, self.total_steps - warmup)
 
     def train_step(self) -> Metrics:
         """One optimizer step over the next global batch; the metrics of that batch."""
         begun = time.monotonic()
         indices = self.batches[self.step]
         learning_rate = self.learning_rate(self.step)
-        kl = self._kl(self.mismatched, indices)
+        kl = self._kl(self.train.mismatched, indices)
         self.meter.begin()
-        sums, tokens = self._pass(self.table, indices, kl, train=True)
-        metrics = _means(sums, len(indices), self.table)
+        sums, tokens = self._pass(self.train.rows, indices, kl, train=True)
+        metrics: Metrics = self._means(sums, len(indices))
         if not math.isfinite(metrics["loss"]):
             raise NonFiniteLossError(f"the loss is {metrics['loss']} at step {self.step + 1}")
         norm = self.engine.step(learning_rate)
@@ -138,7 +94,7 @@ class Run:
         spent = time.monotonic() - begun
         self.seconds += spent
         metrics |= {"grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
-        return {**metrics, **self.meter.read(self.table, indices, spent)}
+        return {**metrics, **self.meter.read(self.train.rows, indices, spent)}
 
     def validate(self) -> Metrics:
         """Metrics of the held-out table with the current weights, named ``validation/…``."""
@@ -146,16 +102,17 @@ class Run:
             return {}
         begun = time.monotonic()
         self.engine.module.eval()
-        sums = torch.zeros(len(NAMES), dtype=torch.float64)
-        size, block = len(self.held_out), max(self.spec.recipe.training.batch_size, 256)
+        sums: Sums = {}
+        size, block = len(self.held_out.rows), max(self.spec.recipe.training.batch_size, 256)
         with torch.no_grad():
-            kl = self._kl(self.held_out_mismatched, np.arange(size))
+            kl = self._kl(self.held_out.mismatched, np.arange(size))
             for first in range(0, size, block):
-                part, _ = self._pass(self.held_out, np.arange(first, min(first + block, size)), kl, train=False)
-                sums += part
+                rows = np.arange(first, min(first + block, size))
+                part, _ = self._pass(self.held_out.rows, rows, kl, train=False)
+                sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
         self.engine.module.train()
         self.seconds += time.monotonic() - begun
-        means = _means(sums, size, self.held_out)
+        means = self._means(sums, size)
         if not math.isfinite(means["loss"]):
             raise NonFiniteLossError(f"the held-out loss is {means['loss']} at step {self.step}")
         return {f"validation/{name}": value for name, value in means.items()}
@@ -175,47 +132,33 @@ class Run:
         """max(0, mean log-ratio of the mismatched responses) over the global batch, one number on all workers."""
         if table is None:
             return None
-        assert self.objective is not None
         total = torch.zeros(1, dtype=torch.float64, device=self.device)
         with torch.no_grad():
             for rows, batch, weight in self._microbatches(table, indices):
-                pairs = _pairs(self.engine.module(batch), batch, table.reference, rows)
-                total += weight * sum(scores.double().sum() for scores in self.objective.method.scores(pairs))
+                total += weight * self.objective.kl_scores(self.engine.module(batch), batch, table, rows)
         return (sum_over_workers(total)[0] / (2 * len(indices))).clamp(min=0)
 
     def _pass(
         self, table: PairTable | ExampleTable, indices: np.ndarray, kl: Tensor | None, train: bool
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Sums, float]:
         """Forward (and backward) over a global batch; metric sums and tokens over all workers."""
-        sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64)
+        names: list[str] = []
+        sums = torch.zeros(0, dtype=torch.float64)
+        tokens = 0.0
         for rows, batch, weight in self._microbatches(table, indices):
-            output, parts = self._losses(table, rows, batch, kl)
+            output = self.objective(self.engine.module(batch), batch, table, rows, kl)
             if train:
                 self.engine.backward((output.loss * batch.weights).sum() / len(indices))
-            sums[:-1] += (parts.double().cpu() * weight).sum(dim=1)
-            sums[-1] += weight * float(table.row_lengths[rows].sum())
-        sums = sum_over_workers(sums.to(self.device)).cpu()
-        return sums[:-1], float(sums[-1])
+            parts = torch.stack([values.detach() for values in output.metrics.values()]).double().cpu()
+            added = (parts * weight).sum(dim=1)
+            names, sums = list(output.metrics), added if not names else sums + added
+            tokens += weight * float(table.row_lengths[rows].sum())
+        # A worker without work has run a row at weight 0: all have the same metrics.
+        everywhere = sum_over_workers(torch.cat([sums, sums.new_tensor([tokens])]).to(self.device)).cpu().tolist()
+        return dict(zip(names, everywhere, strict=False)), everywhere[-1]
 
-    def _losses(
-        self, table: PairTable | ExampleTable, rows: list[int], batch: PackedBatch, kl: Tensor | None
-    ) -> tuple[LossOutput, Tensor]:
-        """Loss of each row, and what it adds to each of `NAMES`, ``(names, rows)``."""
-        logps = self.engine.module(batch)
-        if self.objective is None:
-            losses = sft_loss(logps, batch.lengths)
-            zero = torch.zeros_like(losses.detach())
-            parts = torch.stack([losses.detach(), zero, zero, zero, logps.detach(), zero, zero])
-            return LossOutput(losses, zero, zero), parts
-        assert isinstance(table, PairTable)
-        pairs = _pairs(logps, batch, table.reference, rows, kl)
-        output = self.objective(pairs)
-        chosen, rejected = output.chosen_reward, output.rejected_reward
-        accuracy = (chosen > rejected).float() + 0.5 * (chosen == rejected)
-        known = table.reference is not None
-        preference = preference_loss(pairs) if known else torch.zeros_like(chosen)
-        parts = [output.loss, chosen, rejected, accuracy, pairs.chosen, pairs.rejected, preference]
-        return output, torch.stack([part.detach() for part in parts])
+    def _means(self, sums: Sums, size: int) -> Metrics:
+        return self.objective.summary({name: value / size for name, value in sums.items()})
 
     def save(self, folder: Path) -> None:
         """Write a resume checkpoint into ``folder``; every worker calls it."""
@@ -286,24 +229,3 @@ class Run:
     def close(self) -> None:
         """Give the engine's memory back."""
         self.engine.close()
-
-
-def _pairs(
-    logps: Tensor,
-    batch: PackedBatch,
-    reference: tuple[Tensor, Tensor] | None,
-    rows: list[int],
-    kl: Tensor | None = None,
-) -> PairLogps:
-    """The sequences of a micro-batch of pairs, two by two, with the cached reference sums of ``rows``."""
-    chosen, rejected = (None, None) if reference is None else (sums[rows].to(logps.device) for sums in reference)
-    return PairLogps(logps[0::2], logps[1::2], batch.lengths[0::2], batch.lengths[1::2], chosen, rejected, kl)
-
-
-def _means(sums: Tensor, size: int, table: PairTable | ExampleTable) -> Metrics:
-    values = dict(zip(NAMES, (sums / size).tolist(), strict=True))
-    if isinstance(table, ExampleTable):
-        return {"loss": values["loss"], "logps/chosen": values["logps/chosen"]}
-    if table.reference is None:
-        del values["preference_loss"]
-    return {**values, "rewards/margins": values["rewards/chosen"] - values["rewards/rejected"]}

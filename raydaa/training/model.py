@@ -54,18 +54,35 @@ def without_dropout(model: Any) -> None:
                 setattr(module, name, 0.0)
 
 
+def _checkpoint_layers(model: Any, wanted: bool) -> None:
+    """Whether layers keep no activations and compute them again in the backward pass."""
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+
+
 class Policy(nn.Module):
     """A causal language model that answers packed batches with summed log-probabilities.
 
     ``wanted`` attention is auto, sdpa, flex or flash_attention_2, as for `choose`; None where that is asked for later.
     """
 
-    def __init__(self, model: Any, autocast: bool = False, wanted: str | None = "auto", device: Any = "cpu") -> None:
+    def __init__(
+        self,
+        model: Any,
+        autocast: bool = False,
+        wanted: str | None = "auto",
+        device: Any = "cpu",
+        chunk: int | None = None,
+        checkpoint_layers: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model.to(device)
         self.autocast = autocast
         on_gpu = self.model.device.type == "cuda"
-        self.chunk = chunk_size(self.model.config.get_text_config().vocab_size, on_gpu)
+        self.chunk = chunk or chunk_size(self.model.config.get_text_config().vocab_size, on_gpu)
+        _checkpoint_layers(self.model, checkpoint_layers)
         self.laid_out, self.padding = 0, 0  # tokens of all micro-batches so far, and those of them that mean nothing
         self.calls: int | None = None  # of the head in every forward pass; None: as many as it takes
         if wanted is not None:
@@ -93,13 +110,6 @@ class Policy(nn.Module):
         the last one's, or nothing is fetched ahead and the head is gathered anew for each of its calls.
         """
         self.calls = -(-tokens // self.chunk)
-
-    def checkpoint_layers(self, wanted: bool) -> None:
-        """Whether layers keep no activations and compute them again in the backward pass."""
-        if wanted:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        elif self.model.is_gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Summed log-probability of every sequence, ``(sequences,)`` float32, in nats."""

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from raydaa.compat.transformers import has_sdpa, takes_attention
 from raydaa.data.packing import pack_responses
-from raydaa.errors import MachineError, first_line
-from raydaa.training import attention
-from raydaa.training.attention import FLEX, SDPA, register
+from raydaa.errors import MachineError, RaydaaError, first_line
+from raydaa.training.attention import FLEX, SDPA, recording_windows, register
 from raydaa.training.collectives import most_of_workers, whole_shape
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ IMPLEMENTATIONS = {"sdpa": SDPA, "flex": FLEX, "flash_attention_2": "flash_atten
 PADDED = "padded"
 
 
-class ArchitectureError(ValueError):
+class ArchitectureError(RaydaaError, ValueError):
     """No way of asking this architecture gives the log-probabilities of its own forward pass; one line."""
 
 
@@ -53,7 +53,7 @@ def find_way(policy: "Policy", wanted: str) -> Way:
     """
     model = policy.model
     key = (type(model), model.config.to_json_string(), wanted)
-    settable = model._can_set_attn_implementation()
+    settable = takes_attention(model)
     register()
     if key not in _known:
         policy.eval()
@@ -74,7 +74,7 @@ def find_way(policy: "Policy", wanted: str) -> Way:
 def _be_plain(model: Any) -> None:
     """The stock attention where the architecture has a choice."""
     with contextlib.suppress(ValueError):  # some say that they have one and have none, as Mamba
-        if model._can_set_attn_implementation():
+        if takes_attention(model):
             model.set_attn_implementation(plain_attention(model))
 
 
@@ -129,7 +129,6 @@ def _plain_logp(model: Any, prompt: np.ndarray, response: np.ndarray) -> Tensor:
 
 def _agrees(policy: "Policy", way: Way, rows: list[Any], expected: Tensor) -> bool:
     model, packed = policy.model, way.attention != PADDED
-    attention.windows_seen.clear()
     flash = way.attention == "flash_attention_2"
     given = [(prompt, responses, shares and packed) for prompt, responses, shares in rows]
     try:
@@ -138,7 +137,7 @@ def _agrees(policy: "Policy", way: Way, rows: list[Any], expected: Tensor) -> bo
         else:
             _be_plain(model)
         # FlashAttention takes no float32; DeepSpeed casts weights only later.
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=flash):
+        with recording_windows() as windows, torch.autocast(model.device.type, torch.bfloat16, enabled=flash):
             found = policy.ask(pack_responses(given).to(model.device), way)
     except (torch.OutOfMemoryError, MachineError):  # neither says anything about the architecture
         raise
@@ -147,16 +146,16 @@ def _agrees(policy: "Policy", way: Way, rows: list[Any], expected: Tensor) -> bo
     exact = model.dtype == torch.float32 and not policy.autocast and not flash
     relative, absolute = (1e-5, 5e-4) if exact else (2e-2, 0.2)
     same = torch.allclose(found, expected, rtol=relative, atol=absolute)
-    return same and (not packed or _windows_reach_attention(model.config.get_text_config()))
+    return same and (not packed or _windows_reach_attention(model.config.get_text_config(), windows))
 
 
 def plain_attention(model: Any) -> str:
     """The stock attention that computes what the architecture says."""
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return "eager" if capped or not model._supports_sdpa else "sdpa"
+    return "eager" if capped or not has_sdpa(model) else "sdpa"
 
 
-def _windows_reach_attention(config: Any) -> bool:
+def _windows_reach_attention(config: Any, seen: set[int | None]) -> bool:
     """Whether attention hears of every limit to what a token sees; some models put it into their masks alone."""
     if getattr(config, "attention_chunk_size", None) is not None:
         return False
@@ -164,4 +163,4 @@ def _windows_reach_attention(config: Any) -> bool:
     limited = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     if kinds is not None:
         limited = any(kind != "full_attention" for kind in kinds)
-    return not limited or any(window is not None for window in attention.windows_seen)
+    return not limited or any(window is not None for window in seen)

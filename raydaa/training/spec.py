@@ -125,6 +125,6 @@ class RunSpec:
         """Back from `to_json`."""
         return from_plain(RunSpec, value)
 
-    def with_half_the_tokens(self) -> "RunSpec":
-        """The same run in smaller micro-batches."""
-        return replace(self, recipe=self.recipe.with_half_the_tokens())
+    def after_out_of_memory(self) -> "RunSpec | None":
+        """How a run that was out of memory goes on: once in micro-batches of half the size, then no more."""
+        return None if self.recipe.halved else replace(self, recipe=self.recipe.with_half_the_tokens())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from raydaa.compat.imports import quiet_transformers
 from raydaa.data.chat import turn_ends
 from raydaa.data.template import with_template
-from raydaa.errors import InputError, first_line
+from raydaa.errors import InputError, RaydaaError, first_line
 from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, tokenizer_hash
 
 if TYPE_CHECKING:  # training needs no settings, nor the library that checks them
@@ -19,7 +19,7 @@ GENERATION = "generation_config.json"
 VERSION = 2  # of the folder's content; raise it when the same input gives another
 
 
-class TokenizerError(ValueError):
+class TokenizerError(RaydaaError, ValueError):
     """A model folder without a tokenizer that can be used; one line."""
 
 

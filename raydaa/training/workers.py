@@ -4,7 +4,6 @@ A task is a frozen dataclass that is called, without arguments, in a worker that
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +12,10 @@ from typing import Any
 
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.method import Method
+from raydaa.compat.glibc import give_memory_back, keep_freed_memory
+from raydaa.compat.ray import train_options
 from raydaa.store.artifacts import key_of
 from raydaa.threads import in_thread
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-ON_HEAD = {"node:__internal_head__": 0.001}  # for what drives a worker group: other machines may be taken away
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,7 @@ def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> Non
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # each worker of a machine compiles
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns on every import
-        _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to reuse freed memory: by default it returns every large tensor, and gets it back zeroed."""
-    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-        _glibc("mallopt", option, 1 << 30)
-
-
-def _glibc(name: str, *arguments: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such calls
-        getattr(ctypes.CDLL(None), name)(*arguments)
+        keep_freed_memory()
 
 
 def on_workers(task: Callable[[], Any], workers: Workers) -> Any:
@@ -124,7 +111,7 @@ def _in_this_process(task: Callable[[], Any], workers: Workers) -> Any:
         return _prepared(task, workers)
     finally:
         gc.collect()
-        _glibc("malloc_trim", 0)
+        give_memory_back()
 
 
 def _on_each(config: dict[str, Any]) -> Any:
@@ -156,11 +143,7 @@ def _in_a_group(task: Callable[[], Any], workers: Workers) -> Any:
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    # Every report and the end of a run wait for the controller's next look; its default is 2 s.
-    options = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    if workers.in_process:  # nobody takes this machine away: no process has to watch for it
-        options["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-    with _environment(options):  # a study on a cluster may be this process's next
+    with _environment(train_options(workers.in_process)):  # a study on a cluster may be this process's next
         # In the main thread Ray would take Ctrl-C for itself, and keep it. It ends what it started.
         return in_thread(trainer.fit).return_value
 

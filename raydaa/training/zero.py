@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from raydaa.compat.deepspeed import compile_no_collectives
 from raydaa.compat.imports import hiding
 from raydaa.training.collectives import from_first, rank
 from raydaa.training.model import load_model
@@ -22,8 +23,7 @@ def deepspeed_here() -> Any:
 
     if not dist.is_initialized():
         _alone()
-    # Else every machine compiles for 40 s what only inference on CPUs would use.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    compile_no_collectives(deepspeed)
     return deepspeed
 
 

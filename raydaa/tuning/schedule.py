@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from raydaa.compat import ray_tune
+from raydaa.compat.ray import ON_HEAD
 from raydaa.errors import MachineError, machine_error
 from raydaa.store.artifacts import write_json
 from raydaa.store.records import TrialRecord, TrialState
 from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.spec import Recipe, RunSpec
-from raydaa.training.workers import ON_HEAD, Workers
+from raydaa.training.workers import Workers
 from raydaa.tuning.search_space import label_of
 from raydaa.tuning.sweep import Sweep, SweptTrial
 from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
@@ -109,7 +110,7 @@ class _Brackets(TrialScheduler):
         swept = self._of(trial)
         swept.failures += 1
         self.sweep.hand_back(swept)
-        text = Path(trial.error_file).read_text(encoding="utf-8")  # Tune's own `get_error` looks where it is copied to
+        text = ray_tune.error_text(trial)
         if (cause := machine_error(text)) is not None:  # every other trial would end so
             raise MachineError(cause)
         if swept.failures > self.max_failures and not swept.over:
@@ -121,7 +122,7 @@ class _Brackets(TrialScheduler):
         """Comes after this scheduler's own decision to stop a paused trial."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        trials = [t for t in tune_controller.get_trials() if t.status in (t.PENDING, t.PAUSED)]
+        trials = ray_tune.waiting_trials(tune_controller)
         for trial in trials:
             # Not while it is being paused: the next trial would start an actor of its own instead of taking this one's.
             if trial.status == trial.PAUSED and (swept := self._of(trial)).state == TrialState.RUNNING:
@@ -129,7 +130,7 @@ class _Brackets(TrialScheduler):
                 self.notify(swept, {"step": swept.reached})
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
                 self._lost(self._of(trial))
-                tune_controller.stop_trial(trial)
+                ray_tune.stop_trial(tune_controller, trial)
         active, winners = self.sweep.running, self.sweep.winners()
         for trial in trials:
             swept = self._of(trial)
@@ -142,7 +143,7 @@ class _Brackets(TrialScheduler):
             self.notify(swept, {})
             for trial in trials:
                 if trial.config["key"] == swept.key:
-                    tune_controller.stop_trial(trial)
+                    ray_tune.stop_trial(tune_controller, trial)
         return None
 
     def debug_string(self) -> str:
@@ -160,9 +161,7 @@ def run(
     """Run every trial that is not over yet, at most ``limit()`` at a time; ``trackers`` hear what they report."""
     if sweep.next_trial() is None and sweep.over:
         return
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C must reach the pipeline, which says how to go on
-    # The trial folders are the state; Tune's own picture of it takes seconds and 300 MB at a few hundred trials.
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
+    ray_tune.set_options()
 
     def configure(trial: SweptTrial) -> dict[str, Any]:
         # Whether it is whole, its workers find out: reading it would stop Tune, and this machine may be a small one.
@@ -179,8 +178,7 @@ def run(
             return base
         return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
 
-    # A variable that Lightning wants gives trials an environment of their own, and Ray's waiting processes lack it.
-    class_cache.DEFAULT_ENV_VARS.clear()
+    ray_tune.share_processes()
     one = workers.count == 1
     request = {"CPU": workers.cpus, "GPU": workers.gpus} if one else {**ON_HEAD}
     if one and workers.gpus and workers.accelerator:

@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from raydaa.algorithms.catalog import titled
+from raydaa.compat.optuna import storage_of
 from raydaa.settings.base import Range
 from raydaa.settings.search import FRACTION, MethodSettings, SearchSettings
 from raydaa.store.records import Point
@@ -128,7 +129,7 @@ def export(found: list[Group], url: str) -> None:
         name = group.name if taken[group.name] == 1 else f"{group.name}#{taken[group.name]}"
         optuna.copy_study(
             from_study_name=group.study.study_name,
-            from_storage=group.study._storage,
+            from_storage=storage_of(group.study),
             to_storage=url,
             to_study_name=name,
         )

@@ -7,12 +7,12 @@ from typing import Any
 
 from ray import tune
 
+from raydaa.compat.ray_tune import patient_wandb
 from raydaa.errors import first_line
 from raydaa.settings.study import TrackingSettings
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 20.0  # seconds
 PLUMBING = ["folder", "threads", "methods", "workers", "steps", "reached"]  # of a trial's configuration
 
 
@@ -54,21 +54,6 @@ class Tracker(tune.Callback):
         self._tell("on_experiment_end", **info)
 
 
-def _wandb() -> Any:
-    """Ray's callback, but for the end of a run."""
-    import ray
-    from ray.air.integrations.wandb import WandbLoggerCallback
-
-    class Patient(WandbLoggerCallback):
-        def _cleanup_logging_actor(self, trial: Any) -> None:
-            # Ray's own kills the actor here, and with it W&B's service, which may not have written the run down yet.
-            actor = self._trial_logging_actors[trial]
-            ray.wait([actor.__ray_terminate__.options(max_task_retries=0).remote()], timeout=PATIENCE)
-            super()._cleanup_logging_actor(trial)
-
-    return Patient
-
-
 def trackers(tracking: TrackingSettings, study: str, folder: Path) -> dict[str, Tracker]:
     """A callback for each tracker, by its name; every trial is a run of its own there."""
     found: dict[str, tune.Callback] = {}
@@ -82,5 +67,5 @@ def trackers(tracking: TrackingSettings, study: str, folder: Path) -> dict[str, 
         place = folder / "wandb"
         place.mkdir(exist_ok=True)
         more = {"dir": str(place), "mode": tracking.wandb.mode, "entity": tracking.wandb.entity}
-        found["wandb"] = _wandb()(tracking.wandb.project, group=study, excludes=PLUMBING, **more)
+        found["wandb"] = patient_wandb()(tracking.wandb.project, group=study, excludes=PLUMBING, **more)
     return {name: Tracker(name, callback) for name, callback in found.items()}

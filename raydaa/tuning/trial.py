@@ -105,9 +105,10 @@ class OneWorkerTrial(Trainable):
         assert self.run is not None
         step, spec = self.run.step, self.run.spec
         self._end(out_of_memory=True)
-        if spec.recipe.halved:
+        smaller = spec.after_out_of_memory()
+        if smaller is None:
             return _failed(self.folder, step, spec.recipe.out_of_memory)
-        write_json(self.folder.spec, spec.with_half_the_tokens().to_json())
+        write_json(self.folder.spec, smaller.to_json())
         return self.step()
 
     def _note_start(self, _: dict[str, float]) -> None:

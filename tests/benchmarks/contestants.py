@@ -153,7 +153,7 @@ def run_products(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
     clock = Clock(options)
     for indices in run.batches:
-        batches = [batch for _, batch, _ in run._microbatches(run.table, indices)]
+        batches = [batch for _, batch, _ in run._microbatches(run.train.rows, indices)]
         clock.begin()
         for batch in batches:
             for weight in products:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine'
 
 SCRIPT = """
 import ray
-from raydaa.cluster import set_options
+from raydaa.compat.ray import set_options
 from raydaa.training.device import device_of_worker
 from raydaa.training.workers import Workers, on_workers
 

@@ -78,16 +78,16 @@ def test_ktos_kl_is_one_number_over_the_global_batch(make: Make, pocket_model: P
     while run.step < run.total_steps:
         metrics = run.train_step()
     everything = np.arange(48)
-    found = run._kl(run.mismatched, everything)
-    assert isinstance(run.table, PairTable)
-    by_hand = kl_by_hand(run, run.table, pocket_model)
+    found = run._kl(run.train.mismatched, everything)
+    assert isinstance(run.train.rows, PairTable)
+    by_hand = kl_by_hand(run, run.train.rows, pocket_model)
     assert found is not None
     assert found.item() == pytest.approx(by_hand, rel=1e-4)
     assert found.item() > 0.01
     assert metrics["loss"] < 0.99
     for budget in (1, 100, 10_000):
         run.spec = changed(kto, tokens_per_microbatch=budget)
-        again = run._kl(run.mismatched, everything[::-1].copy())
+        again = run._kl(run.train.mismatched, everything[::-1].copy())
         assert again is not None
         assert again.item() == pytest.approx(found.item(), abs=1e-6)
 
@@ -102,7 +102,7 @@ def test_sft_term_is_added(make: Make) -> None:
     both = losses(make(method="orpo", parameters={"beta": 1.0}, sft_weight=1.0, align_weight=0.5), 1)[0]
     run = Run(make(method="orpo", parameters={"beta": 1.0}))
     indices = run.batches[0]
-    batch = run.table.pack([int(i) for i in indices])
+    batch = run.train.rows.pack([int(i) for i in indices])
     with torch.no_grad():
         logps = run.engine.module(batch)
     sft = float((-logps[0::2] / batch.lengths[0::2]).mean())

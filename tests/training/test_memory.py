@@ -56,7 +56,7 @@ def test_lora_starts_at_the_reference_trains_adapters_only_and_is_merged(make: M
     # What is handed over has the names of the start, and answers as the model with adapters does.
     start, exported = load_model(spec.start), load_model(tmp_path / "model")
     assert list(exported.state_dict()) == list(start.state_dict())
-    batch = run.table.pack([0, 1, 2])
+    batch = run.train.rows.pack([0, 1, 2])
     with torch.no_grad():
         torch.testing.assert_close(Policy(exported).eval()(batch), run.policy.eval()(batch), rtol=1e-5, atol=1e-4)
     moved = [

@@ -39,12 +39,12 @@ def test_a_step_is_measured(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     assert metrics["padding"] == 0.0
     assert "mfu" not in metrics  # nobody says what a CPU can do
     assert "peak_memory" not in metrics
-    work, shape = run.table.work(run.batches[0]), run.meter.shape
+    work, shape = run.train.rows.work(run.batches[0]), run.meter.shape
     model = run.policy.model
     inner = sum(p.numel() for p in model.model.layers.parameters()) + model.model.norm.weight.numel()
     head = model.lm_head.weight.numel()
-    pairs = [run.table.prompts.lengths[i] for i in run.batches[0]]
-    sizes = [[side.lengths[i] for side in run.table.responses] for i in run.batches[0]]
+    pairs = [run.train.rows.prompts.lengths[i] for i in run.batches[0]]
+    sizes = [[side.lengths[i] for side in run.train.rows.responses] for i in run.batches[0]]
     scored = sum(map(sum, sizes))
     cells = sum(p * p / 2 + sum(p * s + s * s / 2 for s in both) for p, both in zip(pairs, sizes, strict=True))
     config = model.config
@@ -52,7 +52,9 @@ def test_a_step_is_measured(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     expected = 6 * (inner * (sum(pairs) + scored) + head * scored) + 12 * config.num_hidden_layers * width * cells
     assert shape.flops(work.tokens, work.scored, work.cells) == pytest.approx(expected)
     monkeypatch.setattr(run.meter, "rate", 312e12)
-    assert run.meter.read(run.table, run.batches[0], seconds=2.0)["mfu"] == pytest.approx(expected / (2.0 * 312e12))
+    assert run.meter.read(run.train.rows, run.batches[0], seconds=2.0)["mfu"] == pytest.approx(
+        expected / (2.0 * 312e12)
+    )
 
 
 def test_padding_is_a_share_of_all_tokens() -> None:

@@ -174,7 +174,11 @@ def test_windows_that_only_the_masks_know_are_noticed(kind: str, changes: dict[s
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**{**SIZES, **changes})
     policy = Policy(getattr(transformers, f"{name}ForCausalLM")(config)).eval()
-    heard = {window for window in attention.windows_seen if window is not None}
+    policy.model.set_attn_implementation(attention.SDPA)
+    rows = pack_responses([(np.array(p), [np.array(one), np.array(other)], True) for p, one, other in SHORT])
+    with attention.recording_windows() as seen, torch.no_grad():
+        policy.ask(rows, probe.Way("sdpa"))
+    heard = {window for window in seen if window is not None}
     assert policy.attention == ("sdpa" if heard else "padded")
 
 

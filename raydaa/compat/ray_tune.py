@@ -1,0 +1,55 @@
+"""Ray Tune, 2.60."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 20.0  # seconds
+
+
+def set_options() -> None:
+    """Ctrl-C reaches the pipeline, which says how to go on; and Tune draws no picture of its state: trial folders are
+    that, and at a few hundred trials it takes seconds and 300 MB."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
+
+
+def share_processes() -> None:
+    """Trials run in any waiting process.
+
+    A variable that Lightning wants gives trials an environment of their own, and Ray's waiting processes lack it: each
+    trial would start one of its own, 5 s of imports.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
+
+
+def error_text(trial: Any) -> str:
+    """The traceback of a trial that failed. Tune's own ``get_error`` looks where it is copied to, later."""
+    return Path(trial.error_file).read_text(encoding="utf-8")
+
+
+def waiting_trials(controller: Any) -> list[Any]:
+    """Trials of Tune's that can be started: schedulers are given no list of them."""
+    return [trial for trial in controller.get_trials() if trial.status in (trial.PENDING, trial.PAUSED)]
+
+
+def stop_trial(controller: Any, trial: Any) -> None:
+    """End a trial that waits; a scheduler may stop only one that reports."""
+    controller.stop_trial(trial)
+
+
+def patient_wandb() -> Any:
+    """Ray's callback for W&B, but for the end of a run: its own kills the actor there, and with it W&B's service, which
+    may not have written the run down yet."""
+    import ray
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    class Patient(WandbLoggerCallback):
+        def _cleanup_logging_actor(self, trial: Any) -> None:
+            actor = self._trial_logging_actors[trial]
+            ray.wait([actor.__ray_terminate__.options(max_task_retries=0).remote()], timeout=PATIENCE)
+            super()._cleanup_logging_actor(trial)
+
+    return Patient
