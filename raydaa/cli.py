@@ -29,6 +29,11 @@ def parser() -> argparse.ArgumentParser:
     _study_arguments(plan)
     _as_json(plan)
     plan.set_defaults(action=_plan)
+    stages = commands.add_parser("stages", help="what of a study is done and what would run; or what stages there are")
+    _study_arguments(stages, optional=True)
+    stages.add_argument("--output", metavar="DIR", help="study folder (default: studies/<name>)")
+    _as_json(stages)
+    stages.set_defaults(action=_stages)
     report = commands.add_parser("report", help="make a study's report again")
     report.add_argument("folder", help="study folder")
     report.set_defaults(action=_report)
@@ -65,8 +70,8 @@ def _overriding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
 
 
-def _study_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("study", help="study file (YAML)")
+def _study_arguments(command: argparse.ArgumentParser, optional: bool = False) -> None:
+    command.add_argument("study", help="study file (YAML)", nargs="?" if optional else None)
     _overriding(command)
     command.add_argument(
         "--pocket",
@@ -178,6 +183,19 @@ def _plan(options: argparse.Namespace) -> int:
     from raydaa.planning.text import render_plan
 
     _show(options, make_plan(study), render_plan)
+    return 0
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from raydaa.pipeline.survey import STAGES, render_survey, stages_table, survey
+    from raydaa.store.plain import to_plain
+
+    if options.study is None:
+        print(json.dumps([to_plain(stage) for stage in STAGES], indent=1) if options.json else stages_table())
+        return 0
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    found = survey(_study(options, {"storage.study": options.output} if options.output else {}))
+    print(json.dumps([to_plain(each) for each in found], indent=1) if options.json else render_survey(found))
     return 0
 
 

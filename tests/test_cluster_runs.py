@@ -83,7 +83,7 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
             text=True,
         )
     first = cluster.add_node(1)
-    training = wait_for(lambda: cluster.named("ray::_leaving_nothing"), job)
+    training = wait_for(lambda: cluster.named("ray::_run_alone"), job)
     os.kill(training[0], signal.SIGKILL)
     wait_for(lambda: list(folder.glob("trials/*/metrics.jsonl")), job)
     cluster.lose(first)
@@ -95,6 +95,6 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
     finished, stopped = ({row.method: row for row in rows if row.state == state} for state in ("finished", "stopped"))
     assert set(finished) == set(stopped) == {"dpo", "orpo"}
     for method, loser in stopped.items():  # which learning rate wins depends on the processor's rounding
-        at_rung, other = losses(folder, finished[method])[loser.step], losses(folder, loser)[loser.step]
+        at_rung, other = losses(folder, finished[method])[loser.training.step], losses(folder, loser)[loser.step]
         assert at_rung < other
     assert second.poll() is None

@@ -11,7 +11,7 @@ import pytest
 from raydaa.reporting.summary import summarize
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import seal
-from raydaa.store.tables import GENERATIONS, read, write
+from raydaa.store.tables import GENERATIONS, read
 from raydaa.trial_row import TrialRow
 from tests.command import Command
 from tests.studies import done, table
@@ -195,7 +195,7 @@ def test_kl_is_the_scorers_alone_where_generation_says_otherwise(
     shutil.copytree(undisturbed[0], folder)
     for path in folder.glob("generations/*/responses.parquet"):
         rows = read(path).to_pylist()
-        write(path, [{**row, "logp": row["logp"] + 0.5} for row in rows], GENERATIONS)
+        GENERATIONS.write(path.parent, [{**row, "logp": row["logp"] + 0.5} for row in rows])
         seal(path.parent)
     output = done(command.run("run", str(command.folder / "micro.yaml"), "--output", str(folder)))
     assert "2 models under what they started from and themselves" in output
@@ -209,3 +209,36 @@ def test_kl_is_the_scorers_alone_where_generation_says_otherwise(
 def test_status_names_what_the_report_names(command: Command, undisturbed: tuple[Path, str]) -> None:
     folder = undisturbed[0]
     assert summarize(TrialResults.load(folder)) in done(command.run("status", str(folder))).splitlines()
+
+
+def test_stages_say_what_is_done_and_what_would_run(command: Command, undisturbed: tuple[Path, str]) -> None:
+    """Asked of the outputs: of a finished study, of one whose responses are gone, and of one that never ran."""
+    folder = command.folder / "surveyed"
+    shutil.copytree(undisturbed[0], folder)
+
+    def survey(*more: str) -> dict[str, dict[str, object]]:
+        study = str(command.folder / "micro.yaml")
+        told = json.loads(done(command.run("stages", study, "--output", str(folder), "--json", *more)))
+        return {each["stage"]["name"]: each for each in told}
+
+    every = survey()
+    assert all(each["done"] == each["total"] for each in every.values())
+    assert {name: each["total"] for name, each in every.items()} == {
+        "prepare": 3,
+        "sft": 1,
+        "reference": 1,
+        "align": 4,
+        "generate": 3,
+        "score": 2,
+        "judge": 3,
+        "harness": 0,
+        "report": 1,
+    }
+    shutil.rmtree(next(folder.glob("generations/*")))
+    fewer = survey()
+    assert (fewer["generate"]["done"], fewer["judge"]["total"], fewer["judge"]["waits_for"]) == (2, None, "generate")
+    longer = survey("--set", "sft.epochs=7")
+    assert (longer["prepare"]["done"], longer["sft"]["done"], longer["sft"]["total"]) == (3, 0, 1)
+    assert longer["align"]["waits_for"] == "sft"
+    text = done(command.run("stages", str(command.folder / "micro.yaml"), "--output", str(folder)))
+    assert "generate   would make 1 of 3" in text

@@ -175,6 +175,11 @@ class Tables:
     made: bool
 
 
+def table_folder(folder: Path, group: str, key: str) -> Path:
+    """Where a group of tables lies."""
+    return folder / f"{group}-{key}"
+
+
 def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> Tables:
     """Make the groups of tables that ``folder`` does not hold yet.
 
@@ -190,7 +195,7 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
     merged = DataReport({}, {}, {}, {})
     rejects = ""
     for group, key in inputs.keys.items():
-        folders[group] = folder / f"{group}-{key}"
+        folders[group] = table_folder(folder, group, key)
         made |= make_folder(folders[group], makers[group])
         merged = merged.with_more(from_plain(DataReport, read_json(folders[group] / PREPARED_REPORT)))
         rejects += (folders[group] / PREPARED_REJECTS).read_text(encoding="utf-8")

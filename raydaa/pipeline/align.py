@@ -7,6 +7,7 @@ from raydaa.algorithms.catalog import code_hash, method_class
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Context, LiveSlots
 from raydaa.pipeline.reference import Reference
+from raydaa.pipeline.stage import Stage
 from raydaa.pipeline.starts import Start
 from raydaa.reporting.tensorboard import export_trial
 from raydaa.settings.base import validated
@@ -17,6 +18,14 @@ from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialStat
 from raydaa.training.spec import DataSpec, ObjectiveSpec, Placement, Recipe, RunSpec
 from raydaa.tuning.search_space import export, groups, label_of, title_of
 from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+
+STAGE = Stage(
+    name="align",
+    writes="a record, metrics and a model for each trial",
+    depends_on="the start's weights, tokenized pairs, every setting of the trial that changes its result",
+    engine="Ray Tune and Optuna over Ray Train",
+    after=("sft", "reference"),
+)
 
 
 def trial_recipe(settings: StudySettings, placement: Placement, point: Point) -> Recipe:

@@ -1,10 +1,10 @@
 """What models are judged on: prompts, how they are answered, by whom and against what they are judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydaa.data.files import DataError, read_rows
 from raydaa.errors import InputError
@@ -13,7 +13,11 @@ from raydaa.judging.judge import Judge, judge_of
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.settings.evaluation import CHOSEN, BenchmarkSettings, is_model
 from raydaa.settings.study import StudySettings
+from raydaa.store.artifacts import key_of
 from raydaa.store.tables import read
+
+if TYPE_CHECKING:
+    from raydaa.pipeline.generation import Job
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class Benchmark:
     fixed: tuple[str, ...] | None
     judge: Judge[Any] | None  # None: nobody's
     settings: BenchmarkSettings
+
+    def baseline_key(self, jobs: Mapping[str, "Job"]) -> str | None:
+        """What the baseline's responses depend on; None where nobody judges."""
+        if self.judge is None:
+            return None
+        return key_of(responses=self.fixed) if self.fixed is not None else jobs[self.baseline].output.key
 
 
 def benchmarks(context: Context) -> list[Benchmark]:

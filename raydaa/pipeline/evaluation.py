@@ -42,8 +42,25 @@ class Contestant:
     start: Start | None  # what its KL is measured against; None for a start itself
 
 
-def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> None:
-    """Everything the report says of quality and distance, as ``evaluation.json``."""
+@dataclass(frozen=True)
+class Contest:
+    """Who is looked at, on what: for each benchmark and contestant the responses to judge, and those KL is measured on
+    (often the same)."""
+
+    contestants: list[Contestant]
+    benchmarks: list[Benchmark]
+    judged: dict[str, dict[str, Job]]
+    for_kl: dict[str, Job]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All responses that are wanted, each once."""
+        every = [*self.for_kl.values(), *(job for jobs in self.judged.values() for job in jobs.values())]
+        return list({job.folder: job for job in every}.values())
+
+
+def contest(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> Contest:
+    """Of a sweep that is over."""
     settings = context.settings.evaluation
     contestants = [
         _contestant(context, starts, trial) for trial in looked_at(context.at, trials, settings.judge_trials)
@@ -53,9 +70,14 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     beside = dict.fromkeys([*context.settings.models_beside, *settings.judged_models, *begun])
     contestants += [Contestant(name, starts[name], None) for name in beside]
     asked = benchmarks(context)
-    judged, for_kl = _jobs(context, asked, contestants)
-    every = [*for_kl.values(), *(job for jobs in judged.values() for job in jobs.values())]
-    generate(context, {job.folder: job for job in every}.values())
+    return Contest(contestants, asked, *_jobs(context, asked, contestants))
+
+
+def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> None:
+    """Everything the report says of quality and distance, as ``evaluation.json``."""
+    settings, wanted = context.settings.evaluation, contest(context, starts, trials)
+    contestants, asked, judged, for_kl = wanted.contestants, wanted.benchmarks, wanted.judged, wanted.for_kl
+    generate(context, wanted.jobs)
     gap = scorers_gap(context, [for_kl[c.name] for c in contestants])
     moved = {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None}
     scores = score(context, moved, alone=gap > AGREEMENT)
@@ -72,8 +94,8 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
         for name, figures in measure(context, benchmark, judged[benchmark.name], verdicts).items():
             measured[name][benchmark.name] = figures
         titles = {c.name: c.model.name for c in contestants}
-        write_outputs(context.folder / "outputs", benchmark, judged[benchmark.name], titles)
-        questions = write_questions(context.folder, benchmark, judged[benchmark.name])
+        write_outputs(context.at.outputs, benchmark, judged[benchmark.name], titles)
+        questions = write_questions(context.at, benchmark, judged[benchmark.name])
         about = BenchmarkInfo(benchmark.name, benchmark.label, benchmark.baseline, questions)
         infos.append(_with_price(about, benchmark, verdicts.values()))
     if settings.second_judge is not None:

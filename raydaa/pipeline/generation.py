@@ -13,7 +13,7 @@ from raydaa.generation.pool import served
 from raydaa.generation.sample import Response, Sampling
 from raydaa.generation.serving import Serving, available, missing
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.stage import ensure
+from raydaa.pipeline.stage import Stage, ensure
 from raydaa.pipeline.starts import Start
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of
@@ -23,6 +23,14 @@ from raydaa.training.workers import map_on_workers
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
 WORTH_A_PROCESS = 20_000_000_000
+
+STAGE = Stage(
+    name="generate",
+    writes="responses with log-probabilities",
+    depends_on="weights, prompts, sampling, engine",
+    engine="Ray Serve and vLLM, or transformers",
+    after=("align",),
+)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,22 @@ from pathlib import Path
 
 from raydaa.errors import first_line
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.stage import ensure
+from raydaa.pipeline.stage import Stage, ensure
 from raydaa.pipeline.starts import Start
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import model_hash, read_json, write_json
 from raydaa.store.output import Output
 from raydaa.store.plain import from_plain
 from raydaa.store.records import HarnessRecord
+
+STAGE = Stage(
+    name="harness",
+    writes="scores of the LM Evaluation Harness's tasks",
+    depends_on="weights, tasks",
+    engine="Ray Serve and vLLM",
+    after=("judge",),
+)
+
 
 SCORES = "scores.json"
 

@@ -10,10 +10,18 @@ from raydaa.judging.judge import Comparisons, Judge, JudgeError, JudgeResources,
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
-from raydaa.pipeline.stage import ensure
-from raydaa.store.artifacts import key_of
+from raydaa.pipeline.stage import Stage, ensure
 from raydaa.store.output import Output
 from raydaa.store.tables import GENERATIONS, VERDICTS, read
+
+STAGE = Stage(
+    name="judge",
+    writes="verdicts against the baseline's responses",
+    depends_on="both responses, the judge, its prompt and orders",
+    engine="the judge",
+    after=("generate",),
+)
+
 
 NOTHING_TO_JUDGE = (
     "every response equals the baseline's; train longer or at a higher rate, or generate at a higher temperature"
@@ -21,8 +29,8 @@ NOTHING_TO_JUDGE = (
 
 
 @dataclass(frozen=True)
-class _Verdicts:
-    """On one contestant's responses."""
+class VerdictWork:
+    """Verdicts on one contestant's responses."""
 
     name: str
     output: Output
@@ -32,17 +40,10 @@ def judge(context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str
     """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name."""
     prompts = read(benchmark.table).to_pylist()
     responses = {name: GENERATIONS.read(job.folder)["response"].to_pylist() for name, job in jobs.items()}
-    if benchmark.fixed is not None:
-        against, identity = list(benchmark.fixed), key_of(responses=benchmark.fixed)
-    else:
-        against, identity = responses[benchmark.baseline], jobs[benchmark.baseline].output.key
-    who = by.identity()
-    verdicts = {}
-    for name, job in jobs.items():
-        depends_on = {"model": job.output.key, "baseline": identity, "judge": who}
-        verdicts[name] = _Verdicts(name, Output(context.at.verdicts, depends_on))
+    against = list(benchmark.fixed) if benchmark.fixed is not None else responses[benchmark.baseline]
+    verdicts = verdict_outputs(context, benchmark, by, jobs)
 
-    def make(missing: list[_Verdicts]) -> str:
+    def make(missing: list[VerdictWork]) -> str:
         if missing:
             others = {name: given for name, given in responses.items() if name != benchmark.baseline}
             if by.by_language and others and all(given == against for given in others.values()):
@@ -61,6 +62,18 @@ def judge(context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str
     about = f"{len(jobs)} models against {against_whom}, {benchmark.label}"
     ensure(context, "judge", about, list(verdicts.values()), make, tell_kept=False)
     return {name: one.output.folder for name, one in verdicts.items()}
+
+
+def verdict_outputs(
+    context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str, Job]
+) -> dict[str, VerdictWork]:
+    """What there is to judge, by contestant."""
+    baseline, who = benchmark.baseline_key(jobs), by.identity()
+    work = {}
+    for name, job in jobs.items():
+        depends_on = {"model": job.output.key, "baseline": baseline, "judge": who}
+        work[name] = VerdictWork(name, Output(context.at.verdicts, depends_on))
+    return work
 
 
 def _resources(context: Context) -> JudgeResources:

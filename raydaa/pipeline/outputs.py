@@ -8,25 +8,31 @@ from typing import Any
 
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.generation import Job
-from raydaa.store.artifacts import key_of, make_folder, write_text
+from raydaa.store.artifacts import key_of, write_text
+from raydaa.store.output import Output
+from raydaa.store.study_folder import StudyFolder
 from raydaa.store.tables import GENERATIONS, QUESTIONS, read
 
 
-def write_questions(study: Path, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:
+def write_questions(at: StudyFolder, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:
     """What models were asked and compared with, for who reads the study without its cache; the file's place in it."""
+    output = Output(at.questions, {"prompts": benchmark.key, "baseline": benchmark.baseline_key(jobs)})
+    if not output.done:
+        output.seal(lambda folder: QUESTIONS.write(folder, _questions(benchmark, jobs)))
+    return str(output.folder.relative_to(at.path) / QUESTIONS.name)
+
+
+def _questions(benchmark: Benchmark, jobs: Mapping[str, Job]) -> list[dict[str, Any]]:
     prompts = read(benchmark.table).to_pylist()
     against: list[str | None] = [None] * len(prompts)
     if benchmark.fixed is not None:
         against = list(benchmark.fixed)
     elif benchmark.judge is not None:
         against = GENERATIONS.read(jobs[benchmark.baseline].folder)["response"].to_pylist()
-    rows = [
+    return [
         {"prompt_id": prompt["prompt_id"], "question": prompt["question"], "baseline": response}
         for prompt, response in zip(prompts, against, strict=True)
     ]
-    folder = Path("questions") / key_of(rows=rows)
-    make_folder(study / folder, lambda temporary: QUESTIONS.write(temporary, rows))
-    return str(folder / QUESTIONS.name)
 
 
 def write_outputs(folder: Path, benchmark: Benchmark, jobs: Mapping[str, Job], titles: Mapping[str, str]) -> None:

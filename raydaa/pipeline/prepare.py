@@ -5,13 +5,13 @@ from pathlib import Path
 
 from raydaa.compat.imports import quiet_transformers
 from raydaa.data.files import DataError
-from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs
+from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, table_folder
 from raydaa.data.prepare import prepare as write_tables
 from raydaa.errors import InputError
 from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
 from raydaa.pipeline.context import Prepared
 from raydaa.pipeline.model_checks import check_caches, check_model
-from raydaa.pipeline.stage import KEPT
+from raydaa.pipeline.stage import KEPT, Stage
 from raydaa.pipeline.starts import Start, base_model
 from raydaa.progress import Progress
 from raydaa.store.artifacts import write_text
@@ -19,6 +19,14 @@ from raydaa.store.records import DataReport
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
 from raydaa.training.tokenizer import TokenizerError, load_tokenizer, study_tokenizer
+
+STAGE = Stage(
+    name="prepare",
+    writes="tokenized tables (Parquet), rejects, a report on the data",
+    depends_on="data files, tokenizer, chat template, lengths",
+    engine="pyarrow",
+    after=(),
+)
 
 
 def prepare(study: Study, progress: Progress) -> Prepared:
@@ -55,6 +63,13 @@ def _unread(report: DataReport) -> str:
     """The columns of sources that nothing was read from."""
     names = dict.fromkeys(name for columns in report.unread.values() for name in columns)
     return f"; columns not read: {', '.join(names)}" if names else ""
+
+
+def table_folders(study: Study, base: Path) -> list[Path]:
+    """Where the study's tables lie, made or not."""
+    settings, cache = study.settings, study.cache / "prepared"
+    folder = study_tokenizer(base, settings.data.chat_template, cache, settings.model.trust_remote_code)
+    return [table_folder(cache, group, key) for group, key in open_inputs(settings, folder).keys.items()]
 
 
 def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:

@@ -1,20 +1,27 @@
 """The stage reference: log-probabilities under the models that trials start from, shared by all studies."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import method_class
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.stage import ensure
+from raydaa.pipeline.stage import Stage, ensure
 from raydaa.pipeline.starts import Start
-from raydaa.settings.search import MethodSettings
 from raydaa.store.artifacts import read_json
 from raydaa.store.mirror import REFERENCE
 from raydaa.store.output import Output
 from raydaa.store.records import CostRecord, ReferenceCost
 from raydaa.training import launch
+
+STAGE = Stage(
+    name="reference",
+    writes="log-probabilities of all pairs under each start",
+    depends_on="the start's weights, tokenized pairs, precision",
+    engine="Ray Train workers",
+    after=("sft",),
+)
+
 
 HELD_OUT = ("validation",)
 ALL = ("train", *HELD_OUT)
@@ -29,42 +36,57 @@ class Reference:
     mismatched: Path | None
 
 
+@dataclass(frozen=True)
+class ReferenceWork:
+    """Log-probabilities of the pairs in ``parts`` under one start; ``methods`` are those that need the training pairs'.
+
+    ``mismatched``: of prompts with the next pair's responses.
+    """
+
+    start: Start
+    parts: tuple[str, ...]
+    mismatched: bool
+    methods: tuple[str, ...]
+    output: Output
+
+
+def reference_work(context: Context, starts: dict[str, Start]) -> list[ReferenceWork]:
+    """What there is to do: the held-out pairs under each start, and all pairs where its trials need them."""
+    search, work = context.settings.search, []
+
+    def from_start(name: str, trait: str) -> tuple[str, ...]:
+        classes = [method_class(m.name) for m in search.methods if name in search.starts_of(m)]
+        return tuple(sorted({cls.name for cls in classes if getattr(cls, trait)}))
+
+    for name in sorted({name for method in search.methods for name in search.starts_of(method)}):
+        needing = from_start(name, "needs_reference")
+        work.append(_work(context, starts[name], ALL if needing else HELD_OUT, False, needing))
+        if estimating := from_start(name, "needs_kl"):
+            work.append(_work(context, starts[name], ALL, True, estimating))
+    return work
+
+
+def _work(
+    context: Context, start: Start, parts: tuple[str, ...], mismatched: bool, methods: tuple[str, ...]
+) -> ReferenceWork:
+    given = depends_on(start, context.prepared, context.settings.training.precision, parts, mismatched)
+    output = Output(context.study.cache / "reference", given, shared=REFERENCE)
+    return ReferenceWork(start, parts, mismatched, methods, output)
+
+
 def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference]:
-    """Log-probabilities of the held-out pairs under each start, and of all pairs where its trials need them, in the
-    shared cache."""
-    search = context.settings.search
-    costs: list[ReferenceCost] = []
-
-    def begun(methods: Iterable[MethodSettings]) -> set[str]:
-        return {name for method in methods for name in search.starts_of(method)}
-
-    def needing(trait: str) -> list[MethodSettings]:
-        return [method for method in search.methods if getattr(method_class(method.name), trait)]
-
-    def whole(name: str, methods: list[MethodSettings], mismatched: bool = False) -> Path:
-        folder = _reference(context, starts[name], ALL, mismatched)
-        names = sorted({method_class(method.name).name for method in methods})
-        pairs = sum(context.prepared.rows[part] for part in ALL)
-        made = read_json(folder / launch.COST) or {}
-        costs.append(ReferenceCost(name, tuple(names), pairs, **made))
-        return folder
-
-    found, pairs, mismatched = {}, needing("needs_reference"), needing("needs_kl")
-    for name in sorted(begun(search.methods)):
-        found[name] = Reference(
-            whole(name, pairs) if name in begun(pairs) else _reference(context, starts[name], HELD_OUT),
-            whole(name, mismatched, True) if name in begun(mismatched) else None,
-        )
+    """Log-probabilities under each start, in the shared cache."""
+    costs, folders = list[ReferenceCost](), dict[str, dict[bool, Path]]()
+    for work in reference_work(context, starts):
+        _ensure(context, work)
+        folders.setdefault(work.start.name, {})[work.mismatched] = work.output.folder
+        if work.methods:
+            made = read_json(work.output.folder / launch.COST) or {}
+            pairs = sum(context.prepared.rows[part] for part in work.parts)
+            costs.append(ReferenceCost(work.start.name, work.methods, pairs, **made))
     workers, price = context.workers, context.settings.scaling.price_per_gpu_hour
     context.at.costs.write(CostRecord(workers.gpus, workers.count, price, tuple(costs)))
-    return found
-
-
-@dataclass(frozen=True)
-class _Logps:
-    """Log-probabilities of some tables' pairs."""
-
-    output: Output
+    return {name: Reference(found[False], found.get(True)) for name, found in folders.items()}
 
 
 def depends_on(
@@ -75,22 +97,19 @@ def depends_on(
     return {"weights": start.hash, "data": data, "parts": parts, "precision": precision, "mismatched": mismatched}
 
 
-def _reference(context: Context, start: Start, parts: tuple[str, ...], mismatched: bool = False) -> Path:
-    settings, prepared = context.settings, context.prepared
-    tables = {name: str(prepared.table(name)) for name in parts}
-    scoring = context.scoring(settings.training.attention)
+def _ensure(context: Context, work: ReferenceWork) -> None:
+    prepared = context.prepared
+    tables = {name: str(prepared.table(name)) for name in work.parts}
+    scoring = context.scoring(context.settings.training.attention)
 
     def fill(folder: Path) -> None:
-        task = launch.ReferenceTask(str(start.folder), tables, folder, scoring, mismatched)
+        task = launch.ReferenceTask(str(work.start.folder), tables, folder, scoring, work.mismatched)
         launch.reference(task, context.one_process)
 
-    def make(missing: list[_Logps]) -> str:
-        for logps in missing:
-            logps.output.seal(fill)
-        return f"{sum(prepared.rows[name] for name in parts)} pairs"
+    def make(missing: list[ReferenceWork]) -> str:
+        for one in missing:
+            one.output.seal(fill)
+        return f"{sum(prepared.rows[name] for name in work.parts)} pairs"
 
-    given = depends_on(start, prepared, settings.training.precision, parts, mismatched)
-    work = _Logps(Output(context.study.cache / "reference", given, shared=REFERENCE))
-    which = " of mismatched responses" if mismatched else ""
-    ensure(context, "reference", f"log-probabilities{which} under {start.name}", [work], make)
-    return work.output.folder
+    which = " of mismatched responses" if work.mismatched else ""
+    ensure(context, "reference", f"log-probabilities{which} under {work.start.name}", [work], make)

@@ -13,12 +13,21 @@ import numpy as np
 
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, processes
-from raydaa.pipeline.stage import ensure, missing
+from raydaa.pipeline.stage import Stage, ensure, missing
 from raydaa.pipeline.starts import Start
 from raydaa.store.output import Output
 from raydaa.store.tables import GENERATIONS, SCORES, read
 from raydaa.training.reference import Scoring
 from raydaa.training.workers import map_on_workers, on_workers
+
+STAGE = Stage(
+    name="score",
+    writes="log-probabilities of responses under the start, by the training scorer",
+    depends_on="responses, the start's weights",
+    engine="Ray workers",
+    after=("generate",),
+)
+
 
 LOOKED_AT = 32  # responses whose log-probability is taken twice
 AGREEMENT = 1e-4  # nats between the two that are nothing but rounding
@@ -94,6 +103,11 @@ def score(context: Context, wanted: dict[str, tuple[Job, Start]], alone: bool) -
     ensure(context, "score", about, [*starts.values(), *own.values()], make)
     folders = {name: task.output.folder for name, task in own.items()}
     return {name: Scores(task.output.folder, folders.get(name)) for name, task in starts.items()}
+
+
+def start_tasks(context: Context, wanted: dict[str, tuple[Job, Start]]) -> list[ScoreTask]:
+    """Each job's responses under the model beside it."""
+    return [_task(context, job, model) for job, model in wanted.values()]
 
 
 def is_scored(context: Context, job: Job) -> bool:

@@ -1,23 +1,32 @@
 """The stage sft: a checkpoint for each fraction of the examples; and the tokens per micro-batch that all runs share."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.stage import KEPT
+from raydaa.pipeline.stage import Stage, ensure
 from raydaa.pipeline.starts import Start, models_named, sft_fraction
 from raydaa.settings.training import TrainingSettings
 from raydaa.signals import looking
-from raydaa.store.artifacts import intact, key_of, write_json
+from raydaa.store.artifacts import key_of, write_json
 from raydaa.store.models import local_model
+from raydaa.store.output import Output
 from raydaa.store.plain import to_plain
 from raydaa.store.records import BudgetRecord
-from raydaa.store.study_folder import TrialFolder
+from raydaa.store.study_folder import MODEL, TrialFolder
 from raydaa.training import launch
 from raydaa.training.spec import DataSpec, ObjectiveSpec, Recipe, RunSpec
+
+STAGE = Stage(
+    name="sft",
+    writes="a checkpoint for each fraction of the examples",
+    depends_on="tokenized examples, base weights, SFT settings",
+    engine="Ray Train",
+    after=("prepare",),
+)
 
 
 def budget(context: Context) -> None:
@@ -46,40 +55,65 @@ def sft(context: Context) -> dict[str, Start]:
     starts = {"base": context.prepared.base}
     for name in models_named(settings):
         fraction = sft_fraction(settings, name)
-        folder = local_model(name) if fraction is None else _sft_checkpoint(context, fraction)
+        folder = local_model(name) if fraction is None else _checkpoint(context, sft_work(context, fraction))
         starts[name] = Start.at(name, folder)
     return starts
 
 
-def _sft_checkpoint(context: Context, fraction: float) -> Path:
+@dataclass(frozen=True)
+class SftWork:
+    """One checkpoint: on a share of the examples."""
+
+    fraction: float
+    recipe: Recipe
+    output: Output
+
+    @property
+    def folder(self) -> TrialFolder:
+        """The run's, around its model."""
+        return TrialFolder(self.output.folder.parent)
+
+
+def sft_work(context: Context, fraction: float) -> SftWork:
+    """What there is to do for one fraction."""
     settings, prepared = context.settings, context.prepared
     sft = settings.sft
     training = replace(settings.training, epochs=sft.epochs, batch_size=sft.batch_size or settings.training.batch_size)
     recipe = replace(_recipe(context, training, sft.learning_rate, sft.seed), fraction=fraction)
+    depends_on = recipe.depends_on(prepared.base.hash, prepared.keys["sft"])
+    return SftWork(fraction, recipe, Output(context.at.sft, depends_on, inside=MODEL))
+
+
+def _checkpoint(context: Context, work: SftWork) -> Path:
+    total = work.recipe.steps(context.prepared.rows["sft"])
+
+    def make(missing: list[SftWork]) -> str:
+        for one in missing:
+            _train(context, one, total)
+        return f"loss {work.folder.read_metrics()[-1]['loss']:.3f}"
+
+    ensure(context, "sft", f"{total} steps on {work.fraction:.0%} of the examples", [work], make)
+    return work.output.folder
+
+
+def _train(context: Context, work: SftWork, total: int) -> None:
+    prepared, folder = context.prepared, work.folder
     spec = RunSpec(
-        recipe=recipe.with_tokens(context.tokens_of(training)),
+        recipe=work.recipe.with_tokens(context.tokens_of(work.recipe.training)),
         data=DataSpec(train=str(prepared.table("sft"))),
         start=str(prepared.base.folder),
         tokenizer=str(prepared.tokenizer),
     )
-    folder = context.at.sft(recipe.key(prepared.base.hash, prepared.keys["sft"]))
-    total = recipe.steps(prepared.rows["sft"])
-    context.progress.start("sft", f"{total} steps on {fraction:.0%} of the examples")
-    if intact(folder.model):
-        context.progress.end(KEPT)
-        return folder.model
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.spec, spec.to_json())
     with looking(partial(_show_steps, context, folder, total), 1.0):
         result, _ = launch.train(spec, folder.path, context.whole_machine)
     if "failed" in result:
-        place, value = "sft.learning_rate", recipe.learning_rate
+        place, value = "sft.learning_rate", spec.recipe.learning_rate
         if result["failed"].startswith("out of memory"):
             place, value = "training.tokens_per_microbatch", spec.recipe.tokens
         raise InputError(f"{context.study.where}: {place}: {value}: {result['failed']}; lower it")
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
-    context.progress.end(f"loss {folder.read_metrics()[-1]['loss']:.3f}")
-    return folder.model
 
 
 def _recipe(context: Context, training: TrainingSettings, learning_rate: float, seed: int) -> Recipe:

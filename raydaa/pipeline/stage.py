@@ -5,12 +5,24 @@ from the mirror, what is missing is made, and two lines say so.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from raydaa.pipeline.context import Context
 from raydaa.store.output import Output
 
 KEPT = "kept from before"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is, for people: `raydaa stages` and the documentation's table are printed from these."""
+
+    name: str
+    writes: str
+    depends_on: str
+    engine: str
+    after: tuple[str, ...] = ()  # the stages whose outputs it needs
 
 
 class Work(Protocol):

@@ -14,12 +14,14 @@ class Output:
     """One folder of a stage, below that of all the stage's.
 
     ``depends_on`` is all that its content depends on, and nothing else: never time, places or the machine.
-    ``shared`` is where a mirror keeps it beside studies, if they share it.
+    ``shared`` is where a mirror keeps it beside studies, if they share it; ``inside`` is the part of the folder that is
+    sealed, where work leaves more beside it.
     """
 
     below: Path
     depends_on: Mapping[str, Any]
     shared: str | None = None
+    inside: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -29,7 +31,7 @@ class Output:
     @property
     def folder(self) -> Path:
         """Where it lies."""
-        return self.below / self.key
+        return self.below / self.key / self.inside
 
     @property
     def done(self) -> bool:

@@ -23,6 +23,7 @@ from raydaa.store.records import (
     VersionsRecord,
 )
 
+MODEL = "model"  # in a trial's folder
 FORMAT = 1  # of study folders: counted up by whoever changes what a file of theirs is called or says
 Record = TypeVar("Record")
 
@@ -79,7 +80,7 @@ class TrialFolder:
     @property
     def model(self) -> Path:
         """Sealed weights, of a trial that finished."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def ran_out(self) -> Path:
@@ -229,9 +230,20 @@ class StudyFolder:
         """Ray's own folder, while it runs."""
         return self.path / "ray"
 
-    def sft(self, key: str) -> TrialFolder:
-        """An SFT run, which has no record."""
-        return TrialFolder(self.path / "sft" / key)
+    @property
+    def sft(self) -> Path:
+        """A folder for each SFT run, as of a trial without a record."""
+        return self.path / "sft"
+
+    @property
+    def questions(self) -> Path:
+        """What models were asked and compared with, sealed."""
+        return self.path / "questions"
+
+    @property
+    def outputs(self) -> Path:
+        """Responses in the file formats of the benchmarks' own tools."""
+        return self.path / "outputs"
 
     @property
     def generations(self) -> Path:

@@ -96,7 +96,11 @@ class Recipe:
         return num_steps(rows, self.training.batch_size, self.training.epochs)
 
     def key(self, start: str, data: str) -> str:
-        """Identity of the run's result, given the identities of its starting weights and its data.
+        """Identity of the run's result, given the identities of its starting weights and its data."""
+        return key_of(**self.depends_on(start, data))
+
+    def depends_on(self, start: str, data: str) -> dict[str, Any]:
+        """All that the run's result depends on.
 
         Every field is in it but those that say otherwise. Engines differ in bf16: DeepSpeed trains bf16 weights
         beside a float32 copy, plain torch float32 weights, cast.
@@ -104,7 +108,7 @@ class Recipe:
         values = identity_of(self)
         if self.training.precision != "bf16":
             del values["placement"]["engine"]
-        return key_of(start=start, data=data, **values)
+        return {"start": start, "data": data, **values}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,13 +61,13 @@ def on_workers(task: Callable[[], Any], workers: Workers) -> Any:
     if workers.count > 1:
         return _in_a_group(task, workers)
     if workers.in_process:
-        return _in_this_process(task, workers)
+        return _run_alone(task, workers)
     import ray
 
     options: dict[str, Any] = {"num_cpus": workers.cpus, "max_retries": workers.max_failures, "retry_exceptions": True}
     if workers.gpus:  # then Ray ends the process with its task, and the GPU's memory is free
         options |= {"num_gpus": workers.gpus, "accelerator_type": workers.accelerator}
-    return ray.get(ray.remote(**options)(_in_this_process).remote(task, workers))
+    return ray.get(ray.remote(**options)(_run_alone).remote(task, workers))
 
 
 def map_on_workers(
@@ -105,7 +105,7 @@ def _prepared(task: Callable[[], Any], workers: Workers) -> Any:
     return task()
 
 
-def _in_this_process(task: Callable[[], Any], workers: Workers) -> Any:
+def _run_alone(task: Callable[[], Any], workers: Workers) -> Any:
     """In a process that lives on; what the task freed goes back to the machine."""
     try:
         return _prepared(task, workers)

@@ -116,8 +116,9 @@ def check_verdicts(home: Path, folder: Path, judge: Path) -> VerdictCache:
 def check_harness(folder: Path) -> None:
     """The harness and the training scorer find the same accuracy, and the report shows it."""
     found = TrialResults.load(folder).harness["dpo"]["pocket_choice"]["acc"]
-    assert found["value"] == pytest.approx(accuracy(folder / "best" / "dpo"))
-    assert found["standard_error"] > 0
+    assert found.value == pytest.approx(accuracy(folder / "best" / "dpo"))
+    assert found.standard_error is not None
+    assert found.standard_error > 0
     page = (folder / "report" / "index.html").read_text()
     assert "LM Evaluation Harness" in page
     assert "pocket_choice" in page

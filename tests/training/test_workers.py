@@ -229,7 +229,7 @@ def responses(spec: RunSpec, folder: Path) -> ScoreTask:
     folder.mkdir(exist_ok=True)
     pairs = read(Path(spec.data.train)).to_pylist()
     said = [{"prompt_id": str(pair["pair_id"]), "tokens": pair["chosen_tokens"]} for pair in pairs]
-    write(folder / "responses.parquet", said, GENERATIONS)
+    GENERATIONS.write(folder, said)
     return ScoreTask(str(folder), spec.data.train, Output(folder, {}), spec.start, SCORING, None, 0)
 
 
