@@ -14,7 +14,7 @@ from raydaa.evaluation.figures import BenchmarkInfo, Evaluation, ModelFigures
 from raydaa.evaluation.pareto import pareto_front
 from raydaa.store.records import HarnessRecord, HarnessScores
 from raydaa.store.study_folder import StudyFolder
-from raydaa.store.tables import VERDICTS
+from raydaa.store.tables import VERDICTS, column
 from raydaa.trial_row import TrialRow, trial_row
 
 
@@ -159,7 +159,7 @@ class TrialResults:
             folder = None if row.figures is None or row.figures.verdicts is None else self.folder / row.figures.verdicts
             if folder is not None and VERDICTS.is_in(folder):
                 tables[row.method] = VERDICTS.read(folder)
-        found = [dict(zip(t["prompt_id"].to_pylist(), t["outcome"].to_pylist(), strict=True)) for t in tables.values()]
+        found = [dict(zip(column(t, "prompt_id"), column(t, "outcome"), strict=True)) for t in tables.values()]
         prompts = list(dict.fromkeys(name for outcomes in found for name in outcomes))
         return list(tables), np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
 

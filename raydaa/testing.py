@@ -106,7 +106,7 @@ def _check_extremes(method: Method, directed: Callable[[Method, PairLogps], Tens
         must = torch.ones_like(finite) if directed is None else directed(method, logps)
         _require(method, "the gradient pushes chosen up or is 0", (up <= 0) | ~must, logps)
         _require(method, "the gradient pushes rejected down or is 0", (down >= 0) | ~must, logps)
-        columns = {n: None if v is None else v.double() for n, v in vars(logps).items()}
+        columns: dict[str, Any] = {n: None if v is None else v.double() for n, v in vars(logps).items()}
         exact, exact_up, exact_down = with_gradients(method, PairLogps(**columns))
         steepest = torch.cat([exact_up.abs(), exact_down.abs()]).max()
         for got, right in ((up, exact_up), (down, exact_down)):
@@ -142,8 +142,8 @@ def _check_independence(method: Method) -> None:
 
     alone = torch.cat([among(torch.tensor([row])) for row in range(32)])
     _require(method, "a pair's loss does not depend on the pairs beside it", (alone - whole).abs() <= 1e-12, logps)
-    missing = {"reference_chosen": None, "reference_rejected": None}
-    _check_trait(method, "needs_reference", replace(logps, **missing), whole)
+    without = replace(logps, reference_chosen=None, reference_rejected=None)
+    _check_trait(method, "needs_reference", without, whole)
     _check_trait(method, "needs_kl", replace(logps, kl=None), whole)
 
 

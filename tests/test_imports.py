@@ -26,7 +26,7 @@ def loaded_after(statement: str) -> set[str]:
         ("from raydaa import loss, PairLogps", {"torch", "numpy"}),
         ("import raydaa.evaluation.win_rate, raydaa.evaluation.kl, raydaa.evaluation.pareto", {"numpy"}),
         ("import raydaa.study, raydaa.settings.study", set()),
-        ("import raydaa.training.loop, raydaa.data.prepare", {"torch", "numpy", "pyarrow"}),
+        ("import raydaa.training.run, raydaa.data.prepare", {"torch", "numpy", "pyarrow"}),
     ],
 )
 def test_loads_no_more_than(statement: str, allowed: set[str]) -> None:

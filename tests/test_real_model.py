@@ -27,9 +27,9 @@ from raydaa.store.study_folder import StudyFolder
 from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training import launch
-from raydaa.training.loop import Run
 from raydaa.training.model import Policy, load_model
 from raydaa.training.reference import Scoring, score
+from raydaa.training.run import Run
 from raydaa.training.tokenizer import load_tokenizer, stops_of, study_tokenizer
 from raydaa.training.workers import Workers
 from tests.command import Command

@@ -6,20 +6,20 @@ from typing import Any
 
 from raydaa.algorithms.losses import METHODS
 from raydaa.algorithms.method import Method, check_traits
-from raydaa.own_code import imported, source_hash
+from raydaa.user_code import imported, source_hash
 
 # Classes given from Python, by the name they travel under; a worker learns them before it trains.
 _own: dict[str, type[Method]] = {}
 
 
-def is_own(name: str) -> bool:
+def is_custom(name: str) -> bool:
     """Whether ``name`` means code outside this package."""
     return ":" in name
 
 
 def is_known(name: str) -> bool:
     """Whether `method_class` needs to import nothing for ``name``."""
-    return not is_own(name) or name in _own
+    return not is_custom(name) or name in _own
 
 
 def use(cls: type[Method]) -> str:
@@ -37,11 +37,11 @@ def use(cls: type[Method]) -> str:
 def method_class(name: str) -> type[Method]:
     """The loss called ``name``; ValueError with the choices where there is none.
 
-    A name with a colon imports the module before it: ask `is_own` first where code must be allowed.
+    A name with a colon imports the module before it: ask `is_custom` first where code must be allowed.
     """
     if name in METHODS:
         return METHODS[name]
-    if not is_own(name):
+    if not is_custom(name):
         raise ValueError(f"{name!r} is not a method; choose from {', '.join(sorted(METHODS))}, or module:Class")
     if name not in _own:
         use(_imported(name))
@@ -60,7 +60,7 @@ def code_hash(name: str) -> str | None:
 
     A class typed into a script or notebook counts alone. ValueError where no source can be read.
     """
-    if not is_own(name):
+    if not is_custom(name):
         return None
     classes = [
         cls for cls in inspect.getmro(method_class(name)) if not cls.__module__.startswith(("raydaa.", "builtins"))
@@ -68,7 +68,7 @@ def code_hash(name: str) -> str | None:
     return source_hash(name, classes)
 
 
-def titled(method: str, parameters: dict[str, Any]) -> str:
+def display_name(method: str, parameters: dict[str, Any]) -> str:
     """``ipo (per token)``: another normalisation than the method's own is another method with another β."""
     cls = method_class(method)
     normalized = parameters.get("length_normalized", cls.length_normalized)

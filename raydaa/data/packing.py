@@ -8,6 +8,7 @@ pair is two blocks. The loss weighs pairs, never micro-batches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +42,11 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on ``device``."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=True)
+        return replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Sharing:
 class Ragged:
     """A column of token lists as one flat array: ``column[i]`` is a view."""
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        lists = column.combine_chunks()
+    def __init__(self, column: "pa.ChunkedArray[Any]") -> None:
+        lists: Any = column.combine_chunks()
         if isinstance(lists, pa.ChunkedArray):
             lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
         self.offsets = lists.offsets.to_numpy()

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydaa.store.artifacts import key_of, replacing
+from raydaa.store.tables import make_schema
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Ruling:
     completion_tokens: int
 
 
-SCHEMA = pa.schema(
+SCHEMA = make_schema(
     [
         ("key", pa.string()),
         ("judge", pa.string()),

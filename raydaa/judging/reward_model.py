@@ -18,7 +18,7 @@ from raydaa.settings.judge import RewardModelJudge
 from raydaa.store.artifacts import read_json
 from raydaa.store.models import local_model, model_identity
 from raydaa.store.output import Output
-from raydaa.store.tables import REWARDS
+from raydaa.store.tables import REWARDS, column
 from raydaa.training.device import device_of_worker
 from raydaa.training.workers import map_on_workers
 
@@ -62,7 +62,7 @@ class Judge(judge.Judge[RewardModelJudge]):
             map_on_workers(tasks, workers, tell)
         except Exception as error:  # whatever loading or running a model of the user's raises, in a task
             raise JudgeError(str(error).strip().splitlines()[-1]) from None
-        rewards = {name: REWARDS.read(output.folder)["reward"].to_pylist() for name, output in outputs.items()}
+        rewards = {name: column(REWARDS.read(output.folder), "reward") for name, output in outputs.items()}
         rows = {}
         for name in comparisons.responses:
             rows[name] = compared(comparisons.ids, rewards[name], rewards[against])
@@ -109,9 +109,9 @@ def reward_scores(
     for places in alike.values():
         for first in range(0, len(places), size):
             chosen = places[first : first + size]
-            ids = torch.tensor([encoded[place] for place in chosen], device=model.device)
+            batch = torch.tensor([encoded[place] for place in chosen], device=model.device)
             with torch.no_grad():
-                found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
+                found = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits[:, 0]
             for place, score in zip(chosen, found.float().tolist(), strict=True):
                 scores[place] = score
     return scores

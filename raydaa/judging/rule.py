@@ -7,9 +7,9 @@ from typing import Any
 from raydaa.errors import InputError, first_line
 from raydaa.judging import judge
 from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
-from raydaa.own_code import imported, source_hash
 from raydaa.pocket.world import gold_reward
 from raydaa.settings.judge import RuleJudge
+from raydaa.user_code import imported, source_hash
 
 Reward = Callable[[str, str], float]
 POCKET = "pocket"

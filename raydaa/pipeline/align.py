@@ -17,7 +17,7 @@ from raydaa.store.mirror import STUDY, push_soon
 from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialState
 from raydaa.training.spec import DataSpec, ObjectiveSpec, Placement, Recipe, RunSpec
 from raydaa.tuning.search_space import export, groups, label_of, title_of
-from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+from raydaa.tuning.sweep import Sweep, SweepBudget, SweptTrial
 
 STAGE = Stage(
     name="align",
@@ -59,10 +59,10 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     found = groups(settings.search, settings.data.preferences.fraction)
     workers = context.workers
     limit = settings.search.budget
-    purse = None if limit is None else Purse(limit, workers.count * (workers.gpus or 1))
+    budget = None if limit is None else SweepBudget(limit, workers.count * (workers.gpus or 1))
     trials = _Trials(context, starts, references)
     early, rows = settings.search.early_stopping, context.prepared.rows["train"]
-    sweep = Sweep(found, trials.make, context.at.trials, early, rows, purse)
+    sweep = Sweep(found, trials.make, context.at.trials, early, rows, budget)
     context.progress.start("align", f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
     news = _News(context, sweep)
     news.write_list()

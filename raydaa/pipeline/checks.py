@@ -15,7 +15,7 @@ from raydaa.judging.judge import judge_of
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.generation import engine_of, on_gpus
-from raydaa.pipeline.measuring import Published
+from raydaa.pipeline.measure import Published
 from raydaa.pipeline.starts import models_named, sft_fraction
 from raydaa.settings.base import values_of
 from raydaa.settings.study import StudySettings

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from raydaa.algorithms.catalog import is_own, method_class
+from raydaa.algorithms.catalog import is_custom, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
 from raydaa.compat.ray import send_with_code
@@ -117,7 +117,7 @@ class Context:
             threads=scaling.cpus_per_worker,
             storage=str(self.at.ray),
             max_failures=scaling.max_failures,
-            methods=own_methods(self.settings),
+            methods=custom_methods(self.settings),
         )
 
     @property
@@ -160,9 +160,9 @@ class LiveSlots:
         return self.context.resolved.slots
 
 
-def own_methods(settings: StudySettings) -> tuple[type[Method], ...]:
+def custom_methods(settings: StudySettings) -> tuple[type[Method], ...]:
     """The study's methods that are not built in; their packages travel to the workers with their code."""
-    found = tuple({m.name: method_class(m.name) for m in settings.search.methods if is_own(m.name)}.values())
+    found = tuple({m.name: method_class(m.name) for m in settings.search.methods if is_custom(m.name)}.values())
     for cls in found:
         package = sys.modules[cls.__module__.partition(".")[0]]
         if package.__name__ != "__main__":  # that one always travels

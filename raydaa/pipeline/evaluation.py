@@ -16,7 +16,7 @@ from raydaa.pipeline.benchmarks import Benchmark, benchmarks
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
 from raydaa.pipeline.judging import judge
-from raydaa.pipeline.measuring import measure, notes_on_judge
+from raydaa.pipeline.measure import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.stage import missing
@@ -27,14 +27,14 @@ from raydaa.store.artifacts import key_of, model_hash
 from raydaa.store.output import Output
 from raydaa.store.records import PREFERENCE_LOSS, Point, Trial, TrialState
 from raydaa.store.study_folder import StudyFolder
-from raydaa.store.tables import GENERATIONS, SCORES, VERDICTS
+from raydaa.store.tables import GENERATIONS, SCORES, VERDICTS, column
 from raydaa.training.tokenizer import stops_of
 
 FIELDS = set(SamplingSettings.model_fields)
 
 
 @dataclass(frozen=True)
-class Contestant:
+class EvaluatedModel:
     """A model whose responses are looked at: a finished trial, or a start beside them."""
 
     name: str  # a trial's key, or a start's name
@@ -47,7 +47,7 @@ class Contest:
     """Who is looked at, on what: for each benchmark and contestant the responses to judge, and those KL is measured on
     (often the same)."""
 
-    contestants: list[Contestant]
+    contestants: list[EvaluatedModel]
     benchmarks: list[Benchmark]
     judged: dict[str, dict[str, Job]]
     for_kl: dict[str, Job]
@@ -63,12 +63,12 @@ def contest(context: Context, starts: dict[str, Start], trials: Sequence[Trial])
     """Of a sweep that is over."""
     settings = context.settings.evaluation
     contestants = [
-        _contestant(context, starts, trial) for trial in looked_at(context.at, trials, settings.judge_trials)
+        _contestant(context, starts, trial) for trial in trials_to_evaluate(context.at, trials, settings.judge_trials)
     ]
     # What trials started from is judged as well: how far they came can be told then.
     begun = dict.fromkeys(contestant.start.name for contestant in contestants if contestant.start is not None)
     beside = dict.fromkeys([*context.settings.models_beside, *settings.judged_models, *begun])
-    contestants += [Contestant(name, starts[name], None) for name in beside]
+    contestants += [EvaluatedModel(name, starts[name], None) for name in beside]
     asked = benchmarks(context)
     return Contest(contestants, asked, *_jobs(context, asked, contestants))
 
@@ -109,7 +109,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
 
 def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> list[Trial]:
     """Trials whose model was removed and has to answer."""
-    looked = looked_at(context.at, trials, context.settings.evaluation.judge_trials)
+    looked = trials_to_evaluate(context.at, trials, context.settings.evaluation.judge_trials)
     gone = [trial for trial in looked if not context.at.trial(trial.key).model.exists()]
     contestants = [_contestant(context, starts, trial) for trial in gone]
     judged, for_kl = _jobs(context, benchmarks(context), contestants)
@@ -119,15 +119,15 @@ def unanswered(context: Context, starts: dict[str, Start], trials: Sequence[Tria
     return [t for t in gone if not (scored[t.key] and not missing(asked[t.key]))]
 
 
-def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> Contestant:
+def _contestant(context: Context, starts: dict[str, Start], trial: Trial) -> EvaluatedModel:
     folder = context.at.trial(trial.key)
     record = folder.record.read()
     removed = None if record is None else record.removed
     model = Start(trial.label, folder.model, removed or model_hash(folder.model))
-    return Contestant(trial.key, model, starts[trial.point.init])
+    return EvaluatedModel(trial.key, model, starts[trial.point.init])
 
 
-def looked_at(folder: StudyFolder, trials: Sequence[Trial], rule: str) -> list[Trial]:
+def trials_to_evaluate(folder: StudyFolder, trials: Sequence[Trial], rule: str) -> list[Trial]:
     """The finished trials that ``judge_trials`` names, in the study's order.
 
     ``best_lr_per_beta`` takes the lowest held-out preference loss among trials with the same objective and start,
@@ -156,7 +156,7 @@ def group_of(point: Point, rule: str) -> str:
 
 
 def _jobs(
-    context: Context, asked: Sequence[Benchmark], contestants: Sequence[Contestant]
+    context: Context, asked: Sequence[Benchmark], contestants: Sequence[EvaluatedModel]
 ) -> tuple[dict[str, dict[str, Job]], dict[str, Job]]:
     """For each benchmark and contestant the responses to judge, and those KL is measured on (often the same)."""
     settings, prepared = context.settings.evaluation, context.prepared
@@ -245,14 +245,14 @@ def _agreement(
 
 
 def _distance(
-    context: Context, contestant: Contestant, for_kl: dict[str, Job], scores: dict[str, Scores]
+    context: Context, contestant: EvaluatedModel, for_kl: dict[str, Job], scores: dict[str, Scores]
 ) -> Divergence | None:
     """How far a contestant is from its start; a start itself is not measured."""
     settings, name = context.settings.evaluation, contestant.name
     if contestant.start is None:
         return None
     drawn = GENERATIONS.read(for_kl[name].folder).slice(0, settings.kl_prompts)
-    sizes = np.array([len(tokens) for tokens in drawn["tokens"].to_pylist()])
+    sizes = np.array([len(tokens) for tokens in column(drawn, "tokens")])
 
     def scored(folder: Path) -> np.ndarray:
         return SCORES.read(folder).slice(0, settings.kl_prompts)["logp"].to_numpy()

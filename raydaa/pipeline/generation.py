@@ -18,7 +18,7 @@ from raydaa.pipeline.starts import Start
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.output import Output
-from raydaa.store.tables import GENERATIONS, read
+from raydaa.store.tables import GENERATIONS, column, read
 from raydaa.training.workers import map_on_workers
 
 # Tokens times bytes of weights: what a process on a CPU generates while another one does its imports.
@@ -91,7 +91,7 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
 
 def _tokens(job: Job) -> int:
     """How many a job's responses have."""
-    return sum(map(len, GENERATIONS.read(job.folder)["tokens"].to_pylist()))
+    return sum(map(len, column(GENERATIONS.read(job.folder), "tokens")))
 
 
 def repeatable(context: Context) -> bool:

@@ -12,7 +12,7 @@ from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
 from raydaa.pipeline.stage import Stage, ensure
 from raydaa.store.output import Output
-from raydaa.store.tables import GENERATIONS, VERDICTS, read
+from raydaa.store.tables import GENERATIONS, VERDICTS, column, read
 
 STAGE = Stage(
     name="judge",
@@ -39,7 +39,7 @@ class VerdictWork:
 def judge(context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str, Job]) -> dict[str, Path]:
     """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name."""
     prompts = read(benchmark.table).to_pylist()
-    responses = {name: GENERATIONS.read(job.folder)["response"].to_pylist() for name, job in jobs.items()}
+    responses = {name: column(GENERATIONS.read(job.folder), "response") for name, job in jobs.items()}
     against = list(benchmark.fixed) if benchmark.fixed is not None else responses[benchmark.baseline]
     verdicts = verdict_outputs(context, benchmark, by, jobs)
 

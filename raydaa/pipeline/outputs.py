@@ -11,7 +11,7 @@ from raydaa.pipeline.generation import Job
 from raydaa.store.artifacts import key_of, write_text
 from raydaa.store.output import Output
 from raydaa.store.study_folder import StudyFolder
-from raydaa.store.tables import GENERATIONS, QUESTIONS, read
+from raydaa.store.tables import GENERATIONS, QUESTIONS, column, read
 
 
 def write_questions(at: StudyFolder, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:
@@ -28,7 +28,7 @@ def _questions(benchmark: Benchmark, jobs: Mapping[str, Job]) -> list[dict[str, 
     if benchmark.fixed is not None:
         against = list(benchmark.fixed)
     elif benchmark.judge is not None:
-        against = GENERATIONS.read(jobs[benchmark.baseline].folder)["response"].to_pylist()
+        against = column(GENERATIONS.read(jobs[benchmark.baseline].folder), "response")
     return [
         {"prompt_id": prompt["prompt_id"], "question": prompt["question"], "baseline": response}
         for prompt, response in zip(prompts, against, strict=True)

@@ -115,7 +115,7 @@ def _run(context: "Context") -> str | None:
     )
     from raydaa.pipeline.evaluation import evaluate, unanswered
     from raydaa.pipeline.harness import harness
-    from raydaa.pipeline.models import reopened
+    from raydaa.pipeline.prune_models import reopen_missing
     from raydaa.pipeline.reference import reference
     from raydaa.pipeline.sft import budget, sft
     from raydaa.results import TrialResults
@@ -135,19 +135,19 @@ def _run(context: "Context") -> str | None:
     while True:
         trials = align(context, starts, references)
         context.send()
-        if reopened(context, unanswered(context, starts, trials)):
+        if reopen_missing(context, unanswered(context, starts, trials)):
             continue
         evaluate(context, starts, trials)
         context.send()
         results = TrialResults.load(context.folder)
-        if not reopened(context, results.worth_keeping()):
+        if not reopen_missing(context, results.worth_keeping()):
             return harness(context, starts, results)
 
 
 def _report(context: "Context", failure: str | None) -> "TrialResults":
     """The last stage; then InputError about the ``failure`` of one before it."""
     from raydaa.pipeline.export_best import export_best
-    from raydaa.pipeline.models import remove_dominated
+    from raydaa.pipeline.prune_models import remove_dominated
     from raydaa.results import TrialResults
 
     shutil.rmtree(context.at.ray, ignore_errors=True)

@@ -16,7 +16,7 @@ from raydaa.pipeline.generation import Job, processes
 from raydaa.pipeline.stage import Stage, ensure, missing
 from raydaa.pipeline.starts import Start
 from raydaa.store.output import Output
-from raydaa.store.tables import GENERATIONS, SCORES, read
+from raydaa.store.tables import GENERATIONS, SCORES, column, read
 from raydaa.training.reference import Scoring
 from raydaa.training.workers import map_on_workers, on_workers
 
@@ -64,7 +64,7 @@ class ScoreTask:
         from raydaa.training.reference import score_share, scorer
 
         rows = GENERATIONS.read(Path(self.responses)).slice(0, self.first).to_pylist()
-        asked = read(Path(self.prompts)).slice(0, len(rows))["prompt_tokens"].to_pylist()
+        asked = column(read(Path(self.prompts)).slice(0, len(rows)), "prompt_tokens")
         table = ResponseTable(asked, [row["tokens"] for row in rows])
         # On a CPU responses are generated in float32 whatever training uses; score them alike.
         precision = self.scoring.precision if device_of_worker().type == "cuda" else "fp32"

@@ -32,14 +32,14 @@ from raydaa.settings.study import StudySettings
 from raydaa.store.records import Point, TrialState
 from raydaa.store.tables import read
 from raydaa.study import Study
-from raydaa.training.budget import SHARE
 from raydaa.training.checkpoint import RATE, foreseen
 from raydaa.training.memory import Layout, Shape, memory
 from raydaa.training.spec import Recipe, in_half
+from raydaa.training.token_budget import SHARE
 from raydaa.training.tokenizer import TokenizerError
 from raydaa.tuning.search_space import groups, title_of
 from raydaa.tuning.simulate import SimulatedSweep, simulate
-from raydaa.tuning.sweep import Purse, Sweep
+from raydaa.tuning.sweep import Sweep, SweepBudget
 
 UTILISATION = 0.4  # of a card's operations: an assumption, to be replaced by what a first trial shows
 UNKNOWN_STEPS = 100  # of a trial whose data could not be looked at; only shares are told then
@@ -134,10 +134,10 @@ def _simulate(
         return recipe.key(point.init, ""), recipe
 
     found = groups(search, settings.data.preferences.fraction)
-    purse = None if search.budget is None else Purse(search.budget)
+    budget = None if search.budget is None else SweepBudget(search.budget)
     early = search.early_stopping if with_early_stopping else None
     with tempfile.TemporaryDirectory() as name:
-        return simulate(Sweep(found, make, Path(name), early, table_size, purse))
+        return simulate(Sweep(found, make, Path(name), early, table_size, budget))
 
 
 def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> MemoryPlan:

@@ -10,7 +10,7 @@ from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.settings.judge import LanguageJudgeSettings
 from raydaa.settings.study import StudySettings
 from raydaa.store.records import Point
-from raydaa.store.tables import read
+from raydaa.store.tables import column, read
 
 CHARACTERS = 4  # of English in a token
 WRITTEN = {"token": 1, "winner": 80, "degrees": 500}  # tokens of a verdict, by what is read of it: an assumption
@@ -35,7 +35,7 @@ def _of_benchmark(
     judge: LanguageJudgeSettings,
     models: int,
 ) -> JudgingPlan:
-    prompts = read(prepared.table(benchmark.group))["prompt_tokens"].to_pylist()
+    prompts = column(read(prepared.table(benchmark.group)), "prompt_tokens")
     lengths = [len(tokens) for tokens in prompts]
     orders, asked = judge.orders or 2, judge_prompt(judge.prompt or "alpaca_eval")
     games = models * len(lengths) * orders

@@ -4,8 +4,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from raydaa.reporting.cells import with_interval
 from raydaa.reporting.chart import AnyChart, Axis, Bar, BarChart, Chart, Guide, Mark, Part, Series, Value
+from raydaa.reporting.formatting import with_interval
 from raydaa.results import TrialResults
 from raydaa.store.records import PREFERENCE_LOSS
 from raydaa.trial_row import TrialRow

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
-from raydaa.reporting.cells import Table, number, won
 from raydaa.reporting.charts import comparison_charts
+from raydaa.reporting.formatting import Table, number, won
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import settings_of, trial_facts
@@ -18,7 +18,7 @@ from raydaa.reporting.with_matplotlib import draw
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import read_json, renew_files
-from raydaa.store.tables import read
+from raydaa.store.tables import column, read
 from raydaa.training.spec import RunSpec
 from raydaa.trial_row import TrialRow
 
@@ -95,7 +95,7 @@ def _measured_on(results: TrialResults) -> tuple[str, ...]:
 
 
 def _prompts(questions: Path) -> list[str]:
-    return read(questions)["prompt_id"].to_pylist() if questions.is_file() else []
+    return column(read(questions), "prompt_id") if questions.is_file() else []
 
 
 def _all_methods(studies: Studies) -> list[str]:

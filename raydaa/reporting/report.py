@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting import search_figures
-from raydaa.reporting.cells import Table
 from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import Costs, costs
+from raydaa.reporting.formatting import Table
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.samples import samples, shown
 from raydaa.reporting.scores import benchmark_scores, variants

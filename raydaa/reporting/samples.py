@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo
 from raydaa.results import TrialResults
-from raydaa.store.tables import GENERATIONS, VERDICTS, TableFile, read
+from raydaa.store.tables import GENERATIONS, VERDICTS, TableFile, make_schema, read
 
 ROOM = 4_000_000  # characters of responses in a page
 QUESTION = ("benchmark", "prompt_id", "question", "baseline")
 VERDICT = ("outcome", "first", "second", "first_comment", "second_comment")
 ANSWER = ("model", "trial", "response", *VERDICT)
-SCHEMA = pa.schema(
+SCHEMA = make_schema(
     [
         ("benchmark", pa.string()),
         ("model", pa.string()),  # a trial's label, or the name of a model judged beside the trials

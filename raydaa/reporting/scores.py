@@ -6,10 +6,11 @@ from typing import Any
 import pyarrow as pa
 
 from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, ModelFigures
-from raydaa.reporting.cells import controlled, number, rate
+from raydaa.reporting.formatting import controlled, number, rate
 from raydaa.results import TrialResults
 from raydaa.store.plain import to_plain
 from raydaa.store.records import HarnessScore
+from raydaa.store.tables import make_schema
 
 BENCHMARKS_HEADER = (
     "benchmark",
@@ -70,7 +71,7 @@ def benchmark_scores(results: TrialResults) -> pa.Table:
                 figures = to_plain(benchmarks[info.name])
                 rows += [{**about, "figure": name, "value": value} for name, value in _flat(figures)]
     names = ("benchmark", "model", "trial", "figure")
-    return pa.Table.from_pylist(rows, pa.schema([*((name, pa.string()) for name in names), ("value", pa.float64())]))
+    return pa.Table.from_pylist(rows, make_schema([*((name, pa.string()) for name in names), ("value", pa.float64())]))
 
 
 def _flat(figures: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from raydaa.evaluation.comparison import Comparison
 from raydaa.evaluation.figures import BenchmarkFigures
-from raydaa.reporting.cells import Table, controlled, distance, number, rate, with_interval, won
 from raydaa.reporting.costs import Costs
+from raydaa.reporting.formatting import Table, controlled, distance, number, rate, with_interval, won
 from raydaa.reporting.scores import BENCHMARKS_HEADER, benchmark_table, harness_table
 from raydaa.results import TrialResults
 from raydaa.trial_row import TrialRow

@@ -7,6 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+Columns = list[tuple[str, pa.DataType]]
+
+
+def make_schema(columns: Columns) -> pa.Schema:
+    """Names and types."""
+    return pa.schema(columns)
+
 
 @dataclass(frozen=True)
 class TableFile:
@@ -31,7 +38,7 @@ class TableFile:
 PREPARED_REPORT, PREPARED_REJECTS = "report.json", "rejects.jsonl"  # beside prepared tables
 TOKENS = pa.list_(pa.int32())
 
-PAIRS = pa.schema(
+PAIRS = make_schema(
     [
         ("pair_id", pa.int64()),  # row number in the source, from 1
         ("prompt_tokens", TOKENS),
@@ -39,8 +46,8 @@ PAIRS = pa.schema(
         ("rejected_tokens", TOKENS),
     ]
 )
-EXAMPLES = pa.schema([("example_id", pa.int64()), ("tokens", TOKENS), ("scored", pa.list_(pa.bool_()))])
-PROMPTS = pa.schema(
+EXAMPLES = make_schema([("example_id", pa.int64()), ("tokens", TOKENS), ("scored", pa.list_(pa.bool_()))])
+PROMPTS = make_schema(
     [
         ("prompt_id", pa.string()),
         ("row", pa.int64()),  # number in the source, from 1
@@ -54,7 +61,7 @@ PROMPTS = pa.schema(
 )
 QUESTIONS = TableFile(
     "questions.parquet",
-    pa.schema(
+    make_schema(
         [
             ("prompt_id", pa.string()),
             ("question", pa.string()),
@@ -62,10 +69,10 @@ QUESTIONS = TableFile(
         ]
     ),
 )
-REFERENCE = pa.schema([("pair_id", pa.int64()), ("chosen_logp", pa.float64()), ("rejected_logp", pa.float64())])
+REFERENCE = make_schema([("pair_id", pa.int64()), ("chosen_logp", pa.float64()), ("rejected_logp", pa.float64())])
 GENERATIONS = TableFile(
     "responses.parquet",
-    pa.schema(
+    make_schema(
         [
             ("prompt_id", pa.string()),
             ("response", pa.string()),
@@ -77,15 +84,15 @@ GENERATIONS = TableFile(
 )
 REWARDS = TableFile(
     "rewards.parquet",
-    pa.schema([("reward", pa.float64())]),
+    make_schema([("reward", pa.float64())]),
 )
 SCORES = TableFile(
     "scores.parquet",
-    pa.schema([("prompt_id", pa.string()), ("logp", pa.float64())]),
+    make_schema([("prompt_id", pa.string()), ("logp", pa.float64())]),
 )
 VERDICTS = TableFile(
     "verdicts.parquet",
-    pa.schema(
+    make_schema(
         [
             ("prompt_id", pa.string()),
             ("outcome", pa.float64()),  # of the model against the baseline, in [0, 1]; null where nothing could be read
@@ -112,3 +119,8 @@ def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
 def read(path: Path) -> pa.Table:
     """A Parquet table."""
     return pq.read_table(path)
+
+
+def column(table: pa.Table, name: str) -> list[Any]:
+    """A column as Python values."""
+    return list(table[name].to_pylist())

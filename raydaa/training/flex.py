@@ -38,6 +38,7 @@ def packed_flex(
     """``(1, tokens, heads, size)`` from query ``(1, heads, tokens, size)``; MachineError where the compiler fails."""
 
     def capped(score: Tensor, *_: Tensor) -> Tensor:
+        assert softcap is not None
         return softcap * torch.tanh(score / softcap)
 
     mask = flex_masks[sliding_window]
@@ -94,6 +95,7 @@ def _block_mask(blocks: Sequence[Block], window: int | None, owner: Tensor, part
         return own & ((part[seen] == 0) | (part[seen] == part[asked]))
 
     def near(batch: Tensor, head: Tensor, asked: Tensor, seen: Tensor) -> Tensor:
+        assert window is not None
         return visible(batch, head, asked, seen) & (positions[asked] - positions[seen] < window)
 
     size = len(positions)

@@ -21,10 +21,10 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     since raising would make Ray try it again, and one worker alone that is out of memory ``out_of_memory``.
     """
     from raydaa.store.study_folder import TrialFolder
-    from raydaa.training.advance import advance, resume
-    from raydaa.training.budget import is_out_of_memory
     from raydaa.training.collectives import from_first, world_size
-    from raydaa.training.loop import NonFiniteLossError, Run
+    from raydaa.training.loop import resume, train_until
+    from raydaa.training.run import NonFiniteLossError, Run
+    from raydaa.training.token_budget import is_out_of_memory
 
     place = TrialFolder(folder)
     if (
@@ -36,7 +36,7 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
         resume(run, folder)
         target = run.total_steps if until is None else min(until, run.total_steps)
         try:
-            metrics = advance(run, folder, target)
+            metrics = train_until(run, folder, target)
         except NonFiniteLossError as error:
             return {"failed": str(error), "done": True}
         except (RuntimeError, MemoryError) as error:
@@ -76,7 +76,7 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
     Out of memory it goes on once in micro-batches of half the size, and has failed the second time. Returns the
     result and the spec that it was reached with.
     """
-    from raydaa.training.budget import is_out_of_memory
+    from raydaa.training.token_budget import is_out_of_memory
 
     try:
         result: dict[str, Any] = on_workers(TrainTask(spec, folder, until), workers)
@@ -94,14 +94,14 @@ def train(spec: RunSpec, folder: Path, workers: Workers, until: int | None = Non
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """`raydaa.training.budget.measure` for runs like ``spec``, on a ``share`` of a GPU."""
+    """`raydaa.training.token_budget.measure` for runs like ``spec``, on a ``share`` of a GPU."""
 
     spec: RunSpec
     longest: int
     share: float
 
     def __call__(self) -> int:
-        from raydaa.training.budget import measure
+        from raydaa.training.token_budget import measure
 
         return measure(self.spec, self.longest, self.share)
 
@@ -111,7 +111,7 @@ def measure_budget(spec: RunSpec, longest: int, workers: Workers) -> int:
 
     Where two rows of ``longest`` tokens do not fit, one may: then a micro-batch is one row.
     """
-    from raydaa.training.budget import is_out_of_memory
+    from raydaa.training.token_budget import is_out_of_memory
 
     task = MeasureTask(spec, longest, min(1.0, workers.gpus))
     for left in reversed(range(workers.max_failures + 1)):  # tried here: Ray would also try again what finds no room

@@ -1,231 +1,58 @@
-"""One training run without Ray in it: SFT and alignment alike."""
+"""A run from stop to stop: metrics logged, checkpoints written, and taken up again."""
 
+import json
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from raydaa.data.packing import (
-    ExampleTable,
-    PackedBatch,
-    PairTable,
-    Table,
-    global_batches,
-    split_work,
-    subset,
-)
-from raydaa.data.template import with_template
-from raydaa.errors import RaydaaError
-from raydaa.store.artifacts import make_folder, read_json, write_json
-from raydaa.training import checkpoint
-from raydaa.training.build import build
-from raydaa.training.collectives import from_first, rank, sum_over_workers, world_size
-from raydaa.training.device import device_of_worker
-from raydaa.training.lora import merged
-from raydaa.training.meter import Meter
-from raydaa.training.model import StartWeights, load_model, write_model
-from raydaa.training.objective import OpenedTable, make_objective
-from raydaa.training.spec import RunSpec
-from raydaa.training.tokenizer import generation_config, load_tokenizer
-
-Metrics = dict[str, float]
-Sums = dict[str, float]  # over all rows
+from raydaa.store.artifacts import write_text
+from raydaa.store.study_folder import TrialFolder
+from raydaa.training.collectives import rank
+from raydaa.training.run import Metrics, Run
 
 
-class NonFiniteLossError(RaydaaError, ArithmeticError):
-    """The loss is NaN or infinite: the run can't recover, and repeating it would not help."""
+def validation_steps(run: Run) -> list[int]:
+    """Steps at which the run is validated: evenly spaced ones, the rungs, and the end."""
+    total = run.total_steps
+    even = {
+        round(total * (i + 1) / run.spec.recipe.training.validations)
+        for i in range(run.spec.recipe.training.validations)
+    }
+    return sorted({max(1, s) for s in even | set(rung_steps(run.spec.recipe.rungs, total))} | {total})
 
 
-class Run:
-    """A training from start to end: ``train_step``, ``validate``, ``save``, ``load``, ``export``, ``close``."""
+def rung_steps(rungs: tuple[float, ...], total_steps: int) -> list[int]:
+    """The step of each rung: a share of the trial's own steps, at least 1."""
+    return [max(1, math.ceil(share * total_steps)) for share in rungs]
 
-    def __init__(self, spec: RunSpec, start: StartWeights | None = None) -> None:
-        self.spec, recipe = spec, spec.recipe
-        torch.manual_seed(recipe.seed)
-        self.device = device_of_worker()
-        self.policy, self.engine, shape = build(spec, self.device, start)
-        self.meter = Meter(shape, self.policy, self.device)
-        self.objective = make_objective(recipe.objective)
-        self.train = self.objective.open(spec.data, "train", self.policy.sharing)
-        self.held_out: OpenedTable | None = None
-        if spec.data.validation:
-            self.held_out = self.objective.open(spec.data, "validation", self.policy.sharing)
-        rows = subset(len(self.train.rows), recipe.fraction)
-        batches = global_batches(len(rows), recipe.training.batch_size, recipe.training.epochs, recipe.seed)
-        self.batches = [rows[batch] for batch in batches]
-        self.step = 0
-        self.seconds = 0.0
-        self.saved_after = 0.0  # seconds of training
-        self.pace = checkpoint.Pace(recipe.training.checkpoint_minutes, shape.checkpoint(recipe.in_half))
 
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return len(self.batches)
+def train_until(run: Run, folder: Path, until: int, notify: Callable[[Metrics], None] = lambda _: None) -> Metrics:
+    """Train up to step ``until``: metrics appended to ``folder/metrics.jsonl``, checkpoints to ``folder/checkpoint``.
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then linear decay to 0; ``step`` counts from 0."""
-        peak = self.spec.recipe.learning_rate
-        warmup = math.ceil(self.spec.recipe.training.warmup_ratio * self.total_steps)
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        return peak * (self.total_steps - step) / max(1, self.total_steps - warmup)
-
-    def train_step(self) -> Metrics:
-        """One optimizer step over the next global batch; the metrics of that batch."""
-        begun = time.monotonic()
-        indices = self.batches[self.step]
-        learning_rate = self.learning_rate(self.step)
-        kl = self._kl(self.train.mismatched, indices)
-        self.meter.begin()
-        sums, tokens = self._pass(self.train.rows, indices, kl, train=True)
-        metrics: Metrics = self._means(sums, len(indices))
-        if not math.isfinite(metrics["loss"]):
-            raise NonFiniteLossError(f"the loss is {metrics['loss']} at step {self.step + 1}")
-        norm = self.engine.step(learning_rate)
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(f"the gradient is {norm} at step {self.step + 1}")
-        self.step += 1
-        spent = time.monotonic() - begun
-        self.seconds += spent
-        metrics |= {"grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
-        return {**metrics, **self.meter.read(self.train.rows, indices, spent)}
-
-    def validate(self) -> Metrics:
-        """Metrics of the held-out table with the current weights, named ``validation/…``."""
-        if self.held_out is None:
-            return {}
-        begun = time.monotonic()
-        self.engine.module.eval()
-        sums: Sums = {}
-        size, block = len(self.held_out.rows), max(self.spec.recipe.training.batch_size, 256)
-        with torch.no_grad():
-            kl = self._kl(self.held_out.mismatched, np.arange(size))
-            for first in range(0, size, block):
-                rows = np.arange(first, min(first + block, size))
-                part, _ = self._pass(self.held_out.rows, rows, kl, train=False)
-                sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
-        self.engine.module.train()
-        self.seconds += time.monotonic() - begun
-        means = self._means(sums, size)
-        if not math.isfinite(means["loss"]):
-            raise NonFiniteLossError(f"the held-out loss is {means['loss']} at step {self.step}")
-        return {f"validation/{name}": value for name, value in means.items()}
-
-    def _microbatches(self, table: Table, indices: np.ndarray) -> Iterator[tuple[list[int], PackedBatch, float]]:
-        """This worker's micro-batches of a global batch: rows of ``table``, packed, and their weight.
-
-        A worker without work of its own runs the shortest row at weight 0.
-        """
-        lengths = table.row_lengths[indices]
-        for places in split_work(lengths, world_size(), self.spec.recipe.tokens)[rank()]:
-            rows = [int(indices[place]) for place in places or [int(lengths.argmin())]]
-            weight = 1.0 if places else 0.0
-            yield rows, table.pack(rows, weight).to(self.device), weight
-
-    def _kl(self, table: PairTable | None, indices: np.ndarray) -> Tensor | None:
-        """max(0, mean log-ratio of the mismatched responses) over the global batch, one number on all workers."""
-        if table is None:
-            return None
-        total = torch.zeros(1, dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            for rows, batch, weight in self._microbatches(table, indices):
-                total += weight * self.objective.kl_scores(self.engine.module(batch), batch, table, rows)
-        return (sum_over_workers(total)[0] / (2 * len(indices))).clamp(min=0)
-
-    def _pass(
-        self, table: PairTable | ExampleTable, indices: np.ndarray, kl: Tensor | None, train: bool
-    ) -> tuple[Sums, float]:
-        """Forward (and backward) over a global batch; metric sums and tokens over all workers."""
-        names: list[str] = []
-        sums = torch.zeros(0, dtype=torch.float64)
-        tokens = 0.0
-        for rows, batch, weight in self._microbatches(table, indices):
-            output = self.objective(self.engine.module(batch), batch, table, rows, kl)
-            if train:
-                self.engine.backward((output.loss * batch.weights).sum() / len(indices))
-            parts = torch.stack([values.detach() for values in output.metrics.values()]).double().cpu()
-            added = (parts * weight).sum(dim=1)
-            names, sums = list(output.metrics), added if not names else sums + added
-            tokens += weight * float(table.row_lengths[rows].sum())
-        # A worker without work has run a row at weight 0: all have the same metrics.
-        everywhere = sum_over_workers(torch.cat([sums, sums.new_tensor([tokens])]).to(self.device)).cpu().tolist()
-        return dict(zip(names, everywhere, strict=False)), everywhere[-1]
-
-    def _means(self, sums: Sums, size: int) -> Metrics:
-        return self.objective.summary({name: value / size for name, value in sums.items()})
-
-    def save(self, folder: Path) -> None:
-        """Write a resume checkpoint into ``folder``; every worker calls it."""
-        begun = time.monotonic()
-        checkpoint.save(folder, self.step, self._fill)
-        self.pace.note(begun)
-        self.saved_after = self.seconds
-
-    @property
-    def save_is_due(self) -> bool:
-        """Whether a crash would cost more than a checkpoint; every worker asks, and the first one's clock counts."""
-        if self.spec.recipe.training.checkpoint_every is not None:
-            return self.step % self.spec.recipe.training.checkpoint_every == 0
-        return from_first(self.pace.due())
-
-    @property
-    def is_worth_saving(self) -> bool:
-        """Whether what was trained since the last checkpoint would take longer than saving it does."""
-        return from_first(self.pace.worth(self.seconds - self.saved_after))
-
-    def _fill(self, folder: Path) -> None:
-        self.engine.save(folder)
+    Returns the metrics of the last step, with those of its validation. The first worker writes.
+    """
+    place = TrialFolder(folder)
+    validated = set(validation_steps(run))
+    metrics: Metrics = {}
+    while run.step < until:
+        metrics = {"step": run.step + 1, "total_steps": run.total_steps, **run.train_step()}
+        if run.step in validated:
+            metrics |= run.validate()
+        metrics["seconds"] = run.seconds
         if rank() == 0:
-            write_json(folder / "run.json", {"step": self.step, "seconds": self.seconds, "writer": self._writer()})
-        states = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if self.device.type == "cuda" else [])]
-        torch.save(states, folder / f"rng-{rank()}.pt")
+            with place.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
+        notify(metrics)
+        if run.step < until and run.save_is_due:
+            run.save(place.checkpoint)
+    return metrics
 
-    def load(self, folder: Path) -> bool:
-        """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
-        found = checkpoint.latest(folder)
-        state = {} if found is None else read_json(found / "run.json")
-        if found is None or state["writer"] != self._writer():
-            return False
-        self.engine.load(found)
-        states = torch.load(found / f"rng-{rank()}.pt", weights_only=True)
-        torch.set_rng_state(states[0])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(states[1])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.saved_after = self.seconds
-        return True
 
-    def _writer(self) -> list[Any]:
-        """Who can read a checkpoint: the same engine, in the same number of pieces."""
-        return [
-            self.spec.recipe.placement.engine,
-            self.spec.recipe.placement.zero_stage if self.spec.recipe.placement.engine == "deepspeed" else 0,
-            world_size(),
-        ]
-
-    def export(self, folder: Path) -> None:
-        """Seal the weights as a Hugging Face folder (safetensors, tokenizer); every worker calls it."""
-        state = self.engine.weights()
-        if state is not None:
-            make_folder(folder, lambda temporary: self._write_model(temporary, state))
-
-    def _write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
-        dtype = torch.bfloat16 if self.spec.recipe.training.precision == "bf16" else torch.float32
-        model = load_model(self.spec.start, dtype, self.spec.recipe.trust_remote_code)
-        plain = {name.removeprefix("model."): tensor.detach().to("cpu") for name, tensor in state.items()}
-        plain = plain if self.spec.recipe.training.lora is None else merged(plain, self.spec.recipe.training.lora)
-        model.load_state_dict({name: tensor.to(dtype) for name, tensor in plain.items()})
-        model.config.use_cache = True
-        source = Path(self.spec.tokenizer or self.spec.start)
-        model.generation_config = generation_config(source)
-        write_model(model, with_template(load_tokenizer(source, self.spec.recipe.trust_remote_code)), folder)
-
-    def close(self) -> None:
-        """Give the engine's memory back."""
-        self.engine.close()
+def resume(run: Run, folder: Path) -> None:
+    """Load the newest checkpoint of ``folder`` and drop metrics of steps after it: they will be made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = TrialFolder(folder)
+    run.load(place.checkpoint)
+    if rank() == 0:
+        kept = [metrics for metrics in place.read_metrics() if metrics["step"] <= run.step]
+        write_text(place.metrics, "".join(json.dumps(m) + "\n" for m in kept))

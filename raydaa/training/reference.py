@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from raydaa.data.packing import PairTable, Table, mismatched, split_work
-from raydaa.store.tables import REFERENCE, read, write
+from raydaa.store.tables import REFERENCE, column, read, write
 from raydaa.training.collectives import rank, world_size
 from raydaa.training.device import device_of_worker
 from raydaa.training.model import Policy, load_model
@@ -130,4 +130,4 @@ def join_shares(folder: Path, tables: dict[str, str], workers: int) -> None:
             share = folder / f"{name}.{worker}.parquet"
             logps |= {record["pair_id"]: record for record in read(share).to_pylist()}
             share.unlink()
-        write(folder / f"{name}.parquet", [logps[i] for i in read(Path(path))["pair_id"].to_pylist()], REFERENCE)
+        write(folder / f"{name}.parquet", [logps[i] for i in column(read(Path(path)), "pair_id")], REFERENCE)

@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from raydaa.algorithms.catalog import titled
+from raydaa.algorithms.catalog import display_name
 from raydaa.compat.optuna import storage_of
 from raydaa.settings.base import Range
 from raydaa.settings.search import FRACTION, MethodSettings, SearchSettings
@@ -23,7 +23,7 @@ COHORT = 4
 
 def title_of(point: Point) -> str:
     """The method's name, marked where its scores are per token although the method's are sums, or the reverse."""
-    return titled(point.method, point.parameters)
+    return display_name(point.method, point.parameters)
 
 
 def label_of(point: Point, key: str) -> str:

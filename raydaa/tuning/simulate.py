@@ -34,7 +34,7 @@ def simulate(
         trial.folder.path.mkdir(parents=True, exist_ok=True)
         trial.started = True
         trial.move(TrialState.RUNNING)
-        step = trial.reached + trial.leg
+        step = trial.reached + trial.steps_to_next_rung
         sweep.decide(trial, {**metrics_at(trial, step), "step": step})
         trial.move(TrialState.WAITING)
         if step == trial.steps:

@@ -15,14 +15,14 @@ from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import intact, key_of
 from raydaa.store.records import PREFERENCE_LOSS, TOKENS, Point, TrialRecord, TrialState
 from raydaa.store.study_folder import TrialFolder
-from raydaa.training.advance import rung_steps
+from raydaa.training.loop import rung_steps
 from raydaa.training.spec import Recipe
-from raydaa.tuning.halving import Bracket
+from raydaa.tuning.bracket import Bracket
 from raydaa.tuning.search_space import Group, Result
 
 
 @dataclass(frozen=True)
-class Purse:
+class SweepBudget:
     """A sweep's budget, and how many GPUs (or workers without one) a trial keeps busy."""
 
     budget: Budget
@@ -46,7 +46,7 @@ class SweptTrial:
     folder: TrialFolder
     steps: int
     bracket: Bracket
-    askers: list[tuple[Group, int]] = field(default_factory=list)
+    requested_by: list[tuple[Group, int]] = field(default_factory=list)
     started: bool = False
     failures: int = 0
     state: TrialState = TrialState.WAITING
@@ -63,7 +63,7 @@ class SweptTrial:
         self.state = self.state.to(state)
 
     @property
-    def leg(self) -> int:
+    def steps_to_next_rung(self) -> int:
         """Steps to its next rung, or to its end."""
         return (
             next((s for s in rung_steps(self.recipe.rungs, self.steps) if s > self.reached), self.steps) - self.reached
@@ -80,10 +80,10 @@ class Sweep:
         folder: Path,
         early_stopping: EarlyStopping | None,
         table_size: int,
-        purse: Purse | None = None,
+        budget: SweepBudget | None = None,
     ) -> None:
         self.groups, self.make, self.folder, self.table_size = groups, make, folder, table_size
-        self.early, self.purse = early_stopping, purse
+        self.early, self.budget = early_stopping, budget
         self.room: int | None = None  # tokens that a micro-batch may have, where one with more was out of memory
         self.trials: dict[str, SweptTrial] = {}
         self.brackets: dict[str, Bracket] = {}
@@ -109,7 +109,7 @@ class Sweep:
             folder, steps = TrialFolder(self.folder / key), recipe.steps(self.table_size)
             self.trials[key] = SweptTrial(key, point, recipe, folder, steps, bracket)
         trial = self.trials[key]
-        trial.askers.append((group, number))
+        trial.requested_by.append((group, number))
         return trial
 
     def _bracket(self, point: Point, asked: int) -> Bracket:
@@ -172,7 +172,7 @@ class Sweep:
                 decision = trial.bracket.decision(trial.key)
                 if decision == "stop":
                     self.close(trial, TrialState.STOPPED, "the others of its bracket were better at a rung")
-                elif decision == "go" and self.affords(trial):
+                elif decision == "go" and self.fits_budget(trial):
                     return trial
         return None
 
@@ -181,19 +181,25 @@ class Sweep:
         return [trial for trial in self.trials.values() if trial.started and self._may_run(trial)]
 
     def _may_run(self, trial: SweptTrial) -> bool:
-        return trial.state == TrialState.WAITING and trial.bracket.decision(trial.key) == "go" and self.affords(trial)
+        return (
+            trial.state == TrialState.WAITING and trial.bracket.decision(trial.key) == "go" and self.fits_budget(trial)
+        )
 
-    def affords(self, trial: SweptTrial) -> bool:
+    def fits_budget(self, trial: SweptTrial) -> bool:
         """Whether the budget holds what was used, what runs on to its next rung, and this trial's way to its own.
 
         Hours are foreseen by the mean step so far; before the first report they are unknown.
         """
-        if self.purse is None or not trial.leg:  # one that was paid for, and is trained again for its model
+        if (
+            self.budget is None or not trial.steps_to_next_rung
+        ):  # one that was paid for, and is trained again for its model
             return True
         done = sum(t.reached for t in self.trials.values())
         seconds = sum(t.seconds for t in self.trials.values())
-        ahead = trial.leg + sum(t.leg for t in self.trials.values() if t.state == TrialState.RUNNING)
-        return self.purse.holds(done + ahead, seconds + (seconds / done * ahead if done else 0.0))
+        ahead = trial.steps_to_next_rung + sum(
+            t.steps_to_next_rung for t in self.trials.values() if t.state == TrialState.RUNNING
+        )
+        return self.budget.holds(done + ahead, seconds + (seconds / done * ahead if done else 0.0))
 
     def close_if_spent(self) -> list[SweptTrial]:
         """Where nothing runs and the budget holds no trial's next leg, those that wait are over; returns them.
@@ -201,7 +207,7 @@ class Sweep:
         Their checkpoints stay: with a larger budget they go on.
         """
         left = [trial for trial in self.trials.values() if not trial.over]
-        if self.purse is None or self.running or any(map(self._may_run, left)):
+        if self.budget is None or self.running or any(map(self._may_run, left)):
             return []
         for trial in left:
             self.close(trial, TrialState.STOPPED, "the budget was spent", retry=True)
@@ -244,15 +250,15 @@ class Sweep:
         trial.bracket.leave(trial.key)
         if not retry:
             shutil.rmtree(trial.folder.checkpoint, ignore_errors=True)
-        for group in {id(group): group for group, _ in trial.askers}.values():
-            mine = [t for t in self.trials.values() if any(g is group for g, _ in t.askers)]
+        for group in {id(group): group for group, _ in trial.requested_by}.values():
+            mine = [t for t in self.trials.values() if any(g is group for g, _ in t.requested_by)]
             if all(t.over for t in mine):
                 for t in mine:
                     self._tell(group, t)
                 self._draw(group)
 
     def _tell(self, group: Group, trial: SweptTrial) -> None:
-        for asker, number in trial.askers:
+        for asker, number in trial.requested_by:
             if asker is group and not group.study.trials[number].state.is_finished():
                 group.tell(number, _result(trial))
 

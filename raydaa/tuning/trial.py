@@ -13,12 +13,12 @@ from ray.tune import Trainable
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.records import TOKENS, SlotRecord, TrialRecord, TrialState
 from raydaa.store.study_folder import TrialFolder
-from raydaa.training.advance import advance, resume, rung_steps, stops
-from raydaa.training.budget import is_out_of_memory
 from raydaa.training.launch import train
-from raydaa.training.loop import NonFiniteLossError, Run
+from raydaa.training.loop import resume, rung_steps, train_until, validation_steps
 from raydaa.training.model import StartWeights
+from raydaa.training.run import NonFiniteLossError, Run
 from raydaa.training.spec import RunSpec
+from raydaa.training.token_budget import is_out_of_memory
 from raydaa.training.workers import Workers, prepare_process
 
 
@@ -85,9 +85,9 @@ class OneWorkerTrial(Trainable):
         if self.run is None:
             self.run = self._begin()
         run = self.run
-        until = min([s for s in stops(run) if s > run.step], default=run.total_steps)
+        until = min([s for s in validation_steps(run) if s > run.step], default=run.total_steps)
         try:
-            metrics = advance(run, self.folder.path, until, self._note_start)
+            metrics = train_until(run, self.folder.path, until, self._note_start)
         except NonFiniteLossError as error:
             return _failed(self.folder, run.step, str(error))
         done = run.step >= run.total_steps

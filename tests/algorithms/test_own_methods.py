@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raydaa import Method, PairLogps, Study
-from raydaa.algorithms.catalog import code_hash, is_known, loss, method_class, titled, use
+from raydaa.algorithms.catalog import code_hash, display_name, is_known, loss, method_class, use
 from raydaa.errors import InputError
 from raydaa.settings.search import MethodSettings
 from raydaa.testing import check_loss
@@ -122,7 +122,7 @@ def test_names_and_classes_lead_to_the_same_method() -> None:
     assert is_known(name)
     assert method_class(name) is Exponential
     assert loss(name, beta=0.2) == loss(Exponential, beta=0.2) == Exponential(beta=0.2)
-    assert titled(name, {"length_normalized": True}) == "exponential (per token)"
+    assert display_name(name, {"length_normalized": True}) == "exponential (per token)"
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def compilations() -> int:
 def run_raydaa(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Training steps of our loop with the plain torch engine, reference from the store."""
     from raydaa.store.tables import PAIRS, write
-    from raydaa.training.loop import Run
     from raydaa.training.reference import Scoring, join_shares, write_share
+    from raydaa.training.run import Run
     from raydaa.training.workers import prepare_process
 
     prepare_process(os.cpu_count() or 1)
@@ -135,7 +135,7 @@ def _spec(folder: Path, options: argparse.Namespace, **values: Any) -> Any:
 def run_products(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """The matrix products of our steps, and torch's attention, forward and backward; nothing between them."""
     from raydaa.training.attention import packed_sdpa
-    from raydaa.training.loop import Run
+    from raydaa.training.run import Run
     from raydaa.training.workers import prepare_process
 
     prepare_process(os.cpu_count() or 1)

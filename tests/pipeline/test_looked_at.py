@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.pipeline.evaluation import looked_at
+from raydaa.pipeline.evaluation import trials_to_evaluate
 from raydaa.store.records import Point, Trial
 from raydaa.store.study_folder import StudyFolder
 
@@ -34,4 +34,4 @@ def trials(tmp_path: Path) -> list[Trial]:
 
 @pytest.mark.parametrize(("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "1")])
 def test_rules(tmp_path: Path, trials: list[Trial], rule: str, keys: str) -> None:
-    assert [trial.key for trial in looked_at(StudyFolder(tmp_path), trials, rule)] == list(keys)
+    assert [trial.key for trial in trials_to_evaluate(StudyFolder(tmp_path), trials, rule)] == list(keys)

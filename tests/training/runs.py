@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from raydaa.settings.training import LoraSettings, TrainingSettings
-from raydaa.training.loop import Run
 from raydaa.training.reference import Scoring, join_shares, write_share
+from raydaa.training.run import Run
 from raydaa.training.spec import DataSpec, ObjectiveSpec, Placement, Recipe, RunSpec
 
 Make = Callable[..., RunSpec]

@@ -18,10 +18,10 @@ from raydaa.evaluation.kl import kl_divergence
 from raydaa.generation.sample import Sampling, generate
 from raydaa.store.tables import read
 from raydaa.training import launch, workers
-from raydaa.training.budget import measure
-from raydaa.training.loop import Run
 from raydaa.training.model import Policy
 from raydaa.training.reference import fixed_model, make_policy, score
+from raydaa.training.run import Run
+from raydaa.training.token_budget import measure
 from tests.training.runs import Make, changed, losses
 from tests.training.test_scoring import FAMILIES, SHORT, Pair, alone, long_pairs
 from tests.training.test_scoring import make as make_family

@@ -15,9 +15,9 @@ from raydaa.pocket import world as pocket
 from raydaa.settings.training import LoraSettings
 from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import REFERENCE, read, write
-from raydaa.training.advance import advance, resume, rung_steps, stops
-from raydaa.training.loop import NonFiniteLossError, Run
+from raydaa.training.loop import resume, rung_steps, train_until, validation_steps
 from raydaa.training.model import Policy, StartWeights, load_model
+from raydaa.training.run import NonFiniteLossError, Run
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer
 from tests.training.runs import PATHS, Make, at, changed, losses
@@ -114,13 +114,13 @@ def test_resumed_run_equals_uninterrupted(make: Make, tmp_path: Path) -> None:
     for folder in (whole, parts):
         folder.mkdir()
     run = Run(make())
-    advance(run, whole, run.total_steps)
+    train_until(run, whole, run.total_steps)
     broken = Run(make())
-    advance(broken, parts, 5)  # checkpoints after steps 2 and 4: step 5 is lost
+    train_until(broken, parts, 5)  # checkpoints after steps 2 and 4: step 5 is lost
     again = Run(make())
     resume(again, parts)
     assert again.step == 4
-    advance(again, parts, again.total_steps)
+    train_until(again, parts, again.total_steps)
     names = ("loss", "grad_norm", "lr", "validation/loss")
     for one, other in zip(*(TrialFolder(folder).read_metrics() for folder in (whole, parts)), strict=True):
         assert [one.get(name) for name in names] == [other.get(name) for name in names]
@@ -128,7 +128,7 @@ def test_resumed_run_equals_uninterrupted(make: Make, tmp_path: Path) -> None:
 
 def test_damaged_checkpoint_is_passed_over(make: Make, tmp_path: Path) -> None:
     run = Run(make())
-    advance(run, tmp_path, 3)
+    train_until(run, tmp_path, 3)
     file = next((tmp_path / "checkpoint").glob("step-*/engine.pt"))
     file.write_bytes(file.read_bytes()[:-10])
     again = Run(make())
@@ -170,7 +170,7 @@ def test_schedule_and_stops(make: Make) -> None:
     assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
     assert rates[3] == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(1e-3 / 9)
-    assert stops(run) == [4, 6, 8, 12]
+    assert validation_steps(run) == [4, 6, 8, 12]
     assert rung_steps((0.1, 0.3), 12) == [2, 4]
 
 

@@ -15,11 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
-from raydaa.training.budget import fitted, is_out_of_memory, random_batch
-from raydaa.training.loop import Run
 from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import Policy, load_model
+from raydaa.training.run import Run
 from raydaa.training.spec import RunSpec
+from raydaa.training.token_budget import fitted, is_out_of_memory, random_batch
 from raydaa.tuning.trial import OneWorkerTrial
 from tests.training.runs import Make, changed, losses
 

@@ -10,8 +10,8 @@ from transformers import AutoConfig, LlamaConfig
 
 from raydaa.settings.training import LoraSettings
 from raydaa.store.tables import PAIRS, write
-from raydaa.training.loop import Run
 from raydaa.training.memory import Layout, Shape, memory
+from raydaa.training.run import Run
 from tests.models import save_llama
 from tests.training.runs import run_spec
 

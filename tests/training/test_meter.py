@@ -7,10 +7,10 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from raydaa.accelerators import rate_of
 from raydaa.data.packing import ResponseTable
-from raydaa.training.loop import Run
 from raydaa.training.memory import Shape
 from raydaa.training.meter import Meter
 from raydaa.training.model import Policy
+from raydaa.training.run import Run
 from tests.training.runs import Make
 
 

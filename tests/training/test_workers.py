@@ -27,9 +27,9 @@ from raydaa.training import build, checkpoint, launch
 from raydaa.training.collectives import rank
 from raydaa.training.engine import make_engine
 from raydaa.training.launch import ReferenceTask, TrainTask, train_part
-from raydaa.training.loop import Run
 from raydaa.training.model import load_model
 from raydaa.training.reference import join_shares
+from raydaa.training.run import Run
 from raydaa.training.spec import RunSpec
 from raydaa.training.workers import Workers, on_workers
 from tests.models import save_llama

@@ -8,7 +8,7 @@ from raydaa.store.artifacts import key_of
 from raydaa.store.records import Point
 from raydaa.training.spec import Recipe
 from raydaa.tuning.search_space import groups
-from raydaa.tuning.sweep import Purse, Sweep
+from raydaa.tuning.sweep import Sweep, SweepBudget
 from tests.training.runs import run_spec
 
 
@@ -32,9 +32,9 @@ def spec(point: Point) -> tuple[str, Recipe]:
     return key_of(rate=point.learning_rate, beta=point.parameters["beta"], fraction=point.fraction), made
 
 
-def sweep(folder: Path, within: str = "beta", purse: Purse | None = None, **changes: Any) -> Sweep:
+def sweep(folder: Path, within: str = "beta", budget: SweepBudget | None = None, **changes: Any) -> Sweep:
     early = EarlyStopping.model_validate({"within": within, "rungs": [0.5], "keep": 0.5})
-    return Sweep(groups(search(**changes)), spec, folder, early, table_size=10, purse=purse)
+    return Sweep(groups(search(**changes)), spec, folder, early, table_size=10, budget=budget)
 
 
 def log(loss: float) -> dict[str, float]:

@@ -6,7 +6,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydaa.tuning.halving import Bracket
+from raydaa.tuning.bracket import Bracket
 
 
 def bracket(size: int, rungs: int = 2, keep: float = 0.5) -> Bracket:

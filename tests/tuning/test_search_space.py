@@ -10,7 +10,7 @@ from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import make_folder, write_json
 from raydaa.store.records import Point, TrialRecord, TrialState
 from raydaa.tuning.search_space import Group, Result, export, groups, title_of
-from raydaa.tuning.sweep import Purse, Sweep, SweptTrial
+from raydaa.tuning.sweep import Sweep, SweepBudget, SweptTrial
 from tests.tuning.sweeps import log, search, sweep
 
 
@@ -164,7 +164,7 @@ def played(made: Sweep, slots: int) -> int:
             made.close_if_spent()
             continue
         trial = running[0]
-        step = trial.reached + trial.leg
+        step = trial.reached + trial.steps_to_next_rung
         decision = made.decide(trial, {**log(places[trial.key]), "step": step, "seconds": 60.0 * step})
         trial.state = TrialState.WAITING
         if decision == "stop" or step == trial.steps:
@@ -187,7 +187,7 @@ def record_of(trial: SweptTrial) -> TrialRecord:
 def test_a_sweep_ends_within_its_budget(tmp_path: Path, budget: int, finished: int, slots: int, hours: bool) -> None:
     """Two brackets of two trials of 10 steps, half of which go on from step 5: 30 steps in all, 15 a bracket."""
     limit = {"gpu_hours": 4 * budget / 60} if hours else {"trial_steps": budget}
-    made = sweep(tmp_path, purse=Purse(Budget.model_validate(limit), gpus=4.0))
+    made = sweep(tmp_path, budget=SweepBudget(Budget.model_validate(limit), gpus=4.0))
     used = played(made, slots)
     states = [trial.state for trial in made.trials.values()]
     assert used <= max(budget, 5 * slots if hours else 0)  # the first ones start before a step's time is known
@@ -197,9 +197,9 @@ def test_a_sweep_ends_within_its_budget(tmp_path: Path, budget: int, finished: i
 
 
 def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
-    first = sweep(tmp_path, purse=Purse(Budget(trial_steps=10)))
+    first = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=10)))
     assert played(first, 1) == 10
-    again = sweep(tmp_path, purse=Purse(Budget(trial_steps=15)))
+    again = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=15)))
     assert [trial.state for trial in again.trials.values()] == ["waiting"] * 4
 
 

@@ -17,7 +17,7 @@ from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
 from raydaa.settings.evaluation import BenchmarkSettings
-from raydaa.store.tables import GENERATIONS, VERDICTS, read
+from raydaa.store.tables import GENERATIONS, VERDICTS, column, read
 
 ORDERS = ("first", "second")
 
@@ -27,13 +27,13 @@ def measure(
 ) -> dict[str, BenchmarkFigures]:
     """The figures of every model that answered, by name."""
     answers = {name: GENERATIONS.read(job.folder) for name, job in jobs.items()}
-    texts = {name: table["response"].to_pylist() for name, table in answers.items()}
+    texts = {name: column(table, "response") for name, table in answers.items()}
     found = {}
     for name, table in answers.items():
-        lengths = list(map(len, table["tokens"].to_pylist()))
+        lengths = list(map(len, column(table, "tokens")))
         found[name] = BenchmarkFigures(
             answers=str(jobs[name].folder.relative_to(context.folder)),
-            responses=response_figures(texts[name], lengths, table["cut"].to_pylist()),
+            responses=response_figures(texts[name], lengths, column(table, "cut")),
         )
     if not verdicts:
         return found
@@ -142,7 +142,8 @@ def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:
     if unread := every["outcome"].null_count:
         left_out = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read."
         notes.append(f"{benchmark.label}: {left_out}")
-    found = reliability(*(every[name].to_numpy() for name in ("prompt_id", *ORDERS)))
+    prompts, first, second = (every[name].to_numpy() for name in ("prompt_id", *ORDERS))
+    found = reliability(prompts, first, second)
     if found is not None:
         share = f"{found.first_favoured:.1f} % [{found.low:.1f}, {found.high:.1f}]"
         bias = "which is a bias" if found.biased else "which shows no bias"

@@ -35,7 +35,7 @@ def remove_dominated(context: Context, results: TrialResults) -> TrialResults:
     return TrialResults.load(results.folder)
 
 
-def reopened(context: Context, trials: Iterable[Trial | TrialRow]) -> bool:
+def reopen_missing(context: Context, trials: Iterable[Trial | TrialRow]) -> bool:
     """Whether some of ``trials``, which must have a model, have none any more: those are to be trained again."""
     found = False
     for trial in trials:
