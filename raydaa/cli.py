@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--output", metavar="DIR", default="comparison", help="where to write it (default: %(default)s)"
     )
+    _as_json(compare)
     compare.set_defaults(action=_compare)
     toy = commands.add_parser("toy", help="pairwise against pointwise ranking in small networks")
     toy.add_argument(
@@ -222,13 +223,14 @@ def _report(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from raydaa.errors import InputError
-    from raydaa.reporting.compare import write_comparison
+    from raydaa.reporting.compare import compare_studies, load_studies, write_comparison
 
+    folders = [Path(folder) for folder in options.folders]
     try:
-        page = write_comparison([Path(folder) for folder in options.folders], Path(options.output))
+        page = write_comparison(folders, Path(options.output))
+        _show(options, compare_studies(load_studies(folders)), lambda _: str(page))
     except ValueError as error:
         raise InputError(str(error)) from None
-    print(page)
     return 0
 
 

@@ -95,6 +95,9 @@ def test_a_study_lives_on_nodes_that_come_and_go(cluster: OwnCluster) -> None:
     finished, stopped = ({row.method: row for row in rows if row.state == state} for state in ("finished", "stopped"))
     assert set(finished) == set(stopped) == {"dpo", "orpo"}
     for method, loser in stopped.items():  # which learning rate wins depends on the processor's rounding
-        at_rung, other = losses(folder, finished[method])[loser.training.step], losses(folder, loser)[loser.step]
+        at_rung, other = (
+            losses(folder, finished[method])[loser.training.step],
+            losses(folder, loser)[loser.training.step],
+        )
         assert at_rung < other
     assert second.poll() is None

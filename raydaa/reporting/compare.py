@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,73 @@ from raydaa.trial_row import TrialRow
 Studies = dict[str, TrialResults]
 
 
-def write_comparison(folders: Sequence[Path], target: Path) -> Path:
-    """Page, figures and tables on all studies into ``target``; returns the page's path.
+@dataclass(frozen=True)
+class BestOfStudy:
+    """A method's best trial in one study: its value by what trials are ranked by, with the ends of its interval."""
 
-    ValueError where one of them holds no finished sweep, or only some were judged.
-    """
+    study: str
+    method: str
+    ranking: str
+    trial: str
+    value: float | None
+    low: float | None
+    high: float | None
+    kl: float | None
+    beta: float | None
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class StudiesComparison:
+    """Studies by name, what their trials are ranked by, and whether all were measured on the same."""
+
+    studies: dict[str, str]  # folders
+    ranked_by: str
+    higher_is_better: bool
+    alike: bool
+    best: tuple[BestOfStudy, ...]
+
+
+def load_studies(folders: Sequence[Path]) -> Studies:
+    """By names that tell them apart; ValueError where one holds no finished sweep, or only some were judged."""
     studies = {name: TrialResults.load(folder) for name, folder in _names(folders).items()}
     if len({results.judged for results in studies.values()}) > 1:
         judged = ", ".join(name for name, results in studies.items() if results.judged)
         raise ValueError(f"only {judged} was judged: win rates and held-out losses can't be compared")
+    return studies
+
+
+def compare_studies(studies: Studies) -> StudiesComparison:
+    """The best trials of all, as values."""
+    best = []
+    for name, results in studies.items():
+        for row in results.best_of_each():
+            rate = None if row.figures is None or not results.judged else row.figures.win_rate
+            value = results.ranking.value_of(row)
+            best.append(
+                BestOfStudy(
+                    study=name,
+                    method=row.method,
+                    ranking=row.ranking,
+                    trial=row.key,
+                    value=value if math.isfinite(value) else None,
+                    low=None if rate is None else rate.low,
+                    high=None if rate is None else rate.high,
+                    kl=row.kl,
+                    beta=row.beta,
+                    learning_rate=row.learning_rate,
+                )
+            )
+    first = next(iter(studies.values())).ranking
+    folders = {name: str(results.folder) for name, results in studies.items()}
+    alike = len(set(map(_measured_on, studies.values()))) == 1
+    return StudiesComparison(folders, f"{first.name} ({first.unit})", first.higher_is_better, alike, tuple(best))
+
+
+def write_comparison(folders: Sequence[Path], target: Path) -> Path:
+    """Page, figures and tables on all studies into ``target``; the page's path. ValueError as by `load_studies`."""
+    studies = load_studies(folders)
+    found_alike = compare_studies(studies).alike
 
     def fill(temporary: Path) -> None:
         charts = comparison_charts(studies)
@@ -49,7 +108,7 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
         values = {
             "name": ", ".join(studies),
             "studies": [(name, summarize(results), scores[name]) for name, results in studies.items()],
-            "alike": len(set(map(_measured_on, studies.values()))) == 1,
+            "alike": found_alike,
             "tables": found,
             "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in charts],
         }

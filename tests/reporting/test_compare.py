@@ -47,6 +47,18 @@ def test_methods_stand_side_by_side(folders: list[Path], tmp_path: Path) -> None
         assert (tmp_path / name).stat().st_size > 500
 
 
+def test_the_same_as_json(folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *map(str, folders), "--output", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    one, two = told["studies"]
+    assert (told["ranked_by"], told["higher_is_better"], told["alike"]) == ("win rate (%)", True, True)
+    nca = {
+        best["study"]: (best["value"], best["low"], best["high"]) for best in told["best"] if best["method"] == "nca"
+    }
+    assert nca == {one: (75.0, 60.0, 80.0), two: (85.0, 70.0, 90.0)}
+    assert (tmp_path / "index.html").is_file()
+
+
 def test_other_judges_are_told(folders: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     hostile_study(other)
