@@ -1,6 +1,7 @@
 """The command line, forked off a process that has imported its libraries: a session of tests runs it dozens of times,
 and importing takes ten seconds of a core."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -17,6 +18,25 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.forked_imports"])
 
 
+class _Fresh:
+    """An interpreter of its own, as much of `multiprocessing.Process` as is used here."""
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: int, errors: int
+    ) -> None:
+        command = [sys.executable, "-m", "raydaa", *arguments]
+        self._process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=errors)
+        self.pid, self.kill = self._process.pid, self._process.kill
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def join(self, timeout: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+
 class Forked:
     """``raydaa`` with ``arguments``, and as much of `subprocess.Popen` as the tests use."""
 
@@ -24,8 +44,12 @@ class Forked:
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: int, errors: int
     ) -> None:
         """``output`` and ``errors`` are file descriptors, which the process gets copies of."""
-        streams = [Connection(os.dup(number), readable=False) for number in (output, errors)]
         self.arguments = arguments
+        self._process: Any
+        if os.environ.get("RAYDAA_TEST_FORK") == "0":  # an odd failure may be a fork's
+            self._process = _Fresh(arguments, folder, environment, output, errors)
+            return
+        streams = [Connection(os.dup(number), readable=False) for number in (output, errors)]
         self._process = _CONTEXT.Process(target=_run, args=(arguments, folder, dict(environment), streams))
         self._process.start()
         for stream in streams:

@@ -1,1 +1,1 @@
-"""Losses of summed log-probabilities, a class each, and what composes them. Torch alone; anybody may use it."""
+"""Losses of summed log-probabilities, a class each, and what composes them. Torch alone; used by everybody."""

@@ -1,4 +1,4 @@
-"""A study's stages, one a file, what each leaves as a value, and what runs them in order.
+"""A study's stages, one a file, each with the value that says what it is, and what runs them in order.
 
-Used by the command line, `Study.run` and `plan`; the only room that knows all below it.
+Used by the command line, `Study.run` and planning; the only room that knows all below it.
 """

@@ -12,7 +12,7 @@ from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.objective import Objective, preference_loss, sft_loss
 from raydaa.data.packing import ExampleTable, PackedBatch, PairTable, Sharing, Table, mismatched
 from raydaa.store.tables import read
-from raydaa.training.spec import DataSpec, ObjectiveSpec
+from raydaa.training.spec import DataSpec, Recipe
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,9 @@ class AlignmentObjective:
         return {**means, "rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
 
 
-def make_objective(spec: ObjectiveSpec) -> RunObjective:
-    """The one that a run's spec names."""
+def make_objective(recipe: Recipe) -> RunObjective:
+    """The one that a run's recipe names."""
+    spec = recipe.objective
     if spec.method is None:
         return SftObjective()
     method = loss(spec.method, **spec.parameters)

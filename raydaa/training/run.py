@@ -50,7 +50,7 @@ class Run:
         self.device = device_of_worker()
         self.policy, self.engine, shape = build(spec, self.device, start)
         self.meter = Meter(shape, self.policy, self.device)
-        self.objective = make_objective(recipe.objective)
+        self.objective = make_objective(recipe)
         self.train = self.objective.open(spec.data, "train", self.policy.sharing)
         self.held_out: OpenedTable | None = None
         if spec.data.validation:
