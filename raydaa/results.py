@@ -48,7 +48,17 @@ class TrialResults:
 
     @staticmethod
     def load(folder: Path | str) -> "TrialResults":
-        """Read a study folder; ValueError where it holds no trials yet."""
+        """Read a study folder.
+
+        Args:
+            folder: As `Study.folder`.
+
+        Returns:
+            Its results, in the study's order.
+
+        Raises:
+            ValueError: Where it holds no finished sweep, or was written in another format.
+        """
         folder = Path(folder).absolute()
         at = StudyFolder(folder)
         at.check_format()
@@ -91,7 +101,6 @@ class TrialResults:
     @property
     def table(self) -> pa.Table:
         """The rows as an Arrow table; groups of settings as one JSON column each and β as its own."""
-
         return pa.Table.from_pylist([{**row.columns(), "judged_by": self.judged_by} for row in self.rows])
 
     def to_pandas(self) -> Any:
@@ -114,7 +123,15 @@ class TrialResults:
         return BY_WIN_RATE if self.judged else BY_LOSS
 
     def quality(self, row: TrialRow) -> float:
-        """The higher the better: by `ranking`; −∞ for a trial that did not finish, or has no value."""
+        """How good a trial is, the higher the better, by `ranking`.
+
+        Args:
+            row: One of these results'.
+
+        Returns:
+            The win rate in percent, or minus the held-out loss in nats; −∞ for a trial that did not finish, or has no
+            value.
+        """
         value = self.ranking.value_of(row)
         if not math.isfinite(value) or not row.finished:
             return float("-inf")
@@ -126,9 +143,16 @@ class TrialResults:
         return list(dict.fromkeys(row.method for row in self.rows))
 
     def best(self, method: str) -> TrialRow:
-        """The best finished trial of ``method``, the nearer one to its start where two are equal.
+        """The best finished trial of a method, the nearer one to its start where two are equal.
 
-        Its ``checkpoint`` is the folder that was handed over, ``best/<method>``. ValueError where none finished.
+        Args:
+            method: As the study calls it.
+
+        Returns:
+            The trial; its ``checkpoint`` is the folder that was handed over, ``best/<method>``.
+
+        Raises:
+            ValueError: Where none of the method finished.
         """
         row = self._best(method)
         handed = self.at.best(method)
@@ -179,7 +203,14 @@ class TrialResults:
         return list({row.key: row for row in [*self.best_of_each(), *self.pareto_front()]}.values())
 
     def report(self, folder: Path | str) -> Path:
-        """Write page, figures and tables into ``folder``; returns the page's path."""
+        """Write page, figures and tables.
+
+        Args:
+            folder: Where to; an older report there is replaced, other files stay.
+
+        Returns:
+            The page's path.
+        """
         from raydaa.reporting.report import write_report
 
         return write_report(self, Path(folder))

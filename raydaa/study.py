@@ -45,7 +45,19 @@ class Study:
 
     @staticmethod
     def load(path: str | Path, values: Mapping[str, Any] | None = None, allow_code: bool = False) -> "Study":
-        """Read a study file. ``values`` override it (``{"search.seeds": [0, 1]}``). InputError on anything wrong."""
+        """Read a study file.
+
+        Args:
+            path: The YAML file.
+            values: Overrides by path, as ``{"search.seeds": [0, 1]}``.
+            allow_code: Whether code that the file names may be run: functions, methods, models' own.
+
+        Returns:
+            The study, checked whole: no key unknown, no value out of its bounds.
+
+        Raises:
+            InputError: On anything wrong, in one line that says where, what and how to mend it.
+        """
         tree = read_yaml(path)
         if isinstance(tree, dict) and "rankings" in tree:
             raise InputError(f"{path}: is a toy study; run it with raydaa toy {path}")
@@ -55,7 +67,20 @@ class Study:
     def from_tree(
         tree: Any, values: Mapping[str, Any] | None = None, where: str = "study", allow_code: bool = False
     ) -> "Study":
-        """A study from nested dicts, as YAML would give them; a method's name may be a class of your own."""
+        """A study from nested dicts, as YAML would give them.
+
+        Args:
+            tree: What a study file would say; a method's name may be a class of your own.
+            values: Overrides by path, as for `load`.
+            where: What errors call the study.
+            allow_code: As for `load`.
+
+        Returns:
+            The study, checked whole.
+
+        Raises:
+            InputError: On anything wrong.
+        """
         try:
             tree = yaml.safe_load(yaml.safe_dump(_plain(tree)))
             replaced = {key: _plain(value) for key, value in (values or {}).items()}
@@ -67,11 +92,28 @@ class Study:
         return Study(settings, tree, where, allow_code)
 
     def with_values(self, values: Mapping[str, Any]) -> "Study":
-        """The same study with some settings replaced, checked again."""
+        """The same study with some settings replaced, checked again.
+
+        Args:
+            values: New values by path, as ``{"training.epochs": 2}``.
+
+        Returns:
+            Another study; this one stays as it is.
+
+        Raises:
+            InputError: On anything wrong.
+        """
         return Study.from_tree(self.tree, values, self.where, self.allow_code)
 
     def pocket_twin(self, full: bool = False) -> "Study":
-        """The same methods, starts and shape in the pocket world, thinned to 3 β × 2 learning rates unless ``full``."""
+        """The same methods, starts and shape in the pocket world, in minutes on any machine.
+
+        Args:
+            full: The whole grid instead of 3 β × 2 learning rates of each method.
+
+        Returns:
+            A study of small models, in a folder of its own.
+        """
         return Study.from_tree(pocket_tree(self.settings, full), None, f"{self.where} --pocket", self.allow_code)
 
     @property
@@ -85,7 +127,17 @@ class Study:
         return cache_at(self.settings.storage.cache)
 
     def run(self, address: str | None = None) -> "TrialResults":
-        """Run what is not done yet and return the results; ``address`` is a Ray cluster (None: this machine)."""
+        """Run what is not done yet; called again after whatever happened it goes on.
+
+        Args:
+            address: A Ray cluster's, as ``auto``; None starts Ray on this machine and stops it at the end.
+
+        Returns:
+            The results, which also lie in `folder`.
+
+        Raises:
+            InputError: Where the study or its data can't be used, or a stage can't go on.
+        """
         from raydaa.guest import as_guest
         from raydaa.pipeline.run import run_study
         from raydaa.threads import outside_event_loop

@@ -20,14 +20,22 @@ def check_loss(
     directed: Callable[[Method, PairLogps], Tensor] | None = None,
     **hyper_parameters: Any,
 ) -> None:
-    """AssertionError, one line that names the law and a pair, where ``method`` breaks a law.
+    """Whether a loss keeps the laws that every built-in one keeps.
 
     Values and gradients must be finite in float32 for any response a model can give (average log-probability from
     −50 to −1e-7, up to 4,096 tokens, ratios up to 1e4) and near those in float64; gradients must be the slopes of
     the values, push chosen up and rejected down or be 0; a pair's loss must not depend on the pairs beside it, nor
-    on anything that the traits do not name. ``directed(method, logps)`` says for which pairs, ``(pairs,)`` bool,
-    the direction must hold where the formula itself has exceptions. Without a ``beta`` the checks run at several.
-    ValueError where the class is no method or hyper-parameters are missing.
+    on anything that the traits do not name.
+
+    Args:
+        method: A name or a class, as for `raydaa.loss`.
+        directed: ``directed(method, logps)`` says for which pairs, ``(pairs,)`` bool, the direction must hold where the
+            formula itself has exceptions.
+        **hyper_parameters: The method's own fields; without a ``beta`` the checks run at several.
+
+    Raises:
+        AssertionError: One line that names the law and a pair, where it is broken.
+        ValueError: Where the class is no method, or hyper-parameters are missing.
     """
     cls = method_class(method) if isinstance(method, str) else method
     check_traits(cls)

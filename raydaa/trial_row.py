@@ -7,6 +7,7 @@ from typing import Any
 
 from raydaa.evaluation.figures import BenchmarkFigures, ModelFigures, ResponseFigures
 from raydaa.evaluation.kl import Divergence
+from raydaa.store.plain import to_plain
 from raydaa.store.records import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, Trial, TrialState
 from raydaa.store.study_folder import StudyFolder
 
@@ -150,6 +151,9 @@ class TrialRow:
             "start_seconds": self.start_seconds,
             **_judged(self.figures),
             **_distance(self.divergence),
+            "benchmarks": json.dumps(
+                {name: to_plain(found) for name, found in self.benchmarks.items()}, sort_keys=True
+            ),
             "verdicts": None if self.figures is None else self.figures.verdicts,
             "checkpoint": self.checkpoint,
             "beta": self.beta,

@@ -1,7 +1,10 @@
 """What the pages say of the code is so."""
 
+import inspect
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +40,37 @@ def test_the_rooms_are_all_on_the_page() -> None:
     text = PAGES[0].read_text(encoding="utf-8")
     rooms = [path.parent.name for path in (ROOT / "raydaa").glob("*/__init__.py")]
     assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
+def public() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Functions, and methods that are defined in public classes."""
+    from raydaa.testing import check_loss
+
+    yield "check_loss", check_loss
+    for name in raydaa.__all__:
+        value = getattr(raydaa, name)
+        if inspect.isfunction(value):
+            yield name, value
+        for method, found in inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else ():
+            own = found.__module__.startswith("raydaa") and found.__qualname__.startswith(f"{name}.")
+            if own and (not method.startswith("_") or method == "__call__") and found.__doc__:
+                yield f"{name}.{method}", found
+
+
+PUBLIC = dict(public())
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    assert len(PUBLIC) > 15
+    assert [name for name in raydaa.__all__ if not inspect.getdoc(getattr(raydaa, name))] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_arguments_and_what_comes_back_are_described(name: str) -> None:
+    function = PUBLIC[name]
+    text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    arguments = [name for name in signature.parameters if name != "self"]
+    described = re.findall(r"^    \*{0,2}(\w+): ", text.partition("Args:")[2], re.M)
+    assert [each for each in arguments if each not in described] == []
+    if arguments and signature.return_annotation not in (None, "None"):
+        assert "Returns:" in text or "Yields:" in text

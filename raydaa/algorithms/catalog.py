@@ -78,7 +78,18 @@ def display_name(method: str, parameters: dict[str, Any]) -> str:
 
 
 def loss(method: str | type[Method], **hyper_parameters: Any) -> Method:
-    """A loss by name or class: ``loss("dpo", beta=0.1)(PairLogps(…))``. ValueError on unknown names or values."""
+    """A loss by name or class: ``loss("dpo", beta=0.1)(PairLogps(…))``.
+
+    Args:
+        method: A built-in method's name, ``module:Class``, or a class over `Method`.
+        **hyper_parameters: The method's own fields.
+
+    Returns:
+        The loss, a frozen dataclass that is called with `PairLogps`.
+
+    Raises:
+        ValueError: On an unknown name, an unknown or missing field, or a value that it refuses.
+    """
     cls = method_class(method) if isinstance(method, str) else method
     known = {field.name: field.default is MISSING for field in fields(cls)}
     for parameter in hyper_parameters:

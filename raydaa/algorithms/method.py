@@ -81,7 +81,17 @@ class Method:
             raise ValueError("length_normalized: False has no odds; they are those of the per-token probability")
 
     def scores(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
-        """The scores of chosen and rejected, ``(pairs,)`` each, before β: r, logp or o, per token where asked."""
+        """What is ranked, before β: r, logp or o, per token where asked.
+
+        Args:
+            logps: Of a batch of pairs.
+
+        Returns:
+            The scores of chosen and rejected, ``(pairs,)`` each.
+
+        Raises:
+            ValueError: Where the score wants reference log-probabilities that are missing.
+        """
         chosen, rejected = logps.chosen, logps.rejected
         if self.score == "ratio":
             reference_chosen, reference_rejected = logps.reference
@@ -93,14 +103,30 @@ class Method:
         return chosen, rejected
 
     def per_pair(self, chosen: Tensor, rejected: Tensor, logps: PairLogps) -> Tensor:
-        """The formula: scores of shape ``(pairs,)`` in, loss of shape ``(pairs,)`` out.
+        """The formula.
 
-        ``logps`` is what the scores were made from, for terms beside them.
+        Args:
+            chosen: Scores of the preferred responses, ``(pairs,)``.
+            rejected: Of the others.
+            logps: What the scores were made from, for terms beside them.
+
+        Returns:
+            The loss of each pair, ``(pairs,)``.
         """
         raise NotImplementedError
 
     def __call__(self, logps: PairLogps) -> LossOutput:
-        """Loss and rewards of each pair; a reward is β times the score."""
+        """Loss and rewards of each pair.
+
+        Args:
+            logps: Of a batch of pairs.
+
+        Returns:
+            All of shape ``(pairs,)``; a reward is β times the score, without gradient.
+
+        Raises:
+            ValueError: Where reference log-probabilities or the batch's KL are wanted and missing.
+        """
         chosen, rejected = self.scores(logps)
         scale = getattr(self, "beta", 1.0)
         per_pair = self.per_pair(chosen, rejected, logps)

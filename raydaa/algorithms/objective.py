@@ -33,7 +33,7 @@ def preference_loss(logps: PairLogps) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """sft_weight · L_sft(y_w) + align_weight · L_align.
+    """sft_weight · L_sft(y_w) + align_weight · L_align. Called with `PairLogps` it gives a `LossOutput`.
 
     Two-stage training is ``Objective(method)``; one-stage ORPO and ASFT as published have sft_weight 1 and
     align_weight λ.

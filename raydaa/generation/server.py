@@ -154,11 +154,22 @@ class Endpoint:
 def serve(
     checkpoint: str | Path, host: str = "127.0.0.1", port: int | None = None, **settings: Any
 ) -> Iterator[Endpoint]:
-    """An OpenAI-compatible endpoint over ``checkpoint`` until the end of the block, on a free port where none is named.
+    """An OpenAI-compatible endpoint over a checkpoint until the end of the block.
 
-    ``settings`` are the other fields of `Serving`. On the Ray this process is connected to, else on one of its own.
-    ValueError where the settings are wrong, where a host that others see has no key, or where Serve listens elsewhere
-    already.
+    On the Ray that this process is connected to, else on one of its own.
+
+    Args:
+        checkpoint: A model folder.
+        host: Where to listen; one that others see wants a key.
+        port: None takes a free one.
+        **settings: The other fields of `raydaa.generation.serving.Serving`.
+
+    Yields:
+        The endpoint's address, and what requests call the model.
+
+    Raises:
+        ValueError: Where the settings are wrong, where a host that others see has no key, or where Serve listens
+            elsewhere already.
     """
     import ray
     from ray import serve as ray_serve

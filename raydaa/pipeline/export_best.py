@@ -41,5 +41,5 @@ def _card(results: TrialResults, row: TrialRow) -> str:
 
 def _figures(row: TrialRow) -> dict[str, Any]:
     """What a model's card says: everything but what differs from run to run, and where things lie."""
-    left_out = (*TIME_COLUMNS, "checkpoint", "verdicts", "beta")
+    left_out = (*TIME_COLUMNS, "checkpoint", "verdicts", "benchmarks", "beta")
     return {name: value for name, value in row.columns().items() if name not in left_out}
