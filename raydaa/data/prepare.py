@@ -86,20 +86,18 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
         **common,
         train=train.fingerprint,
         validation=validation.fingerprint if validation else data.preferences.validation,
-        columns=data.preferences.columns,
-        **({"unique": True} if data.preferences.unique else {}),
+        settings=data.preferences.key_fields(),
     )
     keys = {"pairs": pairs}
     if data.sft:
         mixture = [
-            {"source": rows.fingerprint if rows else pairs, "columns": source.columns, "weight": source.weight}
-            | ({"unique": True} if source.unique else {})
+            {"source": rows.fingerprint if rows else pairs, **source.key_fields()}
             for source, rows in zip(data.sft, sft, strict=True)
         ]
         keys["sft"] = key_of(**common, mixture=mixture)
     for group, (asked, rows) in prompts.items():
         source = rows.fingerprint if rows else pairs
-        keys[group] = key_of(**common, source=source, columns=asked.columns, num=asked.num)
+        keys[group] = key_of(**common, source=source, settings=asked.key_fields())
     return Inputs(train, validation, sft, prompts, keys)
 
 

@@ -95,10 +95,8 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
                 games += both
         return games
 
-    def _asked_how(self) -> dict[str, Any]:
-        """What a verdict depends on beside the model."""
-        how = {"prompt": self.prompt.name, "version": self.prompt.version, "orders": self.settings.orders}
-        return how | ({"parameters": self.settings.parameters} if self.settings.parameters else {})
+    def identity(self) -> dict[str, Any]:
+        return {**self.settings.key_fields(), "prompt": self.prompt.name, "version": self.prompt.version}
 
 
 class Judge(LanguageJudge[OpenAIJudge]):
@@ -107,9 +105,6 @@ class Judge(LanguageJudge[OpenAIJudge]):
     @property
     def _name(self) -> str:
         return self.settings.model
-
-    def identity(self) -> dict[str, Any]:
-        return {"model": self.settings.model, "base_url": self.settings.base_url, **self._asked_how()}
 
     def check(self, place: str, on_gpus: bool) -> None:
         super().check(place, on_gpus)

@@ -18,7 +18,7 @@ class Judge(LanguageJudge[ServedJudge]):
     """Its verdicts are known by its weights, wherever they lie."""
 
     def identity(self) -> dict[str, Any]:
-        return {"served": model_identity(self._folder), **self._asked_how()}
+        return {"served": model_identity(self._folder), **super().identity()}
 
     def check(self, place: str, on_gpus: bool) -> None:
         if not available():

@@ -106,7 +106,7 @@ def check_installed(context: Context) -> None:
     if "flash_attention_2" in _attentions(settings):
         remedy = "use auto, or pip install --no-build-isolation 'raydaa[flash-attn]'"
         asked["flash_attn"] = f"training.attention: flash_attn is not installed; {remedy}"
-    if not context.resources.local and engine_of(settings) == "vllm":
+    if not context.resources.local and engine_of(settings).served:
         asked["vllm"] = f"generation.engine: {missing(context.workers.gpus > 0)}"
     if not asked:
         return
@@ -168,7 +168,7 @@ def check_room(context: Context) -> None:
         if gpus is not None and not context.workers.gpus:
             raise InputError(f"{place}.gpus: {gpus:g}: the study has no GPU; leave it out")
     placement = context.resolved.placement
-    if placement.engine == "deepspeed" and settings.scaling.zero_stage == 0 and settings.in_bf16:
+    if placement.sharded and settings.scaling.zero_stage == 0 and settings.in_bf16:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
     if context.resolved.slots:  # on a cluster that may grow, those that the study asks for
         return

@@ -183,9 +183,9 @@ def _job(context: Context, model: Start, sampling: Sampling, table: Path, data: 
         "prompts": prompts,
         "sampling": asdict(sampling),
         "stops": stops_of(context.prepared.tokenizer),
-        "engine": engine,
-        "batch_size": context.settings.generation.rows if engine == "transformers" else None,
-        "batch_invariant": context.settings.generation.batch_invariant,
+        "engine": engine.name,
+        "batch_size": context.settings.generation.rows if engine.by_rows else None,
+        "settings": context.settings.generation.key_fields(),
     }
     output = Output(context.at.generations, depends_on)
     return Job(model, sampling, table, prompts, output, context.prepared.tokenizer)

@@ -64,12 +64,25 @@ def on_gpus(settings: StudySettings) -> bool:
     return settings.scaling.accelerator is not None or has_gpus()
 
 
-def engine_of(settings: StudySettings) -> str:
+@dataclass(frozen=True)
+class Engine:
+    """What generates. ``served``: by vLLM in replicas, for which it must be installed; ``by_rows``: what is answered
+    together is fixed, and with it how numbers round."""
+
+    name: str
+    served: bool
+    by_rows: bool
+
+
+VLLM = Engine("vllm", served=True, by_rows=False)
+TRANSFORMERS = Engine("transformers", served=False, by_rows=True)
+ENGINES = {engine.name: engine for engine in (VLLM, TRANSFORMERS)}
+
+
+def engine_of(settings: StudySettings) -> Engine:
     """``auto`` resolved: vLLM where it is installed."""
-    asked = settings.generation.engine
-    if asked == "auto":
-        return "vllm" if available() else "transformers"
-    if asked == "vllm" and not available():
+    asked = ENGINES.get(settings.generation.engine) or (VLLM if available() else TRANSFORMERS)
+    if asked.served and not available():
         raise InputError(f"generation.engine: {missing(on_gpus(settings))}")
     return asked
 
@@ -82,11 +95,11 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
     def make(missing: list[Job]) -> str:
         if not missing:
             return "0 models generated"
-        begun = {"vllm": _by_vllm, "transformers": _by_transformers}[engine](context, missing)
+        begun = (_by_vllm if engine.served else _by_transformers)(context, missing)
         speed = sum(map(_tokens, missing)) / (time.monotonic() - begun)
         return f"{len(missing)} models generated, {speed:,.0f} tokens/s"
 
-    ensure(context, "generate", f"{len(jobs)} models, {engine}", jobs, make)
+    ensure(context, "generate", f"{len(jobs)} models, {engine.name}", jobs, make)
 
 
 def _tokens(job: Job) -> int:
@@ -96,8 +109,8 @@ def _tokens(job: Job) -> int:
 
 def repeatable(context: Context) -> bool:
     """Whether the same prompts, weights and seed give the same tokens whatever else is generated."""
-    by_vllm_on_gpu = engine_of(context.settings) == "vllm" and context.workers.gpus > 0
-    return context.settings.generation.batch_invariant or not by_vllm_on_gpu
+    fixed = engine_of(context.settings).by_rows or not context.workers.gpus
+    return context.settings.generation.batch_invariant or fixed
 
 
 def _by_transformers(context: Context, jobs: Sequence[Job]) -> float:

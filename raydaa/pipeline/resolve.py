@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raydaa.accelerators import name_there
 from raydaa.cluster import Resources
 from raydaa.settings.study import StudySettings
-from raydaa.training.spec import Placement
+from raydaa.training.spec import PLAIN, SHARDED, Placement
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,6 @@ def resolve(settings: StudySettings, resources: Resources) -> Resolved:
     return Resolved(group, _placement(settings, group), slots, most)
 
 
-def is_sharded(settings: StudySettings, on_gpus: bool) -> bool:
-    """Whether DeepSpeed trains: plain torch is for one worker on CPUs, where nothing else is said."""
-    scaling = settings.scaling
-    if scaling.engine != "auto":
-        return scaling.engine == "deepspeed"
-    return scaling.workers > 1 or on_gpus
-
-
 def _group(settings: StudySettings, resources: Resources) -> WorkerGroup:
     scaling = settings.scaling
     # A cluster that grows may have no GPU yet.
@@ -78,7 +70,7 @@ def _placement(settings: StudySettings, group: WorkerGroup) -> Placement:
     scaling = settings.scaling
     # One worker has nobody to share weights with, and stage 3 leaks where actors are reused.
     stage = min(scaling.zero_stage, 2) if group.count == 1 and not scaling.cpu_offload else scaling.zero_stage
-    engine = "deepspeed" if is_sharded(settings, group.gpus > 0) else "torch"
+    engine = SHARDED if scaling.shards(group.gpus > 0) else PLAIN
     return Placement(engine=engine, zero_stage=stage, cpu_offload=scaling.cpu_offload)
 
 

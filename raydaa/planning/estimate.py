@@ -143,7 +143,7 @@ def _simulate(
 def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> MemoryPlan:
     training, group, placement = settings.training, resolved.group, resolved.placement
     layout = Layout(
-        sharded=placement.engine == "deepspeed",
+        sharded=placement.sharded,
         workers=group.count,
         zero_stage=placement.zero_stage,
         bf16=training.precision == "bf16",

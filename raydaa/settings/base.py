@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,19 @@ def wrong(message: str, at: str = "") -> PydanticCustomError:
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are refused."""
+    """Frozen; unknown keys are refused.
+
+    A stage whose outputs depend on such settings takes all of them into its keys but those ``not_in_keys``, which
+    change nothing but time, or stand there by what they come to: one that somebody forgets costs work done twice,
+    never a wrong result.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    not_in_keys: ClassVar[frozenset[str]] = frozenset()
+
+    def key_fields(self) -> dict[str, Any]:
+        """What goes into keys."""
+        return self.model_dump(mode="json", exclude=set(self.not_in_keys))
 
 
 Group = TypeVar("Group")

@@ -1,6 +1,6 @@
 """What a study file may say about data: sources of examples, pairs and prompts."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -13,6 +13,7 @@ HEAD = 32  # of the built-in world's attention: the smallest that vLLM has CPU k
 
 
 class PromptSource(Settings):
+    not_in_keys: ClassVar[frozenset[str]] = frozenset({"source", "split"})  # known by their rows
     source: str = HELD_OUT
     split: str | None = "train"
     num: PositiveInt = 500
@@ -40,6 +41,7 @@ class ChatTemplateSettings(Settings):
 
 
 class SftSource(Settings):
+    not_in_keys: ClassVar[frozenset[str]] = frozenset({"source", "split"})  # known by their rows
     source: str
     split: str | None = "train"  # null: a column of that name is one like any other
     columns: dict[str, str] = Field(default_factory=dict)
@@ -64,6 +66,8 @@ Mixture = Annotated[tuple[SftSource, ...], BeforeValidator(several)]
 
 
 class PreferenceSource(Settings):
+    # Known by their rows; and each trial takes its own fraction.
+    not_in_keys: ClassVar[frozenset[str]] = frozenset({"source", "train", "validation", "fraction"})
     source: str
     train: str | None = "train"  # null: the column split is not looked into
     validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.05

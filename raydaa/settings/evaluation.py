@@ -1,6 +1,6 @@
 """What a study file may say about generating and comparing: benchmarks, baselines, the harness."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -24,6 +24,8 @@ class SamplingSettings(Settings):
 
 
 class GenerationSettings(SamplingSettings):
+    # What is drawn how a benchmark may say otherwise, and engine and batch as they come out.
+    not_in_keys: ClassVar[frozenset[str]] = frozenset({*SamplingSettings.model_fields, "engine", "batch_size", "gpus"})
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     batch_size: Literal["auto"] | PositiveInt = "auto"  # auto: 64; on a GPU what vLLM finds room for
     batch_invariant: bool = False  # on GPU: tokens that do not depend on what else is generated, at some speed

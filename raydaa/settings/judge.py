@@ -95,6 +95,9 @@ class RewardModelJudge(JudgeSettings):
 class LanguageJudgeSettings(JudgeSettings):
     """A language model is asked which of two responses is better."""
 
+    not_in_keys: ClassVar[frozenset[str]] = frozenset(
+        {"kind", "concurrency", "timeout_seconds", "patience_minutes", "max_requests", "max_tokens"}
+    )
     model: str
     prompt: PromptName | None = None  # None: the benchmark's own, or alpaca_eval
     orders: Literal[1, 2] | None = None  # 1: one order, drawn by a hash; None: 2, but 1 for tldr, as published
@@ -113,6 +116,7 @@ class OpenAIJudge(LanguageJudgeSettings):
     """One behind an endpoint that speaks OpenAI's protocol; ``model`` is as the endpoint calls it."""
 
     paid_by_token: ClassVar[bool] = True
+    not_in_keys: ClassVar[frozenset[str]] = LanguageJudgeSettings.not_in_keys | {"api_key_env", "price"}
     kind: Literal["openai"]
     base_url: str | None = None  # None: OpenAI's own
     api_key_env: str | None = "OPENAI_API_KEY"  # name of the environment variable with the key; None: no key is asked
@@ -136,6 +140,10 @@ class OpenAIJudge(LanguageJudgeSettings):
 class ServedJudge(LanguageJudgeSettings):
     """One that is served here; ``model`` is a folder or a hub id."""
 
+    not_in_keys: ClassVar[frozenset[str]] = LanguageJudgeSettings.not_in_keys | {
+        "model",
+        "gpus",
+    }  # known by its weights
     kind: Literal["served"]
     gpus: Gpus | None = None  # as generation.gpus; None: one, where there are any
 

@@ -20,6 +20,12 @@ class ScalingSettings(Settings):
     max_failures: Annotated[int, Field(ge=0)] = 2
     price_per_gpu_hour: NonNegative | None = None  # in any currency: with it plan, status and report tell costs
 
+    def shards(self, on_gpus: bool) -> bool:
+        """Whether DeepSpeed trains: plain torch is for one worker on CPUs, where nothing else is said."""
+        if self.engine != "auto":
+            return self.engine == "deepspeed"
+        return self.workers > 1 or on_gpus
+
     @model_validator(mode="after")
     def check(self) -> "ScalingSettings":
         gpus = self.gpus_per_worker

@@ -80,11 +80,10 @@ class StudySettings(Settings):
         return self
 
     def _check_engine(self) -> None:
-        sharded = self.scaling.engine == "deepspeed" or (self.scaling.engine == "auto" and self.scaling.workers > 1)
-        if sharded and self.scaling.zero_stage == 0 and self.in_bf16:
+        if self.scaling.shards(on_gpus=False) and self.scaling.zero_stage == 0 and self.in_bf16:
             # DeepSpeed's bf16 stage 0 takes a phantom optimizer step at initialisation.
             raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
-        if self.scaling.cpu_offload and self.scaling.engine == "torch":
+        if self.scaling.cpu_offload and self.scaling.engine != "auto" and not self.scaling.shards(on_gpus=True):
             raise wrong("is DeepSpeed's; use engine deepspeed or auto", "scaling.cpu_offload")
 
     def _check_judges(self) -> None:

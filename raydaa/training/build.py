@@ -13,7 +13,7 @@ from raydaa.training.zero import load_on_first, take_apart
 def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None) -> tuple[Policy, Engine, Shape]:
     """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
     recipe, training = spec.recipe, spec.recipe.training
-    with_torch, apart = recipe.placement.engine == "torch", recipe.placement.apart
+    with_torch, apart = not recipe.placement.sharded, recipe.placement.apart
     # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.
     if start is not None and with_torch and training.lora is None:
         model = start.fresh(spec.start, recipe.trust_remote_code)

@@ -5,7 +5,7 @@ micro-batches and workers; nothing here averages.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raydaa.compat.deepspeed import backward, whole_weights
 from raydaa.training.collectives import rank, whole_size, world_size
-from raydaa.training.spec import Recipe
+from raydaa.training.spec import PLAIN, SHARDED, Recipe
 
 SMALL = 1 << 22  # parameters; below it DeepSpeed's buckets are mostly empty
 
@@ -22,6 +22,11 @@ class Engine(Protocol):
     """What the loop needs of an engine."""
 
     module: nn.Module
+    frees_itself: ClassVar[bool]  # without a collection, which takes half a second
+
+    @property
+    def checkpoint_format(self) -> list[Any]:
+        """Who can read what it saves."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` to those of this step."""
@@ -54,6 +59,12 @@ def _adamw(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 class TorchEngine:
     """AdamW on full weights in every worker; gradients summed over workers at the step."""
+
+    frees_itself: ClassVar[bool] = True
+
+    @property
+    def checkpoint_format(self) -> list[Any]:
+        return [PLAIN, 0]
 
     def __init__(self, policy: nn.Module, recipe: Recipe) -> None:
         self.module = policy
@@ -98,6 +109,12 @@ class TorchEngine:
 
 class DeepSpeedEngine:
     """ZeRO stages 0 to 3. The caller owns the accumulation boundary, so no micro-batch count is fixed."""
+
+    frees_itself: ClassVar[bool] = False  # its hooks and the module hold each other
+
+    @property
+    def checkpoint_format(self) -> list[Any]:
+        return [SHARDED, self.stage]
 
     def __init__(self, policy: nn.Module, recipe: Recipe) -> None:
         from raydaa.training.zero import deepspeed_here, zero_config
@@ -149,4 +166,4 @@ class DeepSpeedEngine:
 
 def make_engine(policy: nn.Module, recipe: Recipe) -> Engine:
     """The engine that ``recipe.placement.engine`` names."""
-    return DeepSpeedEngine(policy, recipe) if recipe.placement.engine == "deepspeed" else TorchEngine(policy, recipe)
+    return DeepSpeedEngine(policy, recipe) if recipe.placement.sharded else TorchEngine(policy, recipe)

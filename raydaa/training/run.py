@@ -203,11 +203,7 @@ class Run:
 
     def _writer(self) -> list[Any]:
         """Who can read a checkpoint: the same engine, in the same number of pieces."""
-        return [
-            self.spec.recipe.placement.engine,
-            self.spec.recipe.placement.zero_stage if self.spec.recipe.placement.engine == "deepspeed" else 0,
-            world_size(),
-        ]
+        return [*self.engine.checkpoint_format, world_size()]
 
     def export(self, folder: Path) -> None:
         """Seal the weights as a Hugging Face folder (safetensors, tokenizer); every worker calls it."""

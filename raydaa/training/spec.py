@@ -31,23 +31,31 @@ class ObjectiveSpec:
     align_weight: float = identity(1.0)
 
 
+PLAIN, SHARDED = "torch", "deepspeed"  # engines
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """What trains it."""
 
-    engine: str = identity("torch")  # in bf16 alone: see `Recipe.key`
+    engine: str = identity(PLAIN)  # in bf16 alone: see `Recipe.key`
     zero_stage: int = timing(0)
     cpu_offload: bool = timing(False)
 
     @property
     def apart(self) -> bool:
         """Whether weights are spread over the workers of a group: no GPU need hold a model whole."""
-        return self.engine == "deepspeed" and self.zero_stage == 3
+        return self.sharded and self.zero_stage == 3
+
+    @property
+    def sharded(self) -> bool:
+        """Whether DeepSpeed shares out what training holds."""
+        return self.engine == SHARDED
 
 
 def in_half(training: TrainingSettings, placement: Placement) -> bool:
     """As `Recipe.in_half`."""
-    return training.precision == "bf16" and (placement.engine == "deepspeed" or training.lora is not None)
+    return training.precision == "bf16" and (placement.sharded or training.lora is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

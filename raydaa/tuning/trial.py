@@ -62,7 +62,7 @@ class OneWorkerTrial(Trainable):
     def _end(self, out_of_memory: bool = False) -> None:
         if self.run is None:
             return
-        plain = self.run.spec.recipe.placement.engine == "torch" and not out_of_memory
+        plain = self.run.engine.frees_itself and not out_of_memory
         self.run.close()
         self.run = None
         if plain:  # frees itself, and a collection would cost every trial half a second

@@ -194,6 +194,29 @@ def test_what_cannot_be_judged_is_said(evaluation: dict[str, object], message: s
     assert "\n" not in str(error.value)
 
 
+ANOTHER = {
+    "model": "other",
+    "base_url": "http://other.example/v1",
+    "api_key_env": "OTHER_KEY",
+    "prompt": "tldr",
+    "orders": 1,
+    "max_requests": 7,
+    "max_tokens": 7,
+    "price": {"input": 1.0, "output": 2.0},
+    "parameters": {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(OpenAIJudge.model_fields) - {"kind"}))
+def test_a_verdict_depends_on_every_setting_but_those_that_say_otherwise(name: str) -> None:
+    """A setting that nobody has thought of asks again: an old verdict is never taken for it."""
+    tree = {"kind": "openai", "model": "gpt", "prompt": "alpaca_eval", "orders": 2}
+    plain = OpenAIJudge.model_validate(tree)
+    other = OpenAIJudge.model_validate({**tree, name: ANOTHER.get(name) or 2 * getattr(plain, name)})
+    differ = judge_of(plain).identity() != judge_of(other).identity()
+    assert differ == (name not in OpenAIJudge.not_in_keys)
+
+
 def test_games_that_nobody_was_asked_for_are_ties() -> None:
     """One order each: a clear win, a tie, and equal responses."""
     nobody = dict.fromkeys([f"{order}{what}" for order in ("first", "second") for what in ("", "_weight")])
