@@ -151,7 +151,7 @@ def test_out_of_memory_is_halved_and_goes_on(make: Make, tmp_path: Path) -> None
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert result["done"]
-    assert (used.tokens_per_microbatch, used.halved) == (2048, True)
+    assert (used.recipe.tokens, used.recipe.halved) == (2048, True)
     assert [metrics["loss"] for metrics in _metrics(tmp_path / "trial")] == pytest.approx(expected, abs=LOSS_IN_BF16)
 
 
