@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raydaa.data.inputs import open_inputs
 from raydaa.data.packing import PairTable
-from raydaa.data.prepare import open_inputs, prepare
+from raydaa.data.prepare import prepare
 from raydaa.data.sources import PreferencePair
 from raydaa.data.tokenize import Encoder
 from raydaa.generation.sample import Response, Sampling, generate

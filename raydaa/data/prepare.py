@@ -2,21 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raydaa.data.files import DataError, Rows, names_files, read_rows
+from raydaa.data.files import DataError
+from raydaa.data.inputs import PROMPT_FIELDS, Inputs, columns_of
 from raydaa.data.sources import (
-    CONTEXT_COLUMNS,
     Conversation,
     PreferencePair,
     as_message,
     conversation,
-    is_alpaca,
-    is_transcript,
     preference_pair,
     prompt_of,
     text_of,
@@ -33,25 +31,13 @@ from raydaa.data.tables import (
     write_prompts,
 )
 from raydaa.data.tokenize import Encoder
-from raydaa.pocket import world as pocket
 from raydaa.settings.data import (
-    HELD_OUT,
-    PREFERRED,
     DataSettings,
-    PocketSettings,
-    PreferenceSource,
-    PromptSource,
-    SftSource,
 )
-from raydaa.settings.study import StudySettings
-from raydaa.store.artifacts import key_of, make_folder, read_json, tokenizer_hash
+from raydaa.store.artifacts import make_folder, read_json
 from raydaa.store.plain import from_plain
 from raydaa.store.records import DataReport
 from raydaa.store.tables import PREPARED_REJECTS, PREPARED_REPORT
-
-POCKET = "pocket"
-PROMPT_FIELDS = ("prompt", "response", "question_id")
-VERSION = 5  # of the tables' content; raise it when the same input gives other tables
 
 
 class TooManyRejectsError(DataError):
@@ -60,107 +46,6 @@ class TooManyRejectsError(DataError):
     def __init__(self, message: str, rejects: str) -> None:
         super().__init__(message)
         self.rejects = rejects
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The sources' rows, read once, and the key of each group of tables (``pairs``, ``sft``, ``prompts``, …)."""
-
-    train: Rows
-    validation: Rows | None  # None: a share of train's prompts
-    sft: tuple[Rows | None, ...]  # in the order of the mixture; None: train's chosen responses
-    prompts: dict[str, tuple[PromptSource, Rows | None]]  # by group; None: the held-out pairs' prompts
-    keys: dict[str, str]
-
-
-def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
-    """Read every source of the study; DataError where one is missing, empty, or lacks a column."""
-    data, world = settings.data, settings.pocket
-    train, validation = _open_pairs(data.preferences, world)
-    sft = tuple(None if source.source == PREFERRED else _open_sft(source, world) for source in data.sft)
-    sources = {"prompts": data.prompts}
-    sources |= {b.group: b.prompts for b in settings.evaluation.benchmarks if b.prompts is not None}
-    prompts = {group: (source, _open_prompts(source, world)) for group, source in sources.items()}
-    common = {"version": VERSION, "tokenizer": tokenizer_hash(tokenizer_folder), "max_length": data.max_length}
-    pairs = key_of(
-        **common,
-        train=train.fingerprint,
-        validation=validation.fingerprint if validation else data.preferences.validation,
-        settings=data.preferences.key_fields(),
-    )
-    keys = {"pairs": pairs}
-    if data.sft:
-        mixture = [
-            {"source": rows.fingerprint if rows else pairs, **source.key_fields()}
-            for source, rows in zip(data.sft, sft, strict=True)
-        ]
-        keys["sft"] = key_of(**common, mixture=mixture)
-    for group, (asked, rows) in prompts.items():
-        source = rows.fingerprint if rows else pairs
-        keys[group] = key_of(**common, source=source, settings=asked.key_fields())
-    return Inputs(train, validation, sft, prompts, keys)
-
-
-def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[Rows, Rows | None]:
-    names = _columns(preferences.columns, "prompt", "chosen", "rejected")
-    train = _rows(preferences.source, preferences.train, world, "train", _wanted(names))
-    validation = None
-    if preferences.source == POCKET:
-        validation = _rows(POCKET, "", world, "validation", ())
-    elif isinstance(preferences.validation, str):
-        if names_files(preferences.source) and "split" not in train.columns:
-            raise DataError(
-                f"{preferences.source}: has no column split, so {preferences.validation!r} can't be held out; "
-                f"write data.preferences.validation as a share, e.g. 0.05"
-            )
-        validation = read_rows(preferences.source, preferences.validation, _wanted(names))
-    for rows in (train, validation):
-        if rows is None:
-            continue
-        rows.require([names["chosen"], names["rejected"]])
-        answer = rows.rows[0][1].get(names["chosen"])
-        if isinstance(answer, str) and not is_transcript(answer) and "instruction" not in rows.columns:
-            rows.require([names["prompt"]])  # a bare answer: its prompt has its own column
-    return train, validation
-
-
-def _open_sft(source: SftSource, world: PocketSettings) -> Rows:
-    names = _columns(source.columns, "messages", "prompt", "response")
-    rows = _rows(source.source, source.split, world, "sft", _wanted(names, "output"))
-    first = dict.fromkeys(rows.columns)
-    if names["messages"] not in first and not is_alpaca(first):
-        instructed = "instruction" in first and names["prompt"] not in first
-        rows.require([*([] if instructed else [names["prompt"]]), names["response"]])
-    return rows
-
-
-def _open_prompts(source: PromptSource, world: PocketSettings) -> Rows | None:
-    if source.source == HELD_OUT:
-        return None
-    names = _columns(source.columns, *PROMPT_FIELDS)
-    rows = _rows(source.source, source.split, world, "prompts", _wanted(names, "uid"))
-    if not rows.rows or not {"instruction", "turns"} & set(rows.columns):
-        rows.require([names["prompt"]])
-    return rows
-
-
-def _rows(source: str, split: str | None, world: PocketSettings, part: str, wanted: Collection[str]) -> Rows:
-    if source != POCKET:
-        return read_rows(source, split, wanted)
-    rows = pocket.rows(world, part)
-    return Rows(POCKET, key_of(rows=rows), list(enumerate(rows, start=1)), [], tuple(rows[0]))
-
-
-def _wanted(names: Mapping[str, str], *more: str) -> set[str]:
-    """Columns that a row may be read from."""
-    return {*names.values(), *CONTEXT_COLUMNS, *more}
-
-
-def _columns(mapped: dict[str, str], *names: str) -> dict[str, str]:
-    for name in mapped:
-        if name not in names:
-            raise DataError(f"columns: {name!r} is not a field of this source; choose from {', '.join(names)}")
-    return {name: mapped.get(name, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -204,7 +89,7 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
 def _pairs(
     inputs: Inputs, data: DataSettings, tally: Tally
 ) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
-    names = _columns(data.preferences.columns, "prompt", "chosen", "rejected")
+    names = columns_of(data.preferences.columns, "prompt", "chosen", "rejected")
     found = {
         table: parsed(rows, table, lambda row: preference_pair(row, names), tally)
         for table, rows in {"train": inputs.train, "validation": inputs.validation}.items()
@@ -245,7 +130,7 @@ def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) 
             ]
             tally.read[table] = len(conversations)
         else:
-            names = _columns(source.columns, "messages", "prompt", "response")
+            names = columns_of(source.columns, "messages", "prompt", "response")
             conversations = parsed(rows, table, partial(conversation, columns=names), tally)
         parts.append((table, conversations, source.weight))
     write_examples(folder / "sft.parquet", parts, encoder, tally)
@@ -269,7 +154,7 @@ def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any
         ]
         tally.read[group] = len(candidates)
     else:
-        candidates = parsed(rows, group, partial(_candidate, names=_columns(source.columns, *PROMPT_FIELDS)), tally)
+        candidates = parsed(rows, group, partial(_candidate, names=columns_of(source.columns, *PROMPT_FIELDS)), tally)
     write_prompts(folder / "prompts.parquet", group, candidates, source.num, encoder, tally)
     tally.save(folder)
 

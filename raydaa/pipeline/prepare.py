@@ -5,7 +5,8 @@ from pathlib import Path
 
 from raydaa.compat.imports import quiet_transformers
 from raydaa.data.files import DataError
-from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, table_folder
+from raydaa.data.inputs import open_inputs
+from raydaa.data.prepare import Tables, TooManyRejectsError, table_folder
 from raydaa.data.prepare import prepare as write_tables
 from raydaa.errors import InputError
 from raydaa.pipeline.checks import check_baselines, check_lengths, check_models

@@ -79,7 +79,7 @@ def _restore(study: Study, progress: Progress) -> None:
 
 def _surely_prepared(study: Study) -> bool:
     """Whether there will be work for Ray: nobody's data but the pocket world's, or what was prepared before."""
-    from raydaa.data.prepare import POCKET
+    from raydaa.data.inputs import POCKET
 
     world = (study.settings.model.source, study.settings.data.preferences.source)
     return set(world) == {POCKET} or StudyFolder(study.folder).data_report.exists()

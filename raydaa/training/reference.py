@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydaa.data.packing import PairTable, Table, mismatched, split_work
+from raydaa.data.batches import split_work
+from raydaa.data.packing import PairTable, Table, mismatched
 from raydaa.store.tables import REFERENCE, column, read, write
 from raydaa.training.collectives import rank, world_size
 from raydaa.training.device import device_of_worker

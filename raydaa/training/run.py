@@ -10,15 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydaa.data.packing import (
-    ExampleTable,
-    PackedBatch,
-    PairTable,
-    Table,
-    global_batches,
-    split_work,
-    subset,
-)
+from raydaa.data.batches import global_batches, split_work, subset
+from raydaa.data.packing import ExampleTable, PackedBatch, PairTable, Table
 from raydaa.data.template import with_template
 from raydaa.errors import RaydaaError
 from raydaa.store.artifacts import make_folder, read_json, write_json

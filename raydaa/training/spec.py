@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raydaa.data.packing import num_steps, subset
+from raydaa.data.batches import num_steps, subset
 from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.identity import identity, identity_of, parts, place, timing

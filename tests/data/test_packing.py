@@ -5,17 +5,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydaa.data.packing import (
-    Block,
-    ExampleTable,
-    PackedBatch,
-    PairTable,
-    Sharing,
-    global_batches,
-    num_steps,
-    split_work,
-    subset,
-)
+from raydaa.data.batches import global_batches, num_steps, split_work, subset
+from raydaa.data.packing import Block, ExampleTable, PackedBatch, PairTable, Sharing
 from raydaa.store.tables import EXAMPLES, PAIRS
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)

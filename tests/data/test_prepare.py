@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from raydaa.data.batches import subset
 from raydaa.data.files import DataError
-from raydaa.data.packing import subset
-from raydaa.data.prepare import Tables, TooManyRejectsError, open_inputs, prepare
+from raydaa.data.inputs import open_inputs
+from raydaa.data.prepare import Tables, TooManyRejectsError, prepare
 from raydaa.errors import InputError
 from raydaa.pocket import world as pocket
 from raydaa.store.artifacts import intact

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.data.prepare import open_inputs, prepare
+from raydaa.data.inputs import open_inputs
+from raydaa.data.prepare import prepare
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec
 from raydaa.training.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ import torch
 from raydaa.algorithms.catalog import use
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
-from raydaa.data.packing import split_work
+from raydaa.data.batches import split_work
 from raydaa.pipeline.scoring import ScoreTask
 from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
