@@ -76,15 +76,14 @@ class Engine:
 
 VLLM = Engine("vllm", served=True, by_rows=False)
 TRANSFORMERS = Engine("transformers", served=False, by_rows=True)
-ENGINES = {engine.name: engine for engine in (VLLM, TRANSFORMERS)}
 
 
 def engine_of(settings: StudySettings) -> Engine:
     """``auto`` resolved: vLLM where it is installed."""
-    asked = ENGINES.get(settings.generation.engine) or (VLLM if available() else TRANSFORMERS)
-    if asked.served and not available():
+    engine = VLLM if settings.generation.is_served(available()) else TRANSFORMERS
+    if engine.served and not available():
         raise InputError(f"generation.engine: {missing(on_gpus(settings))}")
-    return asked
+    return engine
 
 
 def generate(context: Context, jobs: Iterable[Job]) -> None:

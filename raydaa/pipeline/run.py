@@ -95,10 +95,9 @@ def _preload(study: Study) -> list[str]:
     import torch
 
     from raydaa.generation.serving import available
-    from raydaa.pipeline.generation import engine_of
 
     # Whether an engine that was asked for is there, preparing says.
-    by_vllm = available() and engine_of(study.settings).served
+    by_vllm = available() and study.settings.generation.is_served(installed=True)
     plain = study.settings.scaling.workers == 1 and not by_vllm
     wanted = plain and not torch.cuda.device_count() and not StudyFolder(study.folder).trial_list.exists()
     return ["raydaa.tuning.worker_preload"] if wanted else []

@@ -78,16 +78,17 @@ def _walk_evaluation(context: Context, wanted: Contest, note: Callable[[str, int
     if not note("generate", sum(job.output.done for job in jobs), len(jobs)):
         return
     moved = {c.name: (wanted.for_kl[c.name], c.start) for c in wanted.contestants if c.start is not None}
-    note("score", *_count(scoring.start_tasks(context, moved)))
+    scored = note("score", *_count(scoring.start_tasks(context, moved)))
     verdicts: list[judging.VerdictWork] = []
     for benchmark in wanted.benchmarks:
         if benchmark.judge is not None:
-            asked = judging.verdict_outputs(context, benchmark, benchmark.judge, wanted.judged[benchmark.name])
-            verdicts += asked.values()
-    note("judge", *_count(verdicts))
+            verdicts += judging.verdict_outputs(
+                context, benchmark, benchmark.judge, wanted.judged[benchmark.name]
+            ).values()
+    judged = note("judge", *_count(verdicts))
     settings = context.settings.evaluation.lm_eval
-    note("harness", *((0, 0) if settings is None else (int(context.at.harness.exists()), 1)))
-    note("report", int((context.at.report / "index.html").exists()), 1)
+    asked = note("harness", *((0, 0) if settings is None else (int(context.at.harness.exists()), 1)))
+    note("report", int(scored and judged and asked and (context.at.report / "index.html").exists()), 1)
 
 
 def _count(work: Sequence[Work]) -> tuple[int, int]:

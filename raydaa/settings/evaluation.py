@@ -31,6 +31,10 @@ class GenerationSettings(SamplingSettings):
     batch_invariant: bool = False  # on GPU: tokens that do not depend on what else is generated, at some speed
     gpus: Gpus | None = None  # of one vLLM engine, which splits its model over several; None: as many as a worker has
 
+    def is_served(self, installed: bool) -> bool:
+        """Whether vLLM generates, where it is ``installed`` or not."""
+        return installed if self.engine == "auto" else self.engine == "vllm"
+
     @property
     def rows(self) -> int:
         """How many prompts transformers generates for at a time."""

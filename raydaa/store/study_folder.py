@@ -36,12 +36,12 @@ class RecordFile(Generic[Record]):
     kind: type[Record]
 
     def read(self) -> Record | None:
-        """What it says; None where there is none, or it is damaged."""
+        """What it says; None where there is none, or it was cut off. InputError where it says something else."""
         value = read_json(self.path)
         try:
             return None if value is None else from_plain(self.kind, value)
-        except (TypeError, ValueError, AttributeError):
-            return None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{self.path}: was not written by this version ({error}); use another folder") from None
 
     def write(self, record: Record) -> None:
         """In the place of the one before."""

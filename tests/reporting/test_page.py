@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 from raydaa.evaluation.comparison import Comparison
 from raydaa.pipeline.versions import note_versions
 from raydaa.reporting import search_figures
+from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
 from raydaa.reporting.report import answer_of
@@ -73,7 +74,7 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     assert json.loads(data)["questions"][0]["question"] == f"question 0 {HOSTILE}"
     drawn = [address for address in tags.addresses if not address.startswith("#")]
     assert all(address.startswith("data:image/svg+xml;base64,") for address in drawn)
-    assert len(drawn) == 4 + 2 + 1  # the study's own, and those of two searches
+    assert len(drawn) == len(charts(TrialResults.load(folder))) + 2 + 1  # the study's own, and those of two searches
     assert page.count("&lt;/script&gt;") >= 3
     for address in drawn:
         svg = base64.b64decode(address.partition(",")[2]).decode()

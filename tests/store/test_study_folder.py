@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.errors import InputError
 from raydaa.store.records import TRANSITIONS, TrialRecord, TrialState
 from raydaa.store.study_folder import StudyFolder, TrialFolder
 
@@ -41,3 +42,12 @@ def test_no_two_things_lie_in_one_place(tmp_path: Path) -> None:
         places = [getattr(folder, name) for name in names]
         assert len({getattr(place, "path", place) for place in places}) == len(names) > 3
     assert StudyFolder(tmp_path).trial("a").path.parent == StudyFolder(tmp_path).trials
+
+
+def test_a_record_of_another_version_is_not_taken_for_none(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path)
+    folder.record.path.write_text('{"state": "finished", "mood": "good"}')
+    with pytest.raises(InputError, match=r"record\.json: was not written by this version \(TrialRecord has no mood\)"):
+        folder.record.read()
+    folder.record.path.write_text('{"state": "fini')  # a disk that lost its end
+    assert folder.record.read() is None
