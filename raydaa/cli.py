@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import subprocess
@@ -104,12 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def process() -> NoReturn:
     """`main` as a process of its own."""
     import raydaa.own_process  # noqa: F401
+    from raydaa.compat.python import end_process
     from raydaa.signals import hear_terminate_as_interrupt
 
     hear_terminate_as_interrupt()
-    code = main()
-    gc.freeze()  # what is left goes with the process: nobody looks through a million objects once more
-    sys.exit(code)
+    end_process(main())
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -150,6 +152,13 @@ def test_torch() -> None:
     from torch._dynamo import config
 
     assert isinstance(config.recompile_limit, int)
+
+
+def test_python() -> None:
+    """What asked to be called at the end is called before a process ends at once."""
+    code = "import atexit; from raydaa.compat.python import end_process; atexit.register(print, 'bye'); end_process(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "bye\n", "")
 
 
 def test_optuna() -> None:
