@@ -62,8 +62,11 @@ def _single(chart: Chart) -> Figure:
         _draw_series(axes, series)
     for guide in chart.guides:
         _draw_guide(axes, guide)
+    _draw_notes(axes, chart)
     _scale(axes.xaxis, axes, "x", chart.x)
     _scale(axes.yaxis, axes, "y", chart.y)
+    if chart.x.scale == "stretched":
+        axes.set_xlim(left=min([0.0, *(m.x.value - m.x.errors[0] for series in chart.series for m in series.marks)]))
     axes.set(xlabel=literal(chart.x.title), ylabel=literal(chart.y.title))
     many = sum(series.listed for series in chart.series) > 5
     place = {"ncols": 5, "fontsize": 8, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0)} if many else {}
@@ -113,19 +116,23 @@ def _draw_series(axes: Any, series: Series) -> None:
         axes.errorbar(
             mark.x.value, mark.y.value, **bars, color=colour, marker=marker, ms=4, lw=0.8, alpha=pale, zorder=2
         )
-    for place, mark in enumerate([mark for mark in series.marks if mark.note is not None]):
+    if series.listed:
+        marker = MARKERS[series.marks[0].ranking] if series.marks else "o"
+        axes.plot([], [], color=colour, marker=marker, ls=style, label=literal(series.name))
+
+
+def _draw_notes(axes: Any, chart: Chart) -> None:
+    """Neighbours lie close: their notes take turns above left and below right."""
+    noted = [mark for series in chart.series for mark in series.marks if mark.note is not None]
+    for place, mark in enumerate(sorted(noted, key=lambda mark: mark.x.value)):
         axes.annotate(
             literal(mark.note or ""),
             (mark.x.value, mark.y.value),
             textcoords="offset points",
-            # Neighbours lie close: their names take turns above left and below right.
-            xytext=(-6, 7) if (series.colour + place) % 2 else (6, -11),
-            ha="right" if (series.colour + place) % 2 else "left",
+            xytext=(-6, 7) if place % 2 else (6, -11),
+            ha="right" if place % 2 else "left",
             fontsize=8,
         )
-    if series.listed:
-        marker = MARKERS[series.marks[0].ranking] if series.marks else "o"
-        axes.plot([], [], color=colour, marker=marker, ls=style, label=literal(series.name))
 
 
 def _draw_guide(axes: Any, guide: Guide) -> None:
@@ -143,7 +150,6 @@ def _scale(axis: Any, axes: Any, which: str, wanted: Axis) -> None:
     if wanted.scale == "stretched":
         set_scale("symlog", linthresh=1)
         axis.set_major_formatter("{x:g}")
-        set_limits(left=min(0.0, getattr(axes, f"get_{which}lim")()[0]))
     if wanted.scale == "log":
         set_scale("log")
         axis.set_major_formatter("{x:g}")
