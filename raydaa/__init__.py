@@ -7,6 +7,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raydaa.version import __version__
+
 if TYPE_CHECKING:  # what `__getattr__` finds
     from raydaa.algorithms.catalog import loss
     from raydaa.algorithms.logprobs import PairLogps
@@ -14,13 +16,11 @@ if TYPE_CHECKING:  # what `__getattr__` finds
     from raydaa.algorithms.objective import Objective
     from raydaa.errors import InputError, RaydaaError
     from raydaa.generation.server import serve
-    from raydaa.results import TrialResults
-    from raydaa.study import Study
+    from raydaa.pipeline.study import Study
+    from raydaa.reporting.results import TrialResults
 
 if "RAY_RAYLET_PID" in os.environ:  # a worker of Ray's, which has no other guest
     import raydaa.own_process  # noqa: F401
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "raydaa.errors",
@@ -29,8 +29,8 @@ _HOMES = {
     "Objective": "raydaa.algorithms.objective",
     "PairLogps": "raydaa.algorithms.logprobs",
     "RaydaaError": "raydaa.errors",
-    "Study": "raydaa.study",
-    "TrialResults": "raydaa.results",
+    "Study": "raydaa.pipeline.study",
+    "TrialResults": "raydaa.reporting.results",
     "loss": "raydaa.algorithms.catalog",
     "serve": "raydaa.generation.server",
 }
@@ -44,6 +44,7 @@ __all__ = [
     "RaydaaError",
     "Study",
     "TrialResults",
+    "__version__",
     "loss",
     "serve",
 ]

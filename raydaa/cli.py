@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from raydaa.study import Study
+    from raydaa.pipeline.study import Study
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,7 +124,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _study(options: argparse.Namespace, more: dict[str, Any]) -> "Study":
-    from raydaa.study import Study
+    from raydaa.pipeline.study import Study
 
     if options.allow_code:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: own methods lie beside the study
@@ -210,8 +210,8 @@ def _show(options: argparse.Namespace, value: Any, render: Callable[[Any], str])
 
 def _report(options: argparse.Namespace) -> int:
     from raydaa.errors import InputError
+    from raydaa.reporting.results import TrialResults
     from raydaa.reporting.summary import summarize
-    from raydaa.results import TrialResults
 
     try:
         results = TrialResults.load(options.folder)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +46,8 @@ class TrialResults:
     evaluation: Evaluation = field(default_factory=Evaluation)
     harness: dict[str, HarnessScores] = field(default_factory=dict)  # by model
 
-    @staticmethod
-    def load(folder: Path | str) -> "TrialResults":
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
         """Read a study folder.
 
         Args:
@@ -70,7 +70,7 @@ class TrialResults:
         rows = []
         for trial in listed.trials:
             rows.append(trial_row(at, trial, evaluation.trials.get(trial.key, ModelFigures()), first))
-        return TrialResults(folder, rows, evaluation, harness.models)
+        return cls(folder, rows, evaluation, harness.models)
 
     @property
     def models(self) -> dict[str, ModelFigures]:
@@ -201,16 +201,3 @@ class TrialResults:
     def worth_keeping(self) -> list[TrialRow]:
         """Trials whose model somebody may choose: the best of each method, and the Pareto front."""
         return list({row.key: row for row in [*self.best_of_each(), *self.pareto_front()]}.values())
-
-    def report(self, folder: Path | str) -> Path:
-        """Write page, figures and tables.
-
-        Args:
-            folder: Where to; an older report there is replaced, other files stay.
-
-        Returns:
-            The page's path.
-        """
-        from raydaa.reporting.report import write_report
-
-        return write_report(self, Path(folder))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import yaml
 
@@ -12,9 +12,6 @@ from raydaa.pocket.twin import pocket_tree
 from raydaa.settings.study import StudySettings
 from raydaa.settings.yaml_file import checked, read_yaml
 from raydaa.store.cache import cache_at
-
-if TYPE_CHECKING:
-    from raydaa.results import TrialResults
 
 
 def _plain(value: Any) -> Any:
@@ -43,8 +40,8 @@ class Study:
     where: str = "study"
     allow_code: bool = False
 
-    @staticmethod
-    def load(path: str | Path, values: Mapping[str, Any] | None = None, allow_code: bool = False) -> "Study":
+    @classmethod
+    def load(cls, path: str | Path, values: Mapping[str, Any] | None = None, allow_code: bool = False) -> Self:
         """Read a study file.
 
         Args:
@@ -61,12 +58,12 @@ class Study:
         tree = read_yaml(path)
         if isinstance(tree, dict) and "rankings" in tree:
             raise InputError(f"{path}: is a toy study; run it with raydaa toy {path}")
-        return Study.from_tree(tree, values, str(path), allow_code)
+        return cls.from_tree(tree, values, str(path), allow_code)
 
-    @staticmethod
+    @classmethod
     def from_tree(
-        tree: Any, values: Mapping[str, Any] | None = None, where: str = "study", allow_code: bool = False
-    ) -> "Study":
+        cls, tree: Any, values: Mapping[str, Any] | None = None, where: str = "study", allow_code: bool = False
+    ) -> Self:
         """A study from nested dicts, as YAML would give them.
 
         Args:
@@ -89,9 +86,9 @@ class Study:
         settings = checked(StudySettings, tree, replaced, where, {"allow_code": allow_code})
         if settings.model.trust_remote_code and not allow_code:
             raise InputError(f"{where}: model.trust_remote_code: runs code from the model; add --allow-code")
-        return Study(settings, tree, where, allow_code)
+        return cls(settings, tree, where, allow_code)
 
-    def with_values(self, values: Mapping[str, Any]) -> "Study":
+    def with_values(self, values: Mapping[str, Any]) -> Self:
         """The same study with some settings replaced, checked again.
 
         Args:
@@ -103,9 +100,9 @@ class Study:
         Raises:
             InputError: On anything wrong.
         """
-        return Study.from_tree(self.tree, values, self.where, self.allow_code)
+        return self.from_tree(self.tree, values, self.where, self.allow_code)
 
-    def pocket_twin(self, full: bool = False) -> "Study":
+    def pocket_twin(self, full: bool = False) -> Self:
         """The same methods, starts and shape in the pocket world, in minutes on any machine.
 
         Args:
@@ -114,7 +111,7 @@ class Study:
         Returns:
             A study of small models, in a folder of its own.
         """
-        return Study.from_tree(pocket_tree(self.settings, full), None, f"{self.where} --pocket", self.allow_code)
+        return self.from_tree(pocket_tree(self.settings, full), None, f"{self.where} --pocket", self.allow_code)
 
     @property
     def folder(self) -> Path:
@@ -125,22 +122,3 @@ class Study:
     def cache(self) -> Path:
         """Where it shares prepared tables, reference log-probabilities, verdicts and built-in models with others."""
         return cache_at(self.settings.storage.cache)
-
-    def run(self, address: str | None = None) -> "TrialResults":
-        """Run what is not done yet; called again after whatever happened it goes on.
-
-        Args:
-            address: A Ray cluster's, as ``auto``; None starts Ray on this machine and stops it at the end.
-
-        Returns:
-            The results, which also lie in `folder`.
-
-        Raises:
-            InputError: Where the study or its data can't be used, or a stage can't go on.
-        """
-        from raydaa.guest import as_guest
-        from raydaa.pipeline.run import run_study
-        from raydaa.threads import outside_event_loop
-
-        with as_guest():
-            return outside_event_loop(run_study, self, address)

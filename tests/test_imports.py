@@ -59,4 +59,4 @@ def test_a_type_checker_sees_what_is_public(tmp_path: Path) -> None:
     there = {**os.environ, "MYPYPATH": str(root)}
     done = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True, check=False)
     kinds = [line.partition("is ")[2].strip('"') for line in done.stdout.splitlines() if "Revealed type" in line]
-    assert kinds == ["float | None", "raydaa.algorithms.method.Method", "raydaa.study.Study"], done.stdout
+    assert kinds == ["float | None", "raydaa.algorithms.method.Method", "raydaa.pipeline.study.Study"], done.stdout

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raydaa.reporting.results import TrialResults
 from raydaa.reporting.summary import summarize
-from raydaa.results import TrialResults
 from raydaa.store.artifacts import seal
 from raydaa.store.tables import GENERATIONS, read
 from raydaa.trial_row import TrialRow

@@ -148,6 +148,7 @@ def _report(context: "Context", failure: str | None) -> "TrialResults":
     """The last stage; then InputError about the ``failure`` of one before it."""
     from raydaa.pipeline.export_best import export_best
     from raydaa.pipeline.prune_models import remove_dominated
+    from raydaa.reporting.report import write_report
     from raydaa.results import TrialResults
 
     shutil.rmtree(context.at.ray, ignore_errors=True)
@@ -155,7 +156,7 @@ def _report(context: "Context", failure: str | None) -> "TrialResults":
     results = TrialResults.load(context.folder)
     export_best(results)
     results = remove_dominated(context, results)
-    results.report(context.at.report)
+    write_report(results, context.at.report)
     context.send()
     context.progress.end("written")
     if failure is not None:  # what was found without it is there all the same

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from raydaa import __version__
+from raydaa.version import __version__
 
 
 def render(template: str, values: dict[str, Any], data: dict[str, Any] | None = None) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,13 +17,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydaa.compat.transformers import has_sdpa, takes_attention
-from raydaa.data.packing import pack_responses
+from raydaa.data.packing import PackedBatch, pack_responses
 from raydaa.errors import MachineError, RaydaaError, first_line
 from raydaa.training.attention import FLEX, SDPA, recording_windows, register
 from raydaa.training.collectives import most_of_workers, whole_shape
-
-if TYPE_CHECKING:
-    from raydaa.training.model import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +30,19 @@ PADDED = "padded"
 
 class ArchitectureError(RaydaaError, ValueError):
     """No way of asking this architecture gives the log-probabilities of its own forward pass; one line."""
+
+
+class Asked(Protocol):
+    """What is tried: a policy."""
+
+    model: Any
+    autocast: bool
+
+    def ask(self, batch: PackedBatch, way: "Way") -> Tensor:
+        """Summed log-probabilities, asked for in a given way."""
+
+    def eval(self) -> Any:
+        """As `torch.nn.Module.eval`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Way:
 _known: dict[tuple[type, str, str], Way] = {}
 
 
-def find_way(policy: "Policy", wanted: str) -> Way:
+def find_way(policy: Asked, wanted: str) -> Way:
     """The fastest way that agrees with the model's plain forward pass, once in a process for an architecture.
 
     The model's attention is set to it. Every worker of a group finds the same. ArchitectureError where there is none.
@@ -84,7 +94,7 @@ def _ways(wanted: str, settable: bool) -> Iterator[Way]:
         yield Way(name, own_head=True)
 
 
-def _first_that_agrees(policy: "Policy", wanted: str, settable: bool) -> Way:
+def _first_that_agrees(policy: Asked, wanted: str, settable: bool) -> Way:
     model = policy.model
     rows = _drawn_rows(model, sharing=wanted != "flash_attention_2")
     _be_plain(model)
@@ -127,7 +137,7 @@ def _plain_logp(model: Any, prompt: np.ndarray, response: np.ndarray) -> Tensor:
     return -cross_entropy(logits, tokens[len(prompt) :], reduction="sum")
 
 
-def _agrees(policy: "Policy", way: Way, rows: list[Any], expected: Tensor) -> bool:
+def _agrees(policy: Asked, way: Way, rows: list[Any], expected: Tensor) -> bool:
     model, packed = policy.model, way.attention != PADDED
     flash = way.attention == "flash_attention_2"
     given = [(prompt, responses, shares and packed) for prompt, responses, shares in rows]

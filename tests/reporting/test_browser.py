@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from raydaa.reporting.compare import write_comparison
-from raydaa.results import TrialResults
+from raydaa.reporting.results import TrialResults
 from tests.reporting.folders import HOSTILE, PROMPTS, hostile_study
 
 CHROMIUM = shutil.which("chromium")

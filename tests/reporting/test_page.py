@@ -25,10 +25,10 @@ from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
 from raydaa.reporting.report import answer_of
+from raydaa.reporting.results import TrialResults
 from raydaa.reporting.samples import SCHEMA, samples, shown
 from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import costs_table
-from raydaa.results import TrialResults
 from raydaa.status import read_status, render_status
 from raydaa.store.artifacts import write_json
 from raydaa.store.records import CostRecord, ProgressRecord, ReferenceCost, SweepRecord, VersionsRecord
