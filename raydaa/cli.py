@@ -173,7 +173,7 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     from raydaa.reporting.summary import summarize
 
-    print(f"{study.folder / 'report' / 'index.html'}: {summarize(results)}")
+    print(f"{StudyFolder(study.folder).page}: {summarize(results)}")
     return 0
 
 

@@ -66,7 +66,7 @@ def align(context: Context, starts: dict[str, Start], references: dict[str, Refe
     context.progress.start("align", f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
     news = _News(context, sweep)
     news.write_list()
-    asked = trackers(settings.tracking, settings.name, context.folder)
+    asked = trackers(settings.tracking, settings.name, context.at)
     run(sweep, trials.spec_of, workers, LiveSlots(context), news.notify, list(asked.values()))
     news.write_list()
     context.at.optuna.unlink(missing_ok=True)

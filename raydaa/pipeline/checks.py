@@ -61,7 +61,7 @@ def check_tracking(context: Context) -> None:
     """Every tracker that the study asks for answers."""
     from raydaa.tuning.trackers import trackers
 
-    for name, tracker in trackers(context.settings.tracking, context.settings.name, context.folder).items():
+    for name, tracker in trackers(context.settings.tracking, context.settings.name, context.at).items():
         try:
             tracker.setup()
         except Exception as error:  # whatever the tracker's client raises

@@ -6,9 +6,8 @@ from typing import Any
 
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import MANIFEST, intact, make_folder, read_json, write_json, write_text
+from raydaa.store.study_folder import CARD
 from raydaa.trial_row import TIME_COLUMNS, TrialRow
-
-CARD = "raydaa.json"
 
 
 def export_best(results: TrialResults) -> None:

@@ -13,6 +13,7 @@ from raydaa.store.artifacts import model_hash, read_json, write_json
 from raydaa.store.output import Output
 from raydaa.store.plain import from_plain
 from raydaa.store.records import HarnessRecord
+from raydaa.store.study_folder import HARNESS_SCORES
 
 STAGE = Stage(
     name="harness",
@@ -21,9 +22,6 @@ STAGE = Stage(
     engine="Ray Serve and vLLM",
     after=("judge",),
 )
-
-
-SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
 
     def fill(model: Path, temporary: Path) -> None:
         with serve(model, max_num_seqs=settings.concurrency, gpus=context.settings.generation.gpus) as endpoint:
-            write_json(temporary / SCORES, ask(endpoint, model, context.prepared.tokenizer, settings))
+            write_json(temporary / HARNESS_SCORES, ask(endpoint, model, context.prepared.tokenizer, settings))
 
     def make(missing: list[_Scores]) -> str:
         nonlocal failure
@@ -77,7 +75,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
     scored = {}
     for one in work:
         if one.output.done:
-            found = read_json(one.output.folder / SCORES)
+            found = read_json(one.output.folder / HARNESS_SCORES)
             scored[one.title] = from_plain(HarnessRecord, {"models": {one.title: found}}).models[one.title]
     context.at.harness.write(HarnessRecord(scored))
     return failure

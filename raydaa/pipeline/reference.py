@@ -12,6 +12,7 @@ from raydaa.store.artifacts import read_json
 from raydaa.store.mirror import REFERENCE
 from raydaa.store.output import Output
 from raydaa.store.records import CostRecord, ReferenceCost
+from raydaa.store.study_folder import COST
 from raydaa.training import launch
 
 STAGE = Stage(
@@ -81,7 +82,7 @@ def reference(context: Context, starts: dict[str, Start]) -> dict[str, Reference
         _ensure(context, work)
         folders.setdefault(work.start.name, {})[work.mismatched] = work.output.folder
         if work.methods:
-            made = read_json(work.output.folder / launch.COST) or {}
+            made = read_json(work.output.folder / COST) or {}
             pairs = sum(context.prepared.rows[part] for part in work.parts)
             costs.append(ReferenceCost(work.start.name, work.methods, pairs, **made))
     workers, price = context.workers, context.settings.scaling.price_per_gpu_hour

@@ -152,7 +152,7 @@ def _report(context: "Context", failure: str | None) -> "TrialResults":
     from raydaa.results import TrialResults
 
     shutil.rmtree(context.at.ray, ignore_errors=True)
-    context.progress.start("report", str(context.at.report / "index.html"))
+    context.progress.start("report", str(context.at.page))
     results = TrialResults.load(context.folder)
     export_best(results)
     results = remove_dominated(context, results)

@@ -88,7 +88,7 @@ def _walk_evaluation(context: Context, wanted: Contest, note: Callable[[str, int
     judged = note("judge", *_count(verdicts))
     settings = context.settings.evaluation.lm_eval
     asked = note("harness", *((0, 0) if settings is None else (int(context.at.harness.exists()), 1)))
-    note("report", int(scored and judged and asked and (context.at.report / "index.html").exists()), 1)
+    note("report", int(scored and judged and asked and context.at.page.exists()), 1)
 
 
 def _count(work: Sequence[Work]) -> tuple[int, int]:

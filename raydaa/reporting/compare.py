@@ -19,6 +19,7 @@ from raydaa.reporting.with_matplotlib import draw
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import read_json, renew_files
+from raydaa.store.study_folder import PAGE
 from raydaa.store.tables import column, read
 from raydaa.training.spec import RunSpec
 from raydaa.trial_row import TrialRow
@@ -127,10 +128,10 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
             "answers": [],
         }
         html = render("compare.html", values, page)
-        (temporary / "index.html").write_text(html, encoding="utf-8")
+        (temporary / PAGE).write_text(html, encoding="utf-8")
 
     renew_files(target, fill)
-    return target / "index.html"
+    return target / PAGE
 
 
 def _names(folders: Sequence[Path]) -> dict[str, Path]:

@@ -21,6 +21,7 @@ from raydaa.reporting.with_matplotlib import draw, save
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import renew_files
+from raydaa.store.study_folder import PAGE
 
 
 def write_report(results: TrialResults, folder: Path) -> Path:
@@ -65,10 +66,10 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             **fits,
         }
         html = render("report.html", values, page)
-        (temporary / "index.html").write_text(html, encoding="utf-8")
+        (temporary / PAGE).write_text(html, encoding="utf-8")
 
     renew_files(folder, fill)
-    return folder / "index.html"
+    return folder / PAGE
 
 
 def _compared(results: TrialResults, comparisons: Sequence[Comparison]) -> list[str]:

@@ -24,6 +24,11 @@ from raydaa.store.records import (
 )
 
 MODEL = "model"  # in a trial's folder
+RUN_STATE = "run.json"  # in a checkpoint: its step, and who can read it
+COST = "cost.json"  # beside log-probabilities: what making them took, and taking them from here saves
+HARNESS_SCORES = "scores.json"  # of one model
+PAGE = "index.html"  # of a report
+CARD = "raydaa.json"  # beside weights that are handed over: settings and figures
 FORMAT = 1  # of study folders: counted up by whoever changes what a file of theirs is called or says
 Record = TypeVar("Record")
 
@@ -273,3 +278,18 @@ class StudyFolder:
     def report(self) -> Path:
         """Page, figures and tables."""
         return self.path / "report"
+
+    @property
+    def page(self) -> Path:
+        """The report's page."""
+        return self.report / PAGE
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's store, where the study names none."""
+        return self.path / "mlflow.db"
+
+    @property
+    def wandb(self) -> Path:
+        """Runs as Weights & Biases keeps them."""
+        return self.path / "wandb"

@@ -18,6 +18,7 @@ from raydaa.reporting.chart import Axis, Chart, Mark, Series, Value
 from raydaa.reporting.page import data_url, markdown_table, render
 from raydaa.reporting.with_matplotlib import draw
 from raydaa.store.artifacts import renew_files
+from raydaa.store.study_folder import PAGE
 from raydaa.toy.settings import ToySettings
 from raydaa.toy.training import RunResult, all_runs, make_grid
 
@@ -71,7 +72,7 @@ def run_toy(settings: ToySettings, progress: Progress) -> tuple[Path, str]:
     best = choose(settings, results)
     answer = summary(settings, best)
     renew_files(folder, partial(_write, settings, results, best, answer))
-    return folder / "index.html", answer
+    return folder / PAGE, answer
 
 
 def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
@@ -195,4 +196,4 @@ def _write(settings: ToySettings, results: list[RunResult], best: list[Best], an
         "level": settings.interval,
         "settings": text,
     }
-    (folder / "index.html").write_text(render("toy.html", values), encoding="utf-8")
+    (folder / PAGE).write_text(render("toy.html", values), encoding="utf-8")

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydaa.store.artifacts import write_json
+from raydaa.store.study_folder import COST
 from raydaa.training.spec import RunSpec
 from raydaa.training.workers import Workers, on_workers
 
 if TYPE_CHECKING:
     from raydaa.training.reference import Scoring
-
-COST = "cost.json"  # beside log-probabilities: what making them took, and taking them from here saves
 
 
 def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from raydaa.data.packing import ExampleTable, PackedBatch, PairTable, Table
 from raydaa.data.template import with_template
 from raydaa.errors import RaydaaError
 from raydaa.store.artifacts import make_folder, read_json, write_json
+from raydaa.store.study_folder import RUN_STATE
 from raydaa.training import checkpoint
 from raydaa.training.build import build
 from raydaa.training.collectives import from_first, rank, sum_over_workers, world_size
@@ -175,14 +176,14 @@ class Run:
     def _fill(self, folder: Path) -> None:
         self.engine.save(folder)
         if rank() == 0:
-            write_json(folder / "run.json", {"step": self.step, "seconds": self.seconds, "writer": self._writer()})
+            write_json(folder / RUN_STATE, {"step": self.step, "seconds": self.seconds, "writer": self._writer()})
         states = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if self.device.type == "cuda" else [])]
         torch.save(states, folder / f"rng-{rank()}.pt")
 
     def load(self, folder: Path) -> bool:
         """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
         found = checkpoint.latest(folder)
-        state = {} if found is None else read_json(found / "run.json")
+        state = {} if found is None else read_json(found / RUN_STATE)
         if found is None or state["writer"] != self._writer():
             return False
         self.engine.load(found)

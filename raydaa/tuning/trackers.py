@@ -2,7 +2,6 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -10,6 +9,7 @@ from ray import tune
 from raydaa.compat.ray_tune import patient_wandb
 from raydaa.errors import first_line
 from raydaa.settings.study import TrackingSettings
+from raydaa.store.study_folder import StudyFolder
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +54,17 @@ class Tracker(tune.Callback):
         self._tell("on_experiment_end", **info)
 
 
-def trackers(tracking: TrackingSettings, study: str, folder: Path) -> dict[str, Tracker]:
+def trackers(tracking: TrackingSettings, study: str, at: StudyFolder) -> dict[str, Tracker]:
     """A callback for each tracker, by its name; every trial is a run of its own there."""
     found: dict[str, tune.Callback] = {}
     if tracking.mlflow is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        uri, experiment = tracking.mlflow.uri or f"sqlite:///{folder / 'mlflow.db'}", tracking.mlflow.experiment
+        uri, experiment = tracking.mlflow.uri or f"sqlite:///{at.mlflow}", tracking.mlflow.experiment
         found["mlflow"] = MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment or study)
     if tracking.wandb is not None:
         os.environ["WANDB_MODE"] = tracking.wandb.mode
-        place = folder / "wandb"
+        place = at.wandb
         place.mkdir(exist_ok=True)
         more = {"dir": str(place), "mode": tracking.wandb.mode, "entity": tracking.wandb.entity}
         found["wandb"] = patient_wandb()(tracking.wandb.project, group=study, excludes=PLUMBING, **more)
