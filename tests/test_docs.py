@@ -42,6 +42,10 @@ def test_the_rooms_are_all_on_the_page() -> None:
     assert [room for room in rooms if f"`{room}/`" not in text] == []
 
 
+def _is_callable(value: object) -> bool:
+    return inspect.isfunction(value) or inspect.ismethod(value)
+
+
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Functions, and methods that are defined in public classes."""
     from raydaa.testing import check_loss
@@ -51,7 +55,7 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
         value = getattr(raydaa, name)
         if inspect.isfunction(value):
             yield name, value
-        for method, found in inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else ():
+        for method, found in inspect.getmembers(value, _is_callable) if inspect.isclass(value) else ():
             own = found.__module__.startswith("raydaa") and found.__qualname__.startswith(f"{name}.")
             if own and (not method.startswith("_") or method == "__call__") and found.__doc__:
                 yield f"{name}.{method}", found
