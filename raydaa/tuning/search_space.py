@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import optuna
@@ -27,11 +27,15 @@ def title_of(point: Point) -> str:
 
 
 def label_of(point: Point, key: str) -> str:
-    """A short name of the trial ``key`` for people, and for a folder."""
-    numbers = {name: value for name, value in point.parameters.items() if not isinstance(value, bool)}
-    values = [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in numbers.items()]
+    """A short name of the trial ``key`` for people, and for a folder; what is at its default is left out."""
+    values = {name: value for name, value in point.parameters.items() if not isinstance(value, bool)}
+    for field in fields(Point):
+        if field.name in ("sft_weight", "align_weight", "fraction") and getattr(point, field.name) != field.default:
+            values[field.name] = getattr(point, field.name)
+    values |= point.training | {"lr": point.learning_rate, "seed": point.seed}
     start = [] if point.init == "sft" else [point.init.replace("/", "_")]
-    return " ".join([*start, title_of(point), *values, f"lr={point.learning_rate:g}", f"seed={point.seed}", key[:6]])
+    texts = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()]
+    return " ".join([*start, title_of(point), *texts, key[:6]])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import make_folder, write_json
 from raydaa.store.records import Point, TrialRecord, TrialState
-from raydaa.tuning.search_space import Group, Result, export, groups, title_of
+from raydaa.tuning.search_space import Group, Result, export, groups, label_of, title_of
 from raydaa.tuning.sweep import Sweep, SweepBudget, SweptTrial
 from tests.tuning.sweeps import log, search, sweep
 
@@ -24,6 +24,14 @@ def test_a_grid_is_every_combination_once() -> None:
     assert len(found) == 2 * 2 * 2 * 2 + 2 * 2
     assert len({repr(point) for point in found}) == len(found)
     assert {point.init for point in found if point.method == "dpo"} == {"sft", "base"}
+
+
+def test_a_label_tells_apart_what_the_search_does() -> None:
+    entry = {"name": "dpo", "beta": 0.1, "align_weight": [0.5, 1.0], "training": {"epochs": [1, 2]}}
+    found = points(groups(search(methods=[entry], learning_rate=1e-5), fraction=(0.5, 1.0)))
+    labels = [label_of(point, "") for point in found]
+    assert len(set(labels)) == len(found) == 2 * 2 * 2
+    assert "dpo beta=0.1 align_weight=0.5 fraction=0.5 epochs=1 lr=1e-05 seed=0 " in labels
 
 
 def test_another_normalisation_is_named() -> None:
