@@ -8,19 +8,19 @@ from concurrent.futures import Future
 
 import pytest
 
-from raydaa.cluster import _heard_after
+from raydaa.signals import heard_after
 from tests.command import LISTENING
 
 COLLECTED = """
 import os, sys, time
-from raydaa.cli import _again
+from raydaa.signals import hear_terminate_as_interrupt
 
 class Collected:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
 
-sys.unraisablehook = _again
+hear_terminate_as_interrupt()
 try:
     Collected()
     print("lost")
@@ -42,7 +42,7 @@ def test_an_interrupt_while_garbage_is_collected_comes_again() -> None:
 def test_an_interrupt_waits_for_rays_start() -> None:
     started: Future[None] = Future()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
-    with _heard_after(started):
+    with heard_after(started):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
