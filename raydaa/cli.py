@@ -226,10 +226,10 @@ def _compare(options: argparse.Namespace) -> int:
     from raydaa.errors import InputError
     from raydaa.reporting.compare import compare_studies, load_studies, write_comparison
 
-    folders = [Path(folder) for folder in options.folders]
     try:
-        page = write_comparison(folders, Path(options.output))
-        _show(options, compare_studies(load_studies(folders)), lambda _: str(page))
+        studies = load_studies([Path(folder) for folder in options.folders])
+        page = write_comparison(studies, Path(options.output))
+        _show(options, compare_studies(studies), lambda _: str(page))
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0

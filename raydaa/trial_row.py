@@ -7,6 +7,7 @@ from typing import Any
 
 from raydaa.evaluation.figures import BenchmarkFigures, ModelFigures, ResponseFigures
 from raydaa.evaluation.kl import Divergence
+from raydaa.evaluation.win_rate import WinRate
 from raydaa.store.plain import to_plain
 from raydaa.store.records import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, Trial, TrialState
 from raydaa.store.study_folder import StudyFolder
@@ -118,9 +119,14 @@ class TrialRow:
         return self.training.seconds
 
     @property
+    def rate(self) -> WinRate | None:
+        """On the first benchmark, with its interval."""
+        return None if self.figures is None else self.figures.win_rate
+
+    @property
     def win_rate(self) -> float | None:
-        """Percent, on the first benchmark; its interval is ``figures.win_rate``'s."""
-        return None if self.figures is None or self.figures.win_rate is None else self.figures.win_rate.value
+        """Percent, on the first benchmark; its interval is that of ``rate``."""
+        return None if self.rate is None else self.rate.value
 
     @property
     def kl(self) -> float | None:

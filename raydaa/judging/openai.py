@@ -16,8 +16,8 @@ from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.prompt import JudgePrompt, judge_prompt
 from raydaa.settings.judge import LanguageJudgeSettings, OpenAIJudge
 from raydaa.store.artifacts import key_of
+from raydaa.store.tables import ORDERS
 
-ORDERS = ("first", "second")
 Asked = TypeVar("Asked", bound=LanguageJudgeSettings)
 
 
@@ -29,7 +29,7 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
     @property
     def prompt(self) -> JudgePrompt:
         """What it is asked."""
-        return judge_prompt(self.settings.prompt or "alpaca_eval")
+        return judge_prompt(self.settings.prompt_name)
 
     @property
     def title(self) -> str:  # never the benchmark's own judge, for our prompts are not its own
@@ -37,7 +37,7 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
 
     @property
     def degree_games(self) -> int | None:
-        return (self.settings.orders or 2) if self.prompt.by_degree else None
+        return self.settings.num_orders if self.prompt.by_degree else None
 
     @property
     def _name(self) -> str:
@@ -90,7 +90,7 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
                 if mine == other:  # a tie that nobody needs to be asked for
                     continue
                 both = [Game(row["question"], mine, other), Game(row["question"], other, mine)]
-                if self.settings.orders != 2:
+                if self.settings.num_orders == 1:
                     both = [both[int(key_of(seed=seed, prompt=row["prompt_id"]), 16) % 2]]
                 games += both
         return games

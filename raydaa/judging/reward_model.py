@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,34 @@ class Judge(judge.Judge[RewardModelJudge]):
         return f"reward model {Path(self.settings.model).name}"
 
     def identity(self) -> dict[str, Any]:
-        return {"reward_model": model_identity(local_model(self.settings.model))}
+        return {"reward_model": self._weights}
 
     def check(self, place: str, on_gpus: bool) -> None:
         try:
-            check_reward_model(local_model(self.settings.model))
+            check_reward_model(self._folder)
         except ValueError as error:
             raise InputError(f"{place}.model: {error}") from None
 
+    @cached_property
+    def _folder(self) -> Path:
+        return local_model(self.settings.model)
+
+    @cached_property
+    def _weights(self) -> str:
+        return model_identity(self._folder)
+
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
-        model, workers = local_model(self.settings.model), resources.workers
-        identity = model_identity(model)
+        workers = resources.workers
         prompts = [json.loads(row["messages"]) for row in comparisons.prompts]
         precision = resources.precision if workers.gpus else "fp32"
         against = ""  # no contestant's name
         outputs, tasks = {}, []
         for name, responses in {against: comparisons.baseline, **comparisons.responses}.items():
-            depends_on = {"model": identity, "prompts": prompts, "responses": responses, "precision": precision}
+            depends_on = {"model": self._weights, "prompts": prompts, "responses": responses, "precision": precision}
             outputs[name] = Output(resources.rewards, depends_on)
             if not outputs[name].done:
                 how = (precision, resources.trust_remote_code)
-                tasks.append(RewardTask(outputs[name], model, prompts, responses, *how))
+                tasks.append(RewardTask(outputs[name], self._folder, prompts, responses, *how))
 
         def tell(done: int) -> None:
             resources.tell(done, len(tasks), f"{done}/{len(tasks)} models")

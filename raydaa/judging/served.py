@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class Judge(LanguageJudge[ServedJudge]):
     """Its verdicts are known by its weights, wherever they lie."""
 
     def identity(self) -> dict[str, Any]:
-        return {"served": model_identity(self._folder), **super().identity()}
+        return {"served": self._weights, **super().identity()}
 
     def check(self, place: str, on_gpus: bool) -> None:
         if not available():
@@ -26,12 +27,16 @@ class Judge(LanguageJudge[ServedJudge]):
         super().check(place, on_gpus)
         local_model(self.settings.model)
 
-    @property
+    @cached_property
     def _folder(self) -> Path:
         return local_model(self.settings.model)
 
+    @cached_property
+    def _weights(self) -> str:
+        return model_identity(self._folder)
+
     def _endpoint(self) -> Endpoint:
-        return replace(super()._endpoint(), name=f"{self._folder.name} {model_identity(self._folder)}")
+        return replace(super()._endpoint(), name=f"{self._folder.name} {self._weights}")
 
     @contextlib.contextmanager
     def _reached(self, client: JudgeClient, games: Sequence[Game]) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """What models are judged on: prompts, how they are answered, by whom and against what they are judged."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from raydaa.generation.sample import Sampling
 from raydaa.judging.judge import Judge, judge_of
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.settings.evaluation import CHOSEN, BenchmarkSettings, is_model
+from raydaa.settings.judge import JudgeSettings
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.tables import read
@@ -28,7 +29,6 @@ class Benchmark:
     """
 
     name: str
-    label: str
     table: Path
     key: str  # of the prompts
     prompts: int
@@ -37,6 +37,21 @@ class Benchmark:
     fixed: tuple[str, ...] | None
     judge: Judge[Any] | None  # None: nobody's
     settings: BenchmarkSettings
+
+    @property
+    def judge_title(self) -> str:
+        """Who judges."""
+        return "not judged" if self.judge is None else self.judge.title
+
+    @property
+    def label(self) -> str:
+        """Its name, and who judges."""
+        return f"{self.name} ({self.judge_title})"
+
+    def before(self, judge: JudgeSettings) -> "Benchmark":
+        """The same responses judged by another."""
+        other = self.settings.model_copy(update={"judge": judge}).judged_by(judge)
+        return replace(self, judge=judge_of(other))
 
     def baseline_key(self, jobs: Mapping[str, "Job"]) -> str | None:
         """What the baseline's responses depend on; None where nobody judges."""
@@ -57,7 +72,6 @@ def _benchmark(context: Context, settings: BenchmarkSettings) -> Benchmark:
     fixed = None if judge is None else fixed_baseline(context.settings, prepared, settings)
     return Benchmark(
         name=settings.name,
-        label=f"{settings.name} ({'not judged' if judge is None else judge.title})",
         table=prepared.table(settings.group),
         key=prepared.keys[settings.group],
         prompts=prepared.rows[settings.group],

@@ -11,7 +11,6 @@ from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, Evaluatio
 from raydaa.evaluation.kl import Divergence, kl_divergence
 from raydaa.evaluation.reliability import kappa
 from raydaa.generation.sample import Sampling
-from raydaa.judging.judge import judge_of
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
@@ -22,7 +21,6 @@ from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers
 from raydaa.pipeline.stage import missing
 from raydaa.pipeline.starts import Start
 from raydaa.settings.evaluation import SamplingSettings
-from raydaa.settings.judge import JudgeSettings
 from raydaa.store.artifacts import key_of, model_hash
 from raydaa.store.output import Output
 from raydaa.store.records import PREFERENCE_LOSS, Point, Trial, TrialState
@@ -51,6 +49,13 @@ class Contest:
     benchmarks: list[Benchmark]
     judged: dict[str, dict[str, Job]]
     for_kl: dict[str, Job]
+    second: Benchmark | None  # the first benchmark before the second judge, where there is one
+
+    @property
+    def judgements(self) -> list[tuple[Benchmark, dict[str, Job]]]:
+        """Which responses come before whom."""
+        benchmarks = self.benchmarks if self.second is None else [*self.benchmarks, self.second]
+        return [(benchmark, self.judged[benchmark.name]) for benchmark in benchmarks]
 
     @property
     def jobs(self) -> list[Job]:
@@ -70,12 +75,13 @@ def contest(context: Context, starts: dict[str, Start], trials: Sequence[Trial])
     beside = dict.fromkeys([*context.settings.models_beside, *settings.judged_models, *begun])
     contestants += [EvaluatedModel(name, starts[name], None) for name in beside]
     asked = benchmarks(context)
-    return Contest(contestants, asked, *_jobs(context, asked, contestants))
+    second = None if settings.second_judge is None else asked[0].before(settings.second_judge)
+    return Contest(contestants, asked, *_jobs(context, asked, contestants), second)
 
 
 def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]) -> None:
     """Everything the report says of quality and distance, as ``evaluation.json``."""
-    settings, wanted = context.settings.evaluation, contest(context, starts, trials)
+    wanted = contest(context, starts, trials)
     contestants, asked, judged, for_kl = wanted.contestants, wanted.benchmarks, wanted.judged, wanted.for_kl
     generate(context, wanted.jobs)
     gap = scorers_gap(context, [for_kl[c.name] for c in contestants])
@@ -87,9 +93,8 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     notes = _notes(context, gap)
     infos = []
     for benchmark in asked:
-        verdicts = {}
-        if benchmark.judge is not None:
-            verdicts = judge(context, benchmark, benchmark.judge, judged[benchmark.name])
+        verdicts = judge(context, benchmark, judged[benchmark.name])
+        if verdicts:
             notes += notes_on_judge(benchmark, verdicts.values())
         for name, figures in measure(context, benchmark, judged[benchmark.name], verdicts).items():
             measured[name][benchmark.name] = figures
@@ -98,8 +103,8 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
         questions = write_questions(context.at, benchmark, judged[benchmark.name])
         about = BenchmarkInfo(benchmark.name, benchmark.label, benchmark.baseline, questions)
         infos.append(_with_price(about, benchmark, verdicts.values()))
-    if settings.second_judge is not None:
-        notes += _agreement(context, asked[0], settings.second_judge, judged[asked[0].name], measured)
+    if wanted.second is not None:
+        notes += _agreement(context, wanted.second, judged[wanted.second.name], measured)
     of_trials: dict[str, ModelFigures] = {}
     of_models: dict[str, ModelFigures] = {}
     for name, by_benchmark in measured.items():
@@ -218,19 +223,14 @@ def _notes(context: Context, gap: float) -> list[str]:
 
 
 def _agreement(
-    context: Context,
-    benchmark: Benchmark,
-    second: JudgeSettings,
-    jobs: dict[str, Job],
-    measured: dict[str, dict[str, BenchmarkFigures]],
+    context: Context, second: Benchmark, jobs: dict[str, Job], measured: dict[str, dict[str, BenchmarkFigures]]
 ) -> list[str]:
     """How far a second judge agrees with the first on the same responses."""
-    other = judge_of(benchmark.settings.model_copy(update={"judge": second}).judged_by(second))
-    folders = judge(context, replace(benchmark, label=f"{benchmark.name} ({other.title})"), other, jobs)
+    folders = judge(context, second, jobs)
     pairs = [
-        (context.folder / str(measured[name][benchmark.name].verdicts), folder)
+        (context.folder / str(measured[name][second.name].verdicts), folder)
         for name, folder in folders.items()
-        if name != benchmark.baseline
+        if name != second.baseline
     ]
     found = [tuple(VERDICTS.read(place)["outcome"].to_numpy() for place in pair) for pair in pairs]
     one, two = (np.concatenate(side) for side in zip(*found, strict=True))
@@ -239,8 +239,8 @@ def _agreement(
         return []
     same = 100 * float((np.sign(one[both] - 0.5) == np.sign(two[both] - 0.5)).mean())
     return [
-        f"A second judge ({other.title}) says the same of {same:.0f} % of {int(both.sum())} comparisons "
-        f"({benchmark.name}; Cohen's kappa {kappa(one[both], two[both]):.2f}). The figures are the first judge's."
+        f"A second judge ({second.judge_title}) says the same of {same:.0f} % of {int(both.sum())} comparisons "
+        f"({second.name}; Cohen's kappa {kappa(one[both], two[both]):.2f}). The figures are the first judge's."
     ]
 
 

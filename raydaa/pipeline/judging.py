@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raydaa.errors import InputError
-from raydaa.judging.judge import Comparisons, Judge, JudgeError, JudgeResources, Rows
+from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
@@ -36,12 +35,16 @@ class VerdictWork:
     output: Output
 
 
-def judge(context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str, Job]) -> dict[str, Path]:
-    """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name."""
+def judge(context: Context, benchmark: Benchmark, jobs: dict[str, Job]) -> dict[str, Path]:
+    """Verdicts of every contestant's responses to the benchmark's prompts against the baseline's; folders by name, none
+    where nobody judges."""
+    by = benchmark.judge
+    if by is None:
+        return {}
     prompts = read(benchmark.table).to_pylist()
     responses = {name: column(GENERATIONS.read(job.folder), "response") for name, job in jobs.items()}
     against = list(benchmark.fixed) if benchmark.fixed is not None else responses[benchmark.baseline]
-    verdicts = verdict_outputs(context, benchmark, by, jobs)
+    verdicts = {one.name: one for one in verdict_work(context, benchmark, jobs)}
 
     def make(missing: list[VerdictWork]) -> str:
         if missing:
@@ -64,16 +67,15 @@ def judge(context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str
     return {name: one.output.folder for name, one in verdicts.items()}
 
 
-def verdict_outputs(
-    context: Context, benchmark: Benchmark, by: Judge[Any], jobs: dict[str, Job]
-) -> dict[str, VerdictWork]:
-    """What there is to judge, by contestant."""
-    baseline, who = benchmark.baseline_key(jobs), by.identity()
-    work = {}
-    for name, job in jobs.items():
-        depends_on = {"model": job.output.key, "baseline": baseline, "judge": who}
-        work[name] = VerdictWork(name, Output(context.at.verdicts, depends_on))
-    return work
+def verdict_work(context: Context, benchmark: Benchmark, jobs: dict[str, Job]) -> list[VerdictWork]:
+    """What there is to judge; nothing where nobody does."""
+    if benchmark.judge is None:
+        return []
+    common = {"baseline": benchmark.baseline_key(jobs), "judge": benchmark.judge.identity()}
+    return [
+        VerdictWork(name, Output(context.at.verdicts, {"model": job.output.key, **common}))
+        for name, job in jobs.items()
+    ]
 
 
 def _resources(context: Context) -> JudgeResources:

@@ -17,9 +17,7 @@ from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.generation import Job
 from raydaa.settings.evaluation import BenchmarkSettings
-from raydaa.store.tables import GENERATIONS, VERDICTS, column, read
-
-ORDERS = ("first", "second")
+from raydaa.store.tables import GENERATIONS, ORDERS, VERDICTS, column, read
 
 
 def measure(

@@ -33,15 +33,15 @@ class StageSurvey:
 def survey(study: Study) -> list[StageSurvey]:
     """How much of each stage is there; InputError where the study's input can't be read."""
     found: dict[str, StageSurvey] = {}
-    names = [stage.name for stage in STAGES]
+    stages = {stage.name: stage for stage in STAGES}
 
     def note(name: str, done: int, total: int) -> bool:
-        found[name] = StageSurvey(STAGES[names.index(name)], done, total)
+        found[name] = StageSurvey(stages[name], done, total)
         return done == total
 
     _walk(study, note)
-    first_missing = next((name for name in names if name not in found or found[name].done != found[name].total), None)
-    return [found.get(name) or StageSurvey(STAGES[names.index(name)], 0, None, first_missing) for name in names]
+    first_missing = next((name for name in stages if name not in found or found[name].done != found[name].total), None)
+    return [found.get(name) or StageSurvey(stage, 0, None, first_missing) for name, stage in stages.items()]
 
 
 def _walk(study: Study, note: Callable[[str, int, int], bool]) -> None:
@@ -55,11 +55,11 @@ def _walk(study: Study, note: Callable[[str, int, int], bool]) -> None:
     cores = len(os.sched_getaffinity(0))
     context = Context(study, Progress(os.open(os.devnull, os.O_WRONLY)), Resources(cores, 0, local=True), prepared)
     starts = {"base": prepared.base}
-    work = {name: sft_fraction(study.settings, name) for name in models_named(study.settings)}
-    checkpoints = {name: sft.sft_work(context, share) for name, share in work.items() if share is not None}
+    shares = {name: sft_fraction(study.settings, name) for name in models_named(study.settings)}
+    checkpoints = {name: sft.sft_work(context, share) for name, share in shares.items() if share is not None}
     if not note("sft", *_count(list(checkpoints.values()))):
         return
-    for name in work:
+    for name in shares:
         folder = checkpoints[name].output.folder if name in checkpoints else local_model(name)
         starts[name] = Start.at(name, folder)
     if not note("reference", *_count(reference.reference_work(context, starts))):
@@ -79,12 +79,7 @@ def _walk_evaluation(context: Context, wanted: Contest, note: Callable[[str, int
         return
     moved = {c.name: (wanted.for_kl[c.name], c.start) for c in wanted.contestants if c.start is not None}
     scored = note("score", *_count(scoring.start_tasks(context, moved)))
-    verdicts: list[judging.VerdictWork] = []
-    for benchmark in wanted.benchmarks:
-        if benchmark.judge is not None:
-            verdicts += judging.verdict_outputs(
-                context, benchmark, benchmark.judge, wanted.judged[benchmark.name]
-            ).values()
+    verdicts = [one for benchmark, jobs in wanted.judgements for one in judging.verdict_work(context, benchmark, jobs)]
     judged = note("judge", *_count(verdicts))
     settings = context.settings.evaluation.lm_eval
     asked = note("harness", *((0, 0) if settings is None else (int(context.at.harness.exists()), 1)))

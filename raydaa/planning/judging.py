@@ -37,7 +37,7 @@ def _of_benchmark(
 ) -> JudgingPlan:
     prompts = column(read(prepared.table(benchmark.group)), "prompt_tokens")
     lengths = [len(tokens) for tokens in prompts]
-    orders, asked = judge.orders or 2, judge_prompt(judge.prompt or "alpaca_eval")
+    orders, asked = judge.num_orders, judge_prompt(judge.prompt_name)
     games = models * len(lengths) * orders
     words = len(asked.system + asked.user) / CHARACTERS
     longest = 2 * benchmark.sampling(settings.generation).max_new_tokens

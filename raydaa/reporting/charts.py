@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from raydaa.reporting.chart import AnyChart, Axis, Bar, BarChart, Chart, Guide, Mark, Part, Series, Value
-from raydaa.reporting.formatting import with_interval
+from raydaa.reporting.formatting import distance, rate
 from raydaa.results import TrialResults
 from raydaa.store.records import PREFERENCE_LOSS
 from raydaa.trial_row import TrialRow
@@ -28,16 +28,17 @@ def comparison_charts(studies: Studies) -> list[AnyChart]:
 
 def pareto(results: TrialResults) -> Chart | None:
     """Quality against KL for every finished trial; the front as a line, with names."""
-    front = [row.key for row in results.pareto_front()]
+    front = results.pareto_front()
+    names = {row.key: _name(row) for row in front}
     series = []
     for method in results.methods:
         rows = [row for row in results if row.method == method and row.finished and row.kl is not None]
-        marks = [_mark(results, row, _kl(row), note=_name(row) if row.key in front else None) for row in rows]
+        marks = [_mark(results, row, _kl(row), note=names.get(row.key)) for row in rows]
         if marks:
             series.append(_of_method(results, method, marks))
     if not series:
         return None
-    line = [(row.kl or 0.0, results.ranking.value_of(row)) for row in results.pareto_front()]
+    line = [(row.kl or 0.0, results.ranking.value_of(row)) for row in front]
     guides = [Guide(points=tuple(line), name="nobody beats in both")]
     if results.judged:
         guides.append(Guide(at_y=50.0))
@@ -66,9 +67,8 @@ def outcomes(results: TrialResults) -> BarChart | None:
     """Wins, ties and losses of the best trial of each method, best first."""
     bars = []
     for row in results.best_of_each():
-        rate = None if row.figures is None else row.figures.win_rate
-        if rate is not None:
-            bars.append(Bar(row.title, row.method, row.key, (rate.wins, rate.ties, rate.losses)))
+        if row.rate is not None:
+            bars.append(Bar(row.title, row.method, row.key, (row.rate.wins, row.rate.ties, row.rate.losses)))
     if not bars:
         return None
     axis = Axis(f"share of prompts (%), {results.judged_by}", limits=(0.0, 100.0))
@@ -116,7 +116,7 @@ def learning_curves(results: TrialResults) -> Chart | None:
 
 def methods_of_studies(studies: Studies) -> Chart:
     """The best trial of each method in each study."""
-    methods = list(dict.fromkeys(method for results in studies.values() for method in results.methods))
+    methods = all_methods(studies)
     series = []
     for number, (name, results) in enumerate(studies.items()):
         aside = 0.6 * ((number + 0.5) / len(studies) - 0.5)
@@ -127,6 +127,11 @@ def methods_of_studies(studies: Studies) -> Chart:
     axis, first = Axis("", categories=tuple(methods)), next(iter(studies.values()))
     caption = "The best trial of each method in each study."
     return Chart("methods", caption, axis, _quality_axis(first), tuple(series))
+
+
+def all_methods(studies: Studies) -> list[str]:
+    """Of any study, in the order of the first that has it."""
+    return list(dict.fromkeys(method for results in studies.values() for method in results.methods))
 
 
 def fronts_of_studies(studies: Studies) -> Chart:
@@ -156,10 +161,9 @@ def _of_method(
 
 def _mark(results: TrialResults, row: TrialRow, x: Value, note: str | None = None, study: str | None = None) -> Mark:
     """A trial at its quality, with what is to be said of it."""
-    rate = None if row.figures is None else row.figures.win_rate
     y = Value(results.ranking.value_of(row))
-    if results.judged and rate is not None:
-        y = Value(rate.value, rate.low, rate.high)
+    if row.rate is not None:
+        y = Value(row.rate.value, row.rate.low, row.rate.high)
     key = row.key if study is None else f"{study}/{row.key}"
     return Mark(x, y, key, row.ranking, tuple(_facts(row)), note)
 
@@ -170,11 +174,10 @@ def _facts(row: TrialRow) -> Iterable[str]:
         yield f"β {row.beta:g}"
     yield f"learning rate {row.learning_rate:g}"
     yield f"from {row.init}"
-    rate, distance = None if row.figures is None else row.figures.win_rate, row.divergence
-    if rate is not None:
-        yield f"win rate {with_interval(rate.value, rate.low, rate.high)} %"
-    if distance is not None:
-        yield f"KL {with_interval(distance.per_response, distance.low, distance.high, 2)} nats"
+    if row.rate is not None:
+        yield f"win rate {rate(row.rate)} %"
+    if row.divergence is not None:
+        yield f"KL {distance(row.divergence)} nats"
     if row.preference_loss is not None:
         yield f"held-out preference loss {row.preference_loss:.3f}"
 

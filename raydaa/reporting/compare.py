@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
-from raydaa.reporting.charts import comparison_charts
+from raydaa.reporting.charts import Studies, all_methods, comparison_charts
 from raydaa.reporting.formatting import Table, number, won
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.summary import summarize
@@ -23,8 +23,6 @@ from raydaa.store.study_folder import PAGE
 from raydaa.store.tables import column, read
 from raydaa.training.spec import RunSpec
 from raydaa.trial_row import TrialRow
-
-Studies = dict[str, TrialResults]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ def compare_studies(studies: Studies) -> StudiesComparison:
     best = []
     for name, results in studies.items():
         for row in results.best_of_each():
-            rate = None if row.figures is None or not results.judged else row.figures.win_rate
             value = results.ranking.value_of(row)
             best.append(
                 BestOfStudy(
@@ -77,8 +74,8 @@ def compare_studies(studies: Studies) -> StudiesComparison:
                     ranking=row.ranking,
                     trial=row.key,
                     value=value if math.isfinite(value) else None,
-                    low=None if rate is None else rate.low,
-                    high=None if rate is None else rate.high,
+                    low=None if row.rate is None else row.rate.low,
+                    high=None if row.rate is None else row.rate.high,
                     kl=row.kl,
                     beta=row.beta,
                     learning_rate=row.learning_rate,
@@ -86,14 +83,12 @@ def compare_studies(studies: Studies) -> StudiesComparison:
             )
     first = next(iter(studies.values())).ranking
     folders = {name: str(results.folder) for name, results in studies.items()}
-    alike = len(set(map(_measured_on, studies.values()))) == 1
-    return StudiesComparison(folders, f"{first.name} ({first.unit})", first.higher_is_better, alike, tuple(best))
+    ranked_by = f"{first.name} ({first.unit})"
+    return StudiesComparison(folders, ranked_by, first.higher_is_better, _alike(studies), tuple(best))
 
 
-def write_comparison(folders: Sequence[Path], target: Path) -> Path:
-    """Page, figures and tables on all studies into ``target``; the page's path. ValueError as by `load_studies`."""
-    studies = load_studies(folders)
-    found_alike = compare_studies(studies).alike
+def write_comparison(studies: Studies, target: Path) -> Path:
+    """Page, figures and tables on all studies into ``target``; the page's path."""
 
     def fill(temporary: Path) -> None:
         charts = comparison_charts(studies)
@@ -109,7 +104,7 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
         values = {
             "name": ", ".join(studies),
             "studies": [(name, summarize(results), scores[name]) for name, results in studies.items()],
-            "alike": found_alike,
+            "alike": _alike(studies),
             "tables": found,
             "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in charts],
         }
@@ -144,6 +139,11 @@ def _names(folders: Sequence[Path]) -> dict[str, Path]:
     return {str(path): path for path in paths}
 
 
+def _alike(studies: Studies) -> bool:
+    """Whether all were measured on the same."""
+    return len(set(map(_measured_on, studies.values()))) == 1
+
+
 def _measured_on(results: TrialResults) -> tuple[str, ...]:
     """What scores must have in common to stand beside each other, as far as a study can tell."""
     if results.judged:
@@ -156,10 +156,6 @@ def _measured_on(results: TrialResults) -> tuple[str, ...]:
 
 def _prompts(questions: Path) -> list[str]:
     return column(read(questions), "prompt_id") if questions.is_file() else []
-
-
-def _all_methods(studies: Studies) -> list[str]:
-    return list(dict.fromkeys(method for results in studies.values() for method in results.methods))
 
 
 def _best(results: TrialResults) -> dict[str, TrialRow]:
@@ -180,7 +176,7 @@ def _methods_table(studies: Studies) -> Table:
     for name in studies:
         header += [f"{name}: {what}", "KL (nats)", "settings"]
     rows = []
-    for method in _all_methods(studies):
+    for method in all_methods(studies):
         found = [(results, _best(results).get(method)) for results in studies.values()]
         cells = [method, next((row.ranking for _, row in found if row is not None), "–")]
         for results, row in found:

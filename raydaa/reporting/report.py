@@ -21,6 +21,7 @@ from raydaa.reporting.with_matplotlib import draw, save
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import renew_files
+from raydaa.store.records import DataReport, VersionsRecord
 from raydaa.store.study_folder import PAGE
 
 
@@ -50,8 +51,8 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in shown_charts],
             "searches": [data_url(path) for path in searches.values()],
             "costs": spent,
-            "data": results.at.data_report.read(),
-            "versions": versions.runs if (versions := results.at.versions.read()) else (),
+            "data": results.at.data_report.read() or DataReport({}, {}, {}, {}),
+            "versions": (results.at.versions.read() or VersionsRecord(())).runs,
             "settings": _text(results.at.settings),
             "judged": results.judged,
             "notes": results.notes,

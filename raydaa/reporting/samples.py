@@ -75,10 +75,10 @@ def _on(results: TrialResults, info: BenchmarkInfo) -> Iterator[dict[str, Any]]:
     asked = {row["prompt_id"]: row for row in read(questions).to_pylist()}
     for model, key, benchmarks in models:
         figures = benchmarks.get(info.name)
-        verdicts = {
-            row["prompt_id"]: row for row in _rows(results, None if figures is None else figures.verdicts, VERDICTS)
-        }
-        for row in _rows(results, None if figures is None else figures.answers, GENERATIONS):
+        if figures is None:
+            continue
+        verdicts = {row["prompt_id"]: row for row in _rows(results, figures.verdicts, VERDICTS)}
+        for row in _rows(results, figures.answers, GENERATIONS):
             verdict = verdicts.get(row["prompt_id"], {})
             yield {
                 **asked[row["prompt_id"]],

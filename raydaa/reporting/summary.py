@@ -11,7 +11,7 @@ def summarize(results: TrialResults) -> str:
     best = found[0]
     settings = ", ".join(f"{k} {v:g}" for k, v in best.parameters.items() if k != "length_normalized")
     how = f"{best.title} ({settings}, learning rate {best.learning_rate:g})"
-    rate = None if best.figures is None else best.figures.win_rate
+    rate = best.rate
     tied = rate is not None and rate.low == rate.high == 50  # on every prompt: then the rate is no finding
     lead = f"nothing was told apart: every prompt is a tie on {results.judged_by}; " if tied else ""
     if rate is None or tied:

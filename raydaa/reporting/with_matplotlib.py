@@ -109,13 +109,15 @@ def _draw_series(axes: Any, series: Series) -> None:
     style = LINES[series.colour // len(COLOURS) % len(LINES)] if series.joined else "none"
     x, y = ([getattr(mark, name).value for mark in series.marks] for name in ("x", "y"))
     axes.plot(x, y, color=colour, ls=style, lw=1, alpha=pale, zorder=1)
-    for mark in series.marks:
-        bars = {f"{name}err": [[e] for e in getattr(mark, name).errors] for name in ("x", "y")}
+    for ranking in dict.fromkeys(mark.ranking for mark in series.marks):
+        marks = [mark for mark in series.marks if mark.ranking == ranking]
+        x, y = ([getattr(mark, name).value for mark in marks] for name in ("x", "y"))
+        bars = {
+            f"{name}err": list(zip(*(getattr(mark, name).errors for mark in marks), strict=True)) for name in ("x", "y")
+        }
         bars = {name: errors for name, errors in bars.items() if any(map(any, errors))}
-        marker = MARKERS[mark.ranking]
-        axes.errorbar(
-            mark.x.value, mark.y.value, **bars, color=colour, marker=marker, ms=4, lw=0.8, alpha=pale, zorder=2
-        )
+        look = {"color": colour, "marker": MARKERS[ranking], "ms": 4, "ls": "none", "lw": 0.8, "alpha": pale}
+        axes.errorbar(x, y, **bars, **look, elinewidth=0.8, zorder=2)
     if series.listed:
         marker = MARKERS[series.marks[0].ranking] if series.marks else "o"
         axes.plot([], [], color=colour, marker=marker, ls=style, label=literal(series.name))

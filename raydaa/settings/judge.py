@@ -108,6 +108,16 @@ class LanguageJudgeSettings(JudgeSettings):
     max_tokens: PositiveInt | None = None
     parameters: dict[str, Json] = Field(default_factory=dict)  # sent instead of ours; null: not sent
 
+    @property
+    def prompt_name(self) -> PromptName:
+        """What it is asked with, also where no benchmark has said."""
+        return self.prompt or "alpaca_eval"
+
+    @property
+    def num_orders(self) -> Literal[1, 2]:
+        """In how many orders each two responses are shown, also where no benchmark has said."""
+        return self.orders or 2
+
     def completed(self, prompt: PromptName, orders: Literal[1, 2]) -> JudgeSettings:
         return self.model_copy(update={"prompt": self.prompt or prompt, "orders": self.orders or orders})
 

@@ -90,6 +90,7 @@ SCORES = TableFile(
     "scores.parquet",
     make_schema([("prompt_id", pa.string()), ("logp", pa.float64())]),
 )
+ORDERS = ("first", "second")  # where the model's response stood; columns of verdicts begin so
 VERDICTS = TableFile(
     "verdicts.parquet",
     make_schema(

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from raydaa.reporting.compare import write_comparison
+from raydaa.reporting.compare import load_studies, write_comparison
 from raydaa.reporting.results import TrialResults
 from tests.reporting.folders import HOSTILE, PROMPTS, hostile_study
 
@@ -130,7 +130,7 @@ def test_responses_can_be_leafed_through_and_found(page: Page) -> None:
 def test_studies_beside_each_other(browser: Browser, tmp_path: Path) -> None:
     for name in ("one", "two"):
         hostile_study(tmp_path / name)
-    address = write_comparison([tmp_path / "one", tmp_path / "two"], tmp_path / "out").as_uri()
+    address = write_comparison(load_studies([tmp_path / "one", tmp_path / "two"]), tmp_path / "out").as_uri()
     with opened(browser, address, "light", 1200) as page:
         points = page.locator("[data-figure=methods] .points path.point")
         assert points.count() == 4

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydaa.cli import main
-from raydaa.reporting.compare import write_comparison
+from raydaa.reporting.compare import load_studies, write_comparison
 from raydaa.store.artifacts import read_json, write_json
 from tests.reporting.folders import HOSTILE, hostile_study
 
@@ -29,7 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_methods_stand_side_by_side(folders: list[Path], tmp_path: Path) -> None:
-    page = write_comparison(folders, tmp_path).read_text()
+    page = write_comparison(load_studies(folders), tmp_path).read_text()
     one, two = (f"{folder.parent.name}/study" for folder in folders)
     table = (tmp_path / "tables.md").read_text()
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
@@ -66,13 +66,13 @@ def test_other_judges_are_told(folders: list[Path], tmp_path: Path) -> None:
     evaluation = json.loads(text)
     evaluation["benchmarks"][0]["label"] = "validation (rule pocket)"
     write_json(other / "evaluation.json", evaluation)
-    page = write_comparison([folders[0], other], tmp_path / "out").read_text()
+    page = write_comparison(load_studies([folders[0], other]), tmp_path / "out").read_text()
     assert "don't stand beside each other" in page
     assert "other: validation (rule pocket)" in page
     questions = other / "questions" / "questions.parquet"
     (other / "evaluation.json").write_text(text)
     pq.write_table(pq.read_table(questions).slice(1), questions)
-    page = write_comparison([folders[0], other], tmp_path / "out").read_text()
+    page = write_comparison(load_studies([folders[0], other]), tmp_path / "out").read_text()
     assert "don't stand beside each other" in page
 
 

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.metadata import version
@@ -43,6 +44,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile_study(study)
     TrialResults.load(study).report(study / "report")
     return study
+
+
+def test_a_report_of_a_folder_that_lost_its_data_report(folder: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(folder, study)
+    (study / "data.json").unlink()
+    (study / "versions.json").unlink(missing_ok=True)
+    page = TrialResults.load(study).report(study / "report").read_text()
+    assert "All trials" in page
+    assert "12 rows" not in page
 
 
 class Tags(HTMLParser):
