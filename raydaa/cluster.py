@@ -156,6 +156,15 @@ def counted(local: bool) -> Resources:
     return Resources(cpus, int(total.get("GPU", 0)), local, accelerators, nodes)
 
 
+def expected_resources(accelerator: str | None) -> Resources:
+    """Before there is a Ray: this machine's, or those of a cluster that has the ``accelerator`` that a study names."""
+    import torch
+
+    if accelerator is not None:
+        return Resources(0, 0, local=False)
+    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), local=True)
+
+
 def blind_nodes(folder: Path) -> list[str]:
     """Addresses of the cluster's nodes that do not see ``folder`` as this process does.
 

@@ -235,10 +235,18 @@ def test_stages_say_what_is_done_and_what_would_run(command: Command, undisturbe
         "report": 1,
     }
     shutil.rmtree(next(folder.glob("generations/*")))
+    more = survey("--set", "search.seeds=[0,1]")
+    assert (more["align"]["done"], more["align"]["total"], more["generate"]["waits_for"]) == (4, 8, "align")
     fewer = survey()
     assert (fewer["generate"]["done"], fewer["judge"]["total"], fewer["judge"]["waits_for"]) == (2, None, "generate")
     longer = survey("--set", "sft.epochs=7")
     assert (longer["prepare"]["done"], longer["sft"]["done"], longer["sft"]["total"]) == (3, 0, 1)
     assert longer["align"]["waits_for"] == "sft"
+    for name in ("trials", "sweep.json"):
+        (folder / name).rename(folder / f"no-{name}")
+    none = survey()
+    assert (none["align"]["done"], none["align"]["total"]) == (0, 4)
+    for name in ("trials", "sweep.json"):
+        (folder / f"no-{name}").rename(folder / name)
     text = done(command.run("stages", str(command.folder / "micro.yaml"), "--output", str(folder)))
     assert "generate   would make 1 of 3" in text

@@ -1,5 +1,6 @@
 """The stage align: the sweep of all trials."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,27 +51,38 @@ def trial_recipe(settings: StudySettings, placement: Placement, point: Point) ->
     )
 
 
+def keyed_recipe(context: Context, starts: Mapping[str, Start], point: Point) -> tuple[str, Recipe]:
+    """A trial's key and recipe, its tokens per micro-batch as the study has them."""
+    recipe = trial_recipe(context.settings, context.resolved.placement, point)
+    return recipe.key(starts[point.init].hash, context.prepared.keys["pairs"]), recipe
+
+
+def make_sweep(context: Context, make: Callable[[Point], tuple[str, Recipe]]) -> Sweep:
+    """The study's sweep as its trials' folders have it; nothing is begun."""
+    settings, workers = context.settings, context.resolved.group
+    limit = settings.search.budget
+    budget = None if limit is None else SweepBudget(limit, workers.count * (workers.gpus or 1))
+    found = groups(settings.search, settings.data.preferences.fraction)
+    early, rows = settings.search.early_stopping, context.prepared.rows["train"]
+    return Sweep(found, make, context.at.trials, early, rows, budget)
+
+
 def align(context: Context, starts: dict[str, Start], references: dict[str, Reference]) -> list[Trial]:
     """The sweep: every trial of the study finished, stopped or failed."""
     from raydaa.tuning.schedule import run
     from raydaa.tuning.trackers import trackers
 
     settings = context.settings
-    found = groups(settings.search, settings.data.preferences.fraction)
-    workers = context.workers
-    limit = settings.search.budget
-    budget = None if limit is None else SweepBudget(limit, workers.count * (workers.gpus or 1))
     trials = _Trials(context, starts, references)
-    early, rows = settings.search.early_stopping, context.prepared.rows["train"]
-    sweep = Sweep(found, trials.make, context.at.trials, early, rows, budget)
-    context.progress.start("align", f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
+    sweep = make_sweep(context, trials.make)
+    context.progress.start(STAGE.name, f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
     news = _News(context, sweep)
     news.write_list()
     asked = trackers(settings.tracking, settings.name, context.at)
-    run(sweep, trials.spec_of, workers, LiveSlots(context), news.notify, list(asked.values()))
+    run(sweep, trials.spec_of, context.workers, LiveSlots(context), news.notify, list(asked.values()))
     news.write_list()
     context.at.optuna.unlink(missing_ok=True)
-    export(found, f"sqlite:///{context.at.optuna}")
+    export(sweep.groups, f"sqlite:///{context.at.optuna}")
     ended = [_trial(trial) for trial in sweep.trials.values()]
     context.at.trial_list.write(TrialList(tuple(ended)))
     states = [trial.state for trial in ended]
@@ -91,11 +103,9 @@ class _Trials:
     references: dict[str, Reference]
 
     def make(self, point: Point) -> tuple[str, Recipe]:
-        """A trial's key and recipe."""
-        context = self.context
-        recipe = trial_recipe(context.settings, context.resolved.placement, point)
-        key = recipe.key(self.starts[point.init].hash, context.prepared.keys["pairs"])
-        return key, recipe.with_tokens(context.tokens_of(recipe.training))
+        """A trial's key and recipe, with the tokens per micro-batch that there is room for."""
+        key, recipe = keyed_recipe(self.context, self.starts, point)
+        return key, recipe.with_tokens(self.context.tokens_of(recipe.training))
 
     def spec_of(self, trial: SweptTrial, recipe: Recipe) -> RunSpec:
         """The run with its files."""

@@ -58,6 +58,11 @@ class Contest:
         return [(benchmark, self.judged[benchmark.name]) for benchmark in benchmarks]
 
     @property
+    def moved(self) -> dict[str, tuple[Job, Start]]:
+        """What has moved away from a start: its responses, and the start."""
+        return {c.name: (self.for_kl[c.name], c.start) for c in self.contestants if c.start is not None}
+
+    @property
     def jobs(self) -> list[Job]:
         """All responses that are wanted, each once."""
         every = [*self.for_kl.values(), *(job for jobs in self.judged.values() for job in jobs.values())]
@@ -85,8 +90,7 @@ def evaluate(context: Context, starts: dict[str, Start], trials: Sequence[Trial]
     contestants, asked, judged, for_kl = wanted.contestants, wanted.benchmarks, wanted.judged, wanted.for_kl
     generate(context, wanted.jobs)
     gap = scorers_gap(context, [for_kl[c.name] for c in contestants])
-    moved = {c.name: (for_kl[c.name], c.start) for c in contestants if c.start is not None}
-    scores = score(context, moved, alone=gap > AGREEMENT)
+    scores = score(context, wanted.moved, alone=gap > AGREEMENT)
     keys = {trial.key for trial in trials}
     distances = {c.name: _distance(context, c, for_kl, scores) for c in contestants}
     measured: dict[str, dict[str, BenchmarkFigures]] = {c.name: {} for c in contestants}

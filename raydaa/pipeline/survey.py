@@ -1,10 +1,11 @@
 """What there is of a study, stage by stage: asked of the outputs themselves, before or after a run, without one."""
 
-import os
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from raydaa.cluster import Resources
+from raydaa.cluster import expected_resources
 from raydaa.pipeline import align, generation, harness, judging, prepare, reference, scoring, sft
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.evaluation import Contest, contest
@@ -13,7 +14,9 @@ from raydaa.pipeline.starts import Start, base_model, models_named, sft_fraction
 from raydaa.progress import Progress
 from raydaa.store.artifacts import intact
 from raydaa.store.models import local_model
+from raydaa.store.records import Trial, TrialState
 from raydaa.study import Study
+from raydaa.tuning.sweep import Sweep
 
 ROOMS = (prepare, sft, reference, align, generation, scoring, judging, harness)
 REPORT = Stage("report", "tables, figures, one page, the best models", "everything above", "this process", ("judge",))
@@ -52,8 +55,7 @@ def _walk(study: Study, note: Callable[[str, int, int], bool]) -> None:
         return
     prepared, _ = prepare.tokenized(study, base)
     prepared = replace(prepared, base=Start.at("base", base))
-    cores = len(os.sched_getaffinity(0))
-    context = Context(study, Progress(os.open(os.devnull, os.O_WRONLY)), Resources(cores, 0, local=True), prepared)
+    context = Context(study, Progress(io.StringIO()), expected_resources(study.settings.scaling.accelerator), prepared)
     starts = {"base": prepared.base}
     shares = {name: sft_fraction(study.settings, name) for name in models_named(study.settings)}
     checkpoints = {name: sft.sft_work(context, share) for name, share in shares.items() if share is not None}
@@ -64,21 +66,29 @@ def _walk(study: Study, note: Callable[[str, int, int], bool]) -> None:
         starts[name] = Start.at(name, folder)
     if not note("reference", *_count(reference.reference_work(context, starts))):
         return
-    listed = context.at.trial_list.read() or context.at.sweep.read()
-    if listed is None:
+    listed = context.at.sweep.read()
+    trials = [] if listed is None else list(listed.trials)
+    sweep = align.make_sweep(context, partial(align.keyed_recipe, context, starts))
+    trials = [trial for trial in trials if trial.key in sweep.trials or sweep.undrawn]
+    if not note("align", *_count_trials(sweep, trials)):
         return
-    over = sum(trial.state.is_over for trial in listed.trials)
-    if not note("align", over, len(listed.trials)):
-        return
-    _walk_evaluation(context, contest(context, starts, listed.trials), note)
+    _walk_evaluation(context, contest(context, starts, trials), note)
+
+
+def _count_trials(sweep: Sweep, listed: Sequence[Trial]) -> tuple[int, int]:
+    """How many trials are over, of how many; ``listed`` is what the last run said of them."""
+    over = {trial.key for trial in sweep.trials.values() if trial.over}
+    for trial in listed:  # that one was stopped does not stand in its folder
+        if trial.state == TrialState.STOPPED or (trial.state.is_over and trial.key not in sweep.trials):
+            over.add(trial.key)
+    return len(over), max(len(sweep.trials) + sweep.undrawn, len(over))
 
 
 def _walk_evaluation(context: Context, wanted: Contest, note: Callable[[str, int, int], bool]) -> None:
     jobs = wanted.jobs
     if not note("generate", sum(job.output.done for job in jobs), len(jobs)):
         return
-    moved = {c.name: (wanted.for_kl[c.name], c.start) for c in wanted.contestants if c.start is not None}
-    scored = note("score", *_count(scoring.start_tasks(context, moved)))
+    scored = note("score", *_count(scoring.start_tasks(context, wanted.moved)))
     verdicts = [one for benchmark, jobs in wanted.judgements for one in judging.verdict_work(context, benchmark, jobs)]
     judged = note("judge", *_count(verdicts))
     settings = context.settings.evaluation.lm_eval

@@ -4,18 +4,16 @@ Looks at the data where it is at hand, and says what it could not look at. The s
 brackets are the real ones, on trials that need no time.
 """
 
-import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from raydaa.accelerators import ACCELERATORS, Accelerator
 from raydaa.algorithms.catalog import method_class
-from raydaa.cluster import Resources
+from raydaa.cluster import expected_resources
 from raydaa.compat.imports import quiet_transformers
 from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
@@ -60,7 +58,7 @@ def make_plan(study: Study) -> Plan:
     quiet_transformers()
     settings = study.settings
     prepared, data, problems = _look_at_data(study)
-    resolved = resolve(settings, _machines(settings))
+    resolved = resolve(settings, expected_resources(settings.scaling.accelerator))
     size = UNKNOWN_STEPS * settings.training.batch_size if prepared is None else prepared.rows["train"]
     sweep, whole = (_simulate(settings, resolved, size, early) for early in (True, False))
     counts = Counter((trial.point.init, title_of(trial.point)) for trial in sweep.trials)
@@ -101,13 +99,6 @@ def _look_at_data(study: Study) -> tuple[Prepared | None, DataPlan | None, list[
     rejected = {reason: count for reason, count in tables.report.rejected.items() if count}
     notes = {note: count for note, count in tables.report.notes.items() if count}
     return prepared, DataPlan(prepared.rows, rejected, notes), []
-
-
-def _machines(settings: StudySettings) -> Resources:
-    """This machine, or a cluster that has the accelerators that the study names."""
-    if settings.scaling.accelerator is not None:
-        return Resources(0, 0, local=False)
-    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), local=True)
 
 
 def _card(settings: StudySettings) -> Accelerator | None:

@@ -90,6 +90,11 @@ class Sweep:
         for group in groups:
             self._draw(group)
 
+    @property
+    def undrawn(self) -> int:
+        """Points of groups that wait for results before they draw on."""
+        return sum(group.total - group.asked for group in self.groups)
+
     def _draw(self, group: Group) -> None:
         """The group's next cohort becomes trials; cohorts that are over already are followed by the next."""
         while cohort := group.next_cohort():
