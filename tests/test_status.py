@@ -28,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
     study = tmp_path / "mine"
     at, point = StudyFolder(study), Point("sft", "dpo", {}, 1e-3, 0)
     at.write_format()
+    at.settings.write_text("name: mine\n")
     made = [Trial(key, "dpo", "dpo", "pairwise", TrialState(state), 8, f"dpo {key}", point) for key, state in TRIALS]
     at.sweep.write(SweepRecord(workers=2, slots=3, trials=tuple(made)))
     logs = {"a": [metrics(4, 0.7), metrics(8, 0.5)], "b": [metrics(2, 0.55), metrics(3)], "e": [metrics(2, 0.1)]}

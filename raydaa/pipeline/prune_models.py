@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from raydaa.pipeline.context import Context
-from raydaa.results import TrialResults
+from raydaa.reporting.results import TrialResults
 from raydaa.store.artifacts import model_hash
 from raydaa.store.mirror import STUDY, MirrorError
 from raydaa.store.records import Trial, TrialRecord, TrialState

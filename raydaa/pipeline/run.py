@@ -19,7 +19,7 @@ from raydaa.study import Study
 
 if TYPE_CHECKING:
     from raydaa.pipeline.context import Context
-    from raydaa.results import TrialResults
+    from raydaa.reporting.results import TrialResults
 
 
 def run_study(study: Study, address: str | None = None) -> "TrialResults":
@@ -36,7 +36,6 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     existed = folder.exists()
     with locked(folder) as locks, captured(at.log) as terminal:
         at.check_format()
-        at.write_format()
         progress = Progress(terminal, latest=at.progress)
         with warned(progress):
             if not locks:
@@ -50,10 +49,10 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
                 except InputError:
                     if not existed:  # nothing was begun: only the list of rejects is worth keeping
                         at.progress.remove()
-                        at.format.remove()
                         if not at.rejects.exists():
                             shutil.rmtree(folder)
                     raise
+                at.write_format()
                 settings = json.loads(study.settings.model_dump_json())
                 write_text(at.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
                 note_versions(at)
@@ -74,6 +73,7 @@ def _restore(study: Study, progress: Progress) -> None:
         fetched = Mirror(url).pull(study.folder, STUDY)
     except MirrorError as error:
         raise InputError(f"{study.where}: storage.mirror: {error}") from None
+    StudyFolder(study.folder).check_format()
     progress.end(f"{fetched} files restored")
 
 
@@ -118,7 +118,7 @@ def _run(context: "Context") -> str | None:
     from raydaa.pipeline.prune_models import reopen_missing
     from raydaa.pipeline.reference import reference
     from raydaa.pipeline.sft import budget, sft
-    from raydaa.results import TrialResults
+    from raydaa.reporting.results import TrialResults
 
     try:
         check_accelerator(context)
@@ -149,7 +149,7 @@ def _report(context: "Context", failure: str | None) -> "TrialResults":
     from raydaa.pipeline.export_best import export_best
     from raydaa.pipeline.prune_models import remove_dominated
     from raydaa.reporting.report import write_report
-    from raydaa.results import TrialResults
+    from raydaa.reporting.results import TrialResults
 
     shutil.rmtree(context.at.ray, ignore_errors=True)
     context.progress.start("report", str(context.at.page))

@@ -30,7 +30,4 @@ class Study(study.Study):
         from raydaa.threads import outside_event_loop
 
         with as_guest():
-            found = outside_event_loop(run_study, self, address)
-        from raydaa.reporting.results import TrialResults
-
-        return TrialResults(found.folder, found.rows, found.evaluation, found.harness)
+            return outside_event_loop(run_study, self, address)

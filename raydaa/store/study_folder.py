@@ -125,7 +125,7 @@ class StudyFolder:
     def check_format(self) -> None:
         """InputError where the folder was written by a version whose files are others."""
         found = self.format.read()
-        if found is None and not self.progress.exists():
+        if found is None and not self.settings.exists():
             return  # nothing was written yet
         if found is None or found.format != FORMAT:
             written = "before study folders had a format" if found is None else f"in format {found.format}"

@@ -1,5 +1,6 @@
 """Results go to an object store and come back, over a real S3 interface on this machine."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,9 +11,15 @@ import pytest
 from pyarrow import fs
 
 from raydaa.data.files import read_rows
+from raydaa.errors import InputError
+from raydaa.pipeline.run import _restore
+from raydaa.progress import Progress
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import intact, make_folder
-from raydaa.store.mirror import Mirror, MirrorError, push_soon
+from raydaa.store.mirror import STUDY, Mirror, MirrorError, push_soon
+from raydaa.store.records import FormatRecord
+from raydaa.store.study_folder import FORMAT, StudyFolder
+from raydaa.study import Study
 from tests.command import Command
 from tests.studies import micro, written
 
@@ -85,6 +92,17 @@ def test_what_arrived_in_part_is_no_result(store: str, tmp_path: Path) -> None:
     mirror.system.delete_file(f"{mirror.root}/m/manifest.json")  # it is sent last
     mirror.pull(tmp_path / "again", "m")
     assert not intact(tmp_path / "again")
+
+
+def test_a_mirror_in_another_format_is_refused(store: str, tmp_path: Path) -> None:
+    mirror, there = {"mirror": f"s3://raydaa/old?{store}"}, StudyFolder(tmp_path / "there")
+    there.path.mkdir()
+    there.format.write(FormatRecord(FORMAT + 1))
+    there.settings.write_text("name: old\n")
+    Mirror(mirror["mirror"]).push(there.path, STUDY)
+    study = Study.from_tree(micro(storage={**mirror, "study": str(tmp_path / "here")}))
+    with pytest.raises(InputError, match=f"was written in format {FORMAT + 1}, and this version reads {FORMAT}"):
+        _restore(study, Progress(io.StringIO()))
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path: Path, store: str) -> None:
