@@ -190,14 +190,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _stages(options: argparse.Namespace) -> int:
     from raydaa.pipeline.survey import STAGES, render_survey, stages_table, survey
-    from raydaa.store.plain import to_plain
 
     if options.study is None:
-        print(json.dumps([to_plain(stage) for stage in STAGES], indent=1) if options.json else stages_table())
+        _show(options, STAGES, lambda _: stages_table())
         return 0
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     found = survey(_study(options, {"storage.study": options.output} if options.output else {}))
-    print(json.dumps([to_plain(each) for each in found], indent=1) if options.json else render_survey(found))
+    _show(options, found, render_survey)
     return 0
 
 

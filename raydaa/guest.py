@@ -28,13 +28,12 @@ def let_threads_sleep() -> None:
 
 @contextlib.contextmanager
 def as_guest() -> Iterator[None]:
-    """Environment, log levels, signal handlers, torch's threads, warning filters and matplotlib's settings come back
-    at the end."""
+    """Environment, log levels, signal handlers, torch's threads and warning filters come back at the end."""
     if is_own_process():
         yield
         return
     with contextlib.ExitStack() as kept:
-        for keep in (_environment, _log_levels, _signals, _torch_threads, _matplotlib):
+        for keep in (_environment, _log_levels, _signals, _torch_threads):
             kept.enter_context(keep())
         kept.enter_context(warnings.catch_warnings())
         yield
@@ -117,11 +116,3 @@ def _torch_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _matplotlib() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context():
-        yield

@@ -1,12 +1,16 @@
 """Study files: what they may say, and the one line that says what is wrong."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from raydaa.errors import InputError
+from raydaa.settings.base import Settings, validated
+from raydaa.settings.training import TrainingSettings
 from raydaa.study import Study
 from tests.studies import micro, written
 
@@ -125,6 +129,11 @@ WRONG = [
         "chat_template.arguments.a: has a number that JSON can't say",
     ),
     (changed("name", "a/b"), "name: 'a/b'"),
+    (
+        changed("evaluation.judge", {"kind": "openai", "model": "m", "parameters": {"t": float("nan")}}),
+        "evaluation.judge.parameters.t: has a number that JSON can't say",
+    ),
+    (changed("search.methods[0].beta", "x"), "search.methods[0].beta"),
     (changed("evaluation.judge", "oracle"), "evaluation.judge.kind: 'oracle'"),
     (changed("search.methods[7].beta", 1), "search.methods[7]: there is no such entry; the list has 2"),
 ]
@@ -137,6 +146,21 @@ def test_wrong_settings_are_one_line(values: dict[str, Any], message: str) -> No
     text = str(caught.value)
     assert message in text
     assert "\n" not in text
+
+
+def kinds_below(kind: type[Settings]) -> list[type[Settings]]:
+    return [kind, *(inner for sub in kind.__subclasses__() for inner in kinds_below(sub))]
+
+
+def test_a_default_that_is_written_out_changes_no_key() -> None:
+    """Where 1 would be another text than 1.0."""
+    for kind in kinds_below(Settings):
+        for name, field in kind.model_fields.items():
+            if isinstance(field.default, int | float):
+                written_out = TypeAdapter(field.annotation).validate_python(field.default)
+                assert json.dumps(written_out) == json.dumps(field.default), f"{kind.__name__}.{name}"
+    defaults = TrainingSettings()
+    assert json.dumps(vars(validated(TrainingSettings, vars(defaults)))) == json.dumps(vars(defaults))
 
 
 def test_bf16_with_stage_0_is_refused() -> None:

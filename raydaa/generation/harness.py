@@ -20,7 +20,7 @@ NO_FILTER = ",none"  # behind the name of a metric that nothing was filtered for
 def identity(settings: HarnessSettings) -> dict[str, Any]:
     """What scores depend on, beside the model: the tasks and, where they lie in a folder, its content."""
     files = _content(settings.include_path)
-    return {**settings.model_dump(exclude={"include_path"}), "files": files, "version": version("lm_eval")}
+    return {**settings.key_fields(), "files": files, "version": version("lm_eval")}
 
 
 def _content(folder: str | None) -> str:

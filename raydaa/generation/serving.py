@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raydaa.cluster import short_temporary_folder
+from raydaa.compat.imports import is_installed
 from raydaa.compat.ray_serve import serve_client
 from raydaa.settings.base import share_or_whole
 
@@ -17,9 +18,7 @@ DRAIN_SECONDS = 24 * 3600  # a replica that is no longer needed may have most of
 
 def available() -> bool:
     """Whether vLLM is installed here."""
-    from importlib.util import find_spec
-
-    return find_spec("vllm") is not None
+    return is_installed("vllm")
 
 
 def missing(gpus: bool) -> str:

@@ -98,7 +98,7 @@ def generate(context: Context, jobs: Iterable[Job]) -> None:
         speed = sum(map(_tokens, missing)) / (time.monotonic() - begun)
         return f"{len(missing)} models generated, {speed:,.0f} tokens/s"
 
-    ensure(context, "generate", f"{len(jobs)} models, {engine.name}", jobs, make)
+    ensure(context, STAGE, f"{len(jobs)} models, {engine.name}", jobs, make)
 
 
 def _tokens(job: Job) -> int:

@@ -71,11 +71,7 @@ def harness(context: Context, starts: dict[str, Start], results: TrialResults) -
             context.progress.update(made, len(missing), f"{made}/{len(missing)} models")
         return f"{made} models asked"
 
-    ensure(context, "harness", f"{len(work)} models, {', '.join(settings.tasks)}", work, make)
-    scored = {}
-    for one in work:
-        if one.output.done:
-            found = read_json(one.output.folder / HARNESS_SCORES)
-            scored[one.title] = from_plain(HarnessRecord, {"models": {one.title: found}}).models[one.title]
-    context.at.harness.write(HarnessRecord(scored))
+    ensure(context, STAGE, f"{len(work)} models, {', '.join(settings.tasks)}", work, make)
+    scores = {one.title: read_json(one.output.folder / HARNESS_SCORES) for one in work if one.output.done}
+    context.at.harness.write(from_plain(HarnessRecord, {"models": scores}))
     return failure

@@ -63,7 +63,7 @@ def judge(context: Context, benchmark: Benchmark, jobs: dict[str, Job]) -> dict[
 
     against_whom = Path(benchmark.baseline).name if benchmark.fixed is not None else benchmark.baseline
     about = f"{len(jobs)} models against {against_whom}, {benchmark.label}"
-    ensure(context, "judge", about, list(verdicts.values()), make, tell_kept=False)
+    ensure(context, STAGE, about, list(verdicts.values()), make, tell_kept=False)
     return {name: one.output.folder for name, one in verdicts.items()}
 
 

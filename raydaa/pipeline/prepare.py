@@ -33,7 +33,7 @@ STAGE = Stage(
 def prepare(study: Study, progress: Progress) -> Prepared:
     """Model folder, tokenized tables, data report. InputError says what is wrong with the input."""
     quiet_transformers()
-    progress.start("prepare", study.settings.data.preferences.source)
+    progress.start(STAGE.name, study.settings.data.preferences.source)
     try:
         check_caches(study)
         base = base_model(study)

@@ -113,4 +113,4 @@ def _ensure(context: Context, work: ReferenceWork) -> None:
         return f"{sum(prepared.rows[name] for name in work.parts)} pairs"
 
     which = " of mismatched responses" if work.mismatched else ""
-    ensure(context, "reference", f"log-probabilities{which} under {work.start.name}", [work], make)
+    ensure(context, STAGE, f"log-probabilities{which} under {work.start.name}", [work], make)

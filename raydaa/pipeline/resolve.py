@@ -3,7 +3,7 @@
 Nothing here looks at anything: `run`, `plan` and the checks are told alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raydaa.accelerators import name_there
 from raydaa.cluster import Resources
@@ -25,12 +25,11 @@ class WorkerGroup:
 
 @dataclass(frozen=True)
 class Resolved:
-    """``slots`` are the trials that run at a time, ``max_groups`` those that the machines that are there can hold."""
+    """``slots`` are the trials that run at a time."""
 
     group: WorkerGroup
     placement: Placement
     slots: int
-    max_groups: int
 
     @property
     def apart(self) -> bool:
@@ -44,7 +43,7 @@ def resolve(settings: StudySettings, resources: Resources) -> Resolved:
     most = _max_groups(group, resources)
     wanted = settings.scaling.concurrent_trials
     slots = most if wanted == "auto" else min(wanted, most) if resources.local else wanted
-    return Resolved(group, _placement(settings, group), slots, most)
+    return Resolved(group, _placement(settings, group), slots)
 
 
 def _group(settings: StudySettings, resources: Resources) -> WorkerGroup:
@@ -63,7 +62,7 @@ def _group(settings: StudySettings, resources: Resources) -> WorkerGroup:
     )
     if not gpus or not any(_groups_on(node, group) for node in resources.nodes):
         return group
-    return WorkerGroup(**{**vars(group), "on_one_node": True})
+    return replace(group, on_one_node=True)
 
 
 def _placement(settings: StudySettings, group: WorkerGroup) -> Placement:

@@ -100,7 +100,7 @@ def score(context: Context, wanted: dict[str, tuple[Job, Start]], alone: bool) -
         return f"{len(missing)} models scored"
 
     about = f"{len(starts)} models under what they started from{' and themselves' * alone}"
-    ensure(context, "score", about, [*starts.values(), *own.values()], make)
+    ensure(context, STAGE, about, [*starts.values(), *own.values()], make)
     folders = {name: task.output.folder for name, task in own.items()}
     return {name: Scores(task.output.folder, folders.get(name)) for name, task in starts.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.stage import Stage, ensure
+from raydaa.pipeline.stage import KEPT, Stage, ensure
 from raydaa.pipeline.starts import Start, models_named, sft_fraction
 from raydaa.settings.training import TrainingSettings
 from raydaa.signals import looking
@@ -88,11 +88,13 @@ def _checkpoint(context: Context, work: SftWork) -> Path:
     total = work.recipe.steps(context.prepared.rows["sft"])
 
     def make(missing: list[SftWork]) -> str:
+        if not missing:
+            return KEPT
         for one in missing:
             _train(context, one, total)
         return f"loss {work.folder.read_metrics()[-1]['loss']:.3f}"
 
-    ensure(context, "sft", f"{total} steps on {work.fraction:.0%} of the examples", [work], make)
+    ensure(context, STAGE, f"{total} steps on {work.fraction:.0%} of the examples", [work], make)
     return work.output.folder
 
 

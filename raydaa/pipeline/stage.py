@@ -43,14 +43,14 @@ def missing(work: Sequence[Some]) -> list[Some]:
 
 def ensure(
     context: Context,
-    stage: str,
+    stage: Stage,
     about: str,
     work: Sequence[Some],
     make: Callable[[list[Some]], str],
     tell_kept: bool = True,
 ) -> None:
     """Do what of ``work`` is not done, by ``make``, which says in a few words what it did."""
-    context.progress.start(stage, about)
+    context.progress.start(stage.name, about)
     left = missing(work)
     if context.mirror is not None and (elsewhere := [one for one in left if one.output.shared is not None]):
         for one in elsewhere:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import (
@@ -32,6 +33,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     not_in_keys: ClassVar[frozenset[str]] = frozenset()
+    unwritten: ClassVar[frozenset[str]] = frozenset()  # fields whose level a study file leaves out
 
     def key_fields(self) -> dict[str, Any]:
         """What goes into keys."""
@@ -43,7 +45,13 @@ Group = TypeVar("Group")
 
 def validated(kind: type[Group], values: dict[str, Any]) -> Group:
     """A group of settings that is a plain dataclass; ValidationError where a value is none of its."""
-    return TypeAdapter(kind).validate_python(values)
+    found: Group = _adapter(kind).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
+    return found
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # building one takes 500 times as long as asking it
 
 
 def types_of(kind: type[Any]) -> dict[str, Any]:

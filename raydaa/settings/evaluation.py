@@ -122,6 +122,7 @@ def _benchmarks(value: Any) -> Any:
 class HarnessSettings(Settings):
     """Tasks of the LM Evaluation Harness, for the best models and ``evaluation.models``."""
 
+    not_in_keys: ClassVar[frozenset[str]] = frozenset({"include_path"})  # its content is
     tasks: Annotated[Names, Field(min_length=1)]
     include_path: str | None = None  # a folder with tasks of your own, which may hold code
     num_fewshot: Natural | None = None  # None: the task's own

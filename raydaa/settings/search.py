@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -18,6 +18,7 @@ FRACTION = "data.preferences.fraction"  # of the training pairs, the same ones f
 class MethodSettings(Settings):
     """One entry of ``search.methods``: the loss's own fields, and what it overrides for its trials."""
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"parameters"})
     name: str
     parameters: dict[str, Searched] = Field(default_factory=dict)
     learning_rate: Rates | None = None

@@ -85,12 +85,12 @@ def _walked(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[list[in
     """``path`` as users would write it, and the known keys of the settings group that its last part lies in."""
     written: list[int | str] = []
     groups: list[type[Any]] = [kind]
-    keys = list[str]()
+    keys: list[str] = []
     for part in path:
         if isinstance(part, int):
             written.append(part)
             continue
-        if _is_union_branch(part) or part == "parameters":
+        if _is_union_branch(part) or any(part in getattr(group, "unwritten", ()) for group in groups):
             continue
         if tagged := [group for group in groups if part in _tags(group)]:
             groups = tagged

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -10,18 +10,16 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 Value = TypeVar("Value")
 
 
-def to_plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, those it holds as dictionaries too, paths as text."""
-    return {name: _plain(inner) for name, inner in asdict(value).items()}
-
-
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dictionaries of their fields, paths as text, whatever holds them."""
+    if is_dataclass(value):
+        return {known.name: to_plain(getattr(value, known.name)) for known in fields(value)}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {name: to_plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [to_plain(inner) for inner in value]
     return value.value if isinstance(value, Enum) else value
 
 
