@@ -5,11 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydaa.data.files import DataError, Rows, names_files, read_rows
-from raydaa.data.sources import (
-    CONTEXT_COLUMNS,
-    is_alpaca,
-    is_transcript,
-)
+from raydaa.data.sources import CONTEXT_COLUMNS, is_alpaca, is_transcript
 from raydaa.pocket import world as pocket
 from raydaa.settings.data import (
     HELD_OUT,
@@ -68,7 +64,7 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
 
 def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[Rows, Rows | None]:
     names = columns_of(preferences.columns, "prompt", "chosen", "rejected")
-    train = _rows(preferences.source, preferences.train, world, "train", wanted_columns(names))
+    train = _rows(preferences.source, preferences.train, world, "train", _wanted_columns(names))
     validation = None
     if preferences.source == POCKET:
         validation = _rows(POCKET, "", world, "validation", ())
@@ -78,7 +74,7 @@ def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[R
                 f"{preferences.source}: has no column split, so {preferences.validation!r} can't be held out; "
                 f"write data.preferences.validation as a share, e.g. 0.05"
             )
-        validation = read_rows(preferences.source, preferences.validation, wanted_columns(names))
+        validation = read_rows(preferences.source, preferences.validation, _wanted_columns(names))
     for rows in (train, validation):
         if rows is None:
             continue
@@ -91,7 +87,7 @@ def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[R
 
 def _open_sft(source: SftSource, world: PocketSettings) -> Rows:
     names = columns_of(source.columns, "messages", "prompt", "response")
-    rows = _rows(source.source, source.split, world, "sft", wanted_columns(names, "output"))
+    rows = _rows(source.source, source.split, world, "sft", _wanted_columns(names, "output"))
     first = dict.fromkeys(rows.columns)
     if names["messages"] not in first and not is_alpaca(first):
         instructed = "instruction" in first and names["prompt"] not in first
@@ -103,7 +99,7 @@ def _open_prompts(source: PromptSource, world: PocketSettings) -> Rows | None:
     if source.source == HELD_OUT:
         return None
     names = columns_of(source.columns, *PROMPT_FIELDS)
-    rows = _rows(source.source, source.split, world, "prompts", wanted_columns(names, "uid"))
+    rows = _rows(source.source, source.split, world, "prompts", _wanted_columns(names, "uid"))
     if not rows.rows or not {"instruction", "turns"} & set(rows.columns):
         rows.require([names["prompt"]])
     return rows
@@ -116,7 +112,7 @@ def _rows(source: str, split: str | None, world: PocketSettings, part: str, want
     return Rows(POCKET, key_of(rows=rows), list(enumerate(rows, start=1)), [], tuple(rows[0]))
 
 
-def wanted_columns(names: Mapping[str, str], *more: str) -> set[str]:
+def _wanted_columns(names: Mapping[str, str], *more: str) -> set[str]:
     """Columns that a row may be read from."""
     return {*names.values(), *CONTEXT_COLUMNS, *more}
 

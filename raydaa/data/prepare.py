@@ -31,9 +31,7 @@ from raydaa.data.tables import (
     write_prompts,
 )
 from raydaa.data.tokenize import Encoder
-from raydaa.settings.data import (
-    DataSettings,
-)
+from raydaa.settings.data import DataSettings
 from raydaa.store.artifacts import make_folder, read_json
 from raydaa.store.plain import from_plain
 from raydaa.store.records import DataReport

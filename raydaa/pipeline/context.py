@@ -152,12 +152,13 @@ class LiveSlots:
     """How many trials run at a time as nodes come and go, counted again every few seconds."""
 
     def __init__(self, context: Context) -> None:
-        self.context, self.counted_at = context, time.monotonic()
+        self.settings, self.local, self.slots = context.settings, context.resources.local, context.resolved.slots
+        self.counted_at = time.monotonic()
 
     def __call__(self) -> int:
-        if not self.context.resources.local and time.monotonic() - self.counted_at > RECOUNT_SECONDS:
-            self.context, self.counted_at = replace(self.context, resources=counted(local=False)), time.monotonic()
-        return self.context.resolved.slots
+        if not self.local and time.monotonic() - self.counted_at > RECOUNT_SECONDS:
+            self.slots, self.counted_at = resolve(self.settings, counted(local=False)).slots, time.monotonic()
+        return self.slots
 
 
 def custom_methods(settings: StudySettings) -> tuple[type[Method], ...]:

@@ -1,4 +1,4 @@
-"""What all settings are made of: numbers with limits, values to search, and how one is refused."""
+"""What all settings are made of: groups, values to search, and how one is refused."""
 
 import json
 import math

@@ -157,9 +157,11 @@ class EvaluationSettings(Settings):
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) < len(names):
             raise wrong(f"{names!r} names a benchmark twice", "benchmarks")
-        both = self.second_judge, self.benchmarks[0].judged_by(self.judge)
-        if self.second_judge is not None and not all(judge.judges for judge in both if judge is not None):
-            raise wrong("needs another judge of the first benchmark to agree with; neither may be none", "second_judge")
+        if self.second_judge is not None:
+            first = self.benchmarks[0].judged_by(self.judge)
+            if not (first.judges and self.second_judge.judges):
+                message = "needs another judge of the first benchmark to agree with; neither may be none"
+                raise wrong(message, "second_judge")
         return self
 
     def baseline_of(self, benchmark: BenchmarkSettings) -> str:

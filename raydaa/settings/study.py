@@ -83,7 +83,7 @@ class StudySettings(Settings):
         if self.scaling.shards(on_gpus=False) and self.scaling.zero_stage == 0 and self.in_bf16:
             # DeepSpeed's bf16 stage 0 takes a phantom optimizer step at initialisation.
             raise wrong("0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32", "scaling.zero_stage")
-        if self.scaling.cpu_offload and self.scaling.engine != "auto" and not self.scaling.shards(on_gpus=True):
+        if self.scaling.cpu_offload and self.scaling.engine == "torch":
             raise wrong("is DeepSpeed's; use engine deepspeed or auto", "scaling.cpu_offload")
 
     def _check_judges(self) -> None:

@@ -1,4 +1,4 @@
-"""What a study file may say about training: the run, its adapters, SFT, and the workers it is given.
+"""What a study file may say about training: the run and its adapters.
 
 Settings of a run travel to workers as they are, also to machines without pydantic: they are plain dataclasses, and
 each field says whether a run's result depends on it.

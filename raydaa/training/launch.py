@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydaa.store.artifacts import write_json
-from raydaa.store.study_folder import COST
+from raydaa.store.study_folder import COST, TrialFolder
 from raydaa.training.spec import RunSpec
 from raydaa.training.workers import Workers, on_workers
 
@@ -19,16 +19,14 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     Returns the last metrics with ``done``; a run whose loss is no number returns ``failed`` with the reason,
     since raising would make Ray try it again, and one worker alone that is out of memory ``out_of_memory``.
     """
-    from raydaa.store.study_folder import TrialFolder
     from raydaa.training.collectives import from_first, world_size
     from raydaa.training.loop import resume, train_until
     from raydaa.training.run import NonFiniteLossError, Run
     from raydaa.training.token_budget import is_out_of_memory
 
     place = TrialFolder(folder)
-    if (
-        from_first(place.ran_out.exists()) and not spec.recipe.halved
-    ):  # Ray tries a group again: it would only run out again
+    # Ray tries a group again: it would only run out again.
+    if from_first(place.ran_out.exists()) and not spec.recipe.halved:
         return {"out_of_memory": True, "done": False}
     run, workers = Run(spec), world_size()
     try:

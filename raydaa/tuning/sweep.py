@@ -195,9 +195,8 @@ class Sweep:
 
         Hours are foreseen by the mean step so far; before the first report they are unknown.
         """
-        if (
-            self.budget is None or not trial.steps_to_next_rung
-        ):  # one that was paid for, and is trained again for its model
+        # Without steps to go it was paid for, and is trained again for its model.
+        if self.budget is None or not trial.steps_to_next_rung:
             return True
         done = sum(t.reached for t in self.trials.values())
         seconds = sum(t.seconds for t in self.trials.values())
