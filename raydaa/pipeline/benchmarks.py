@@ -18,7 +18,7 @@ from raydaa.store.artifacts import key_of
 from raydaa.store.tables import read
 
 if TYPE_CHECKING:
-    from raydaa.pipeline.generation import Job
+    from raydaa.pipeline.generate import Job
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from raydaa.generation.serving import available, missing
 from raydaa.judging.judge import judge_of
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.generation import engine_of, on_gpus
+from raydaa.pipeline.generate import engine_of, on_gpus
 from raydaa.pipeline.measure import Published
 from raydaa.pipeline.starts import models_named, sft_fraction
 from raydaa.settings.base import values_of

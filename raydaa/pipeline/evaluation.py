@@ -13,11 +13,11 @@ from raydaa.evaluation.reliability import kappa
 from raydaa.generation.sample import Sampling
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.generation import Job, engine_of, generate, repeatable
-from raydaa.pipeline.judging import judge
+from raydaa.pipeline.generate import Job, engine_of, generate, repeatable
+from raydaa.pipeline.judge import judge
 from raydaa.pipeline.measure import measure, notes_on_judge
 from raydaa.pipeline.outputs import write_outputs, write_questions
-from raydaa.pipeline.scoring import AGREEMENT, Scores, is_scored, score, scorers_gap
+from raydaa.pipeline.score import AGREEMENT, Scores, is_scored, score, scorers_gap
 from raydaa.pipeline.stage import missing
 from raydaa.pipeline.starts import Start
 from raydaa.settings.evaluation import SamplingSettings

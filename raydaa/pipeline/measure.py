@@ -15,7 +15,7 @@ from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.generation import Job
+from raydaa.pipeline.generate import Job
 from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.store.tables import GENERATIONS, ORDERS, VERDICTS, column, read
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.pipeline.benchmarks import Benchmark
-from raydaa.pipeline.generation import Job
+from raydaa.pipeline.generate import Job
 from raydaa.store.artifacts import key_of, write_text
 from raydaa.store.output import Output
 from raydaa.store.study_folder import StudyFolder

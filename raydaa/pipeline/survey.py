@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from raydaa.cluster import expected_resources
-from raydaa.pipeline import align, generation, harness, judging, prepare, reference, scoring, sft
+from raydaa.pipeline import align, generate, harness, judge, prepare, reference, score, sft
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.evaluation import Contest, contest
 from raydaa.pipeline.stage import Stage, Work
@@ -18,7 +18,7 @@ from raydaa.store.records import Trial, TrialState
 from raydaa.study import Study
 from raydaa.tuning.sweep import Sweep
 
-ROOMS = (prepare, sft, reference, align, generation, scoring, judging, harness)
+ROOMS = (prepare, sft, reference, align, generate, score, judge, harness)
 REPORT = Stage("report", "tables, figures, one page, the best models", "everything above", "this process", ("judge",))
 STAGES = (*(room.STAGE for room in ROOMS), REPORT)
 
@@ -88,8 +88,8 @@ def _walk_evaluation(context: Context, wanted: Contest, note: Callable[[str, int
     jobs = wanted.jobs
     if not note("generate", sum(job.output.done for job in jobs), len(jobs)):
         return
-    scored = note("score", *_count(scoring.start_tasks(context, wanted.moved)))
-    verdicts = [one for benchmark, jobs in wanted.judgements for one in judging.verdict_work(context, benchmark, jobs)]
+    scored = note("score", *_count(score.start_tasks(context, wanted.moved)))
+    verdicts = [one for benchmark, jobs in wanted.judgements for one in judge.verdict_work(context, benchmark, jobs)]
     judged = note("judge", *_count(verdicts))
     settings = context.settings.evaluation.lm_eval
     asked = note("harness", *((0, 0) if settings is None else (int(context.at.harness.exists()), 1)))

@@ -11,7 +11,7 @@ import ray
 from raydaa.accelerators import name_there
 from raydaa.cluster import Resources
 from raydaa.errors import InputError
-from raydaa.pipeline import checks, generation
+from raydaa.pipeline import checks, generate
 from raydaa.pipeline.checks import check_accelerator, check_room
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.starts import Start
@@ -147,7 +147,7 @@ def test_what_a_study_imports_is_looked_for_where_it_runs(
     answered: Answered, monkeypatch: pytest.MonkeyPatch, there: list[str], told: str | None
 ) -> None:
     """A head may have none of it."""
-    monkeypatch.setattr(checks, "engine_of", lambda _: generation.VLLM)
+    monkeypatch.setattr(checks, "engine_of", lambda _: generate.VLLM)
     asked = answered(there)
     tree = micro(scaling={"gpus_per_worker": 1, "workers": 8, "accelerator": "A100"})
     tree["training"] |= {"attention": "flash_attention_2"}

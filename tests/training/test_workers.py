@@ -17,7 +17,7 @@ from raydaa.algorithms.catalog import use
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
 from raydaa.data.batches import split_work
-from raydaa.pipeline.scoring import ScoreTask
+from raydaa.pipeline.score import ScoreTask
 from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.output import Output

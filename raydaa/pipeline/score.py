@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.generation import Job, processes
+from raydaa.pipeline.generate import Job, processes
 from raydaa.pipeline.stage import Stage, ensure, missing
 from raydaa.pipeline.starts import Start
 from raydaa.store.output import Output

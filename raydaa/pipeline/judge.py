@@ -8,7 +8,7 @@ from raydaa.errors import InputError
 from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.generation import Job
+from raydaa.pipeline.generate import Job
 from raydaa.pipeline.stage import Stage, ensure
 from raydaa.store.output import Output
 from raydaa.store.tables import GENERATIONS, VERDICTS, column, read
