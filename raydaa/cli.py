@@ -189,14 +189,14 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _stages(options: argparse.Namespace) -> int:
-    from raydaa.pipeline.survey import STAGES, render_survey, stages_table, survey
+    from raydaa.pipeline.survey import descriptions, render_survey, stages_table, survey
 
     if options.study is None:
-        _show(options, STAGES, lambda _: stages_table())
+        _show(options, descriptions(), lambda _: stages_table())
         return 0
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    found = survey(_study(options, {"storage.study": options.output} if options.output else {}))
-    _show(options, found, render_survey)
+    study = _study(options, {"storage.study": options.output} if options.output else {})
+    _show(options, survey(study), render_survey)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from raydaa.generation.server import Endpoint
 from raydaa.settings.evaluation import HarnessSettings
 from raydaa.store.artifacts import file_hash, files_below, read_json
+from raydaa.store.records import HarnessScore, HarnessScores
 
 MOST = 2048  # tokens, where a model does not say
 NO_FILTER = ",none"  # behind the name of a metric that nothing was filtered for
@@ -58,11 +59,10 @@ def _found(include_path: str | None, _: str, names: tuple[str, ...]) -> Any:
     return TaskManager(include_path=include_path)
 
 
-def ask(endpoint: Endpoint, model: Path, tokenizer: Path, settings: HarnessSettings) -> dict[str, dict[str, Any]]:
+def ask(endpoint: Endpoint, model: Path, tokenizer: Path, settings: HarnessSettings) -> HarnessScores:
     """Scores of ``model``, which answers at ``endpoint``, by task and metric.
 
-    Each has its ``value`` and ``standard_error`` (None where the harness has none). Prompts are read, and as chats
-    rendered, by the tokenizer in the folder ``tokenizer``.
+    Prompts are read, and as chats rendered, by the tokenizer in the folder ``tokenizer``.
     """
     with without_proxies():
         found: Any = _evaluated(endpoint, settings.max_length or positions(model), tokenizer, settings)
@@ -107,13 +107,13 @@ def _evaluated(endpoint: Endpoint, longest: int, tokenizer: Path, settings: Harn
     )
 
 
-def _metrics(values: dict[str, Any]) -> dict[str, Any]:
-    scores = {}
+def _metrics(values: dict[str, Any]) -> dict[str, HarnessScore]:
+    scores: dict[str, HarnessScore] = {}
     for name, value in values.items():
         metric, comma, filtered = name.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = values.get(f"{metric}_stderr,{filtered}")
         error = float(error) if isinstance(error, int | float) else None
-        scores[name.removesuffix(NO_FILTER)] = {"value": float(value), "standard_error": error}
+        scores[name.removesuffix(NO_FILTER)] = HarnessScore(float(value), error)
     return scores

@@ -18,7 +18,7 @@ from raydaa.store.artifacts import key_of
 from raydaa.store.tables import read
 
 if TYPE_CHECKING:
-    from raydaa.pipeline.generate import Job
+    from raydaa.pipeline.responses import GenerationWork
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Benchmark:
         other = self.settings.model_copy(update={"judge": judge}).judged_by(judge)
         return replace(self, judge=judge_of(other))
 
-    def baseline_key(self, jobs: Mapping[str, "Job"]) -> str | None:
+    def baseline_key(self, judged: Mapping[str, "GenerationWork"]) -> str | None:
         """What the baseline's responses depend on; None where nobody judges."""
         if self.judge is None:
             return None
-        return key_of(responses=self.fixed) if self.fixed is not None else jobs[self.baseline].output.key
+        return key_of(responses=self.fixed) if self.fixed is not None else judged[self.baseline].output.key
 
 
 def benchmarks(context: Context) -> list[Benchmark]:

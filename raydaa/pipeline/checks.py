@@ -12,11 +12,11 @@ from raydaa.errors import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing
 from raydaa.judging.judge import judge_of
+from raydaa.pipeline.benchmark_figures import Published
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.generate import engine_of, on_gpus
-from raydaa.pipeline.measure import Published
-from raydaa.pipeline.starts import models_named, sft_fraction
+from raydaa.pipeline.named_models import models_named, sft_fraction
+from raydaa.pipeline.responses import engine_of, on_gpus
 from raydaa.settings.base import values_of
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import read_json, tokenizer_hash
@@ -87,6 +87,18 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
                 f"{place}: {new} and the longest prompt's {longest} exceed the model's {positions} positions; "
                 f"use at most {positions - longest}"
             )
+
+
+def check_cluster(context: Context) -> None:
+    """The cluster can do what the study asks for; InputError, with the study's file, where not."""
+    try:
+        check_accelerator(context)
+        check_room(context)
+        check_folders(context)
+        check_installed(context)
+        check_tracking(context)
+    except InputError as error:
+        raise InputError(f"{context.study.where}: {error}") from None
 
 
 def check_folders(context: Context) -> None:

@@ -2,35 +2,35 @@
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from raydaa.algorithms.catalog import is_custom, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
 from raydaa.compat.ray import send_with_code
 from raydaa.judging.judge import Spent
+from raydaa.pipeline.named_models import ModelRef
 from raydaa.pipeline.resolve import Resolved, resolve
-from raydaa.pipeline.starts import Start
 from raydaa.progress import Progress
 from raydaa.settings.study import StudySettings
-from raydaa.settings.training import TrainingSettings
 from raydaa.store.mirror import STUDY, Mirror, MirrorError
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
-from raydaa.training.reference import Scoring
 from raydaa.training.workers import Workers
 
 RECOUNT_SECONDS = 2.0
-ON_CPU = 1024  # beyond it larger products gain nothing; a fixed number keeps results the same from run to run
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What the prepare stage leaves: the base model, the tables, and what is in them."""
 
-    base: Start
+    base: ModelRef
     tokenizer: Path  # folder, with the chat template that the study speaks
     folders: dict[str, Path]  # of the table groups pairs, sft, prompts, prompts.<benchmark>
     keys: dict[str, str]
@@ -49,22 +49,20 @@ class Context:
     progress: Progress
     resources: Resources
     prepared: Prepared
+    spending: dict[str, Spent] = field(default_factory=dict)  # of each model that judges: limits are the run's
+    failures: list[str] = field(default_factory=list)  # that nothing else waits for, in one line each
+    _known: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
 
-    def tokens_of(self, training: TrainingSettings) -> int:
-        """Tokens per micro-batch: what the study says, else what was measured, else a fixed number for CPUs."""
-        if training.tokens_per_microbatch != "auto":
-            return training.tokens_per_microbatch
-        if not self.workers.gpus:
-            return ON_CPU
-        measured = self.at.budget.read()
-        assert measured is not None, "the budget is measured before anything trains"
-        return measured.tokens
+    def once(self, ask: Callable[["Context"], Value]) -> Value:
+        """What ``ask`` says of this run, asked once: what stages leave for those after them is such a function."""
+        if ask not in self._known:
+            self._known[ask] = ask(self)
+        known: Value = self._known[ask]
+        return known
 
-    def keep_to(self, tokens: int | None) -> None:
-        """What was measured was too much for a trial: also a run that takes the study up again begins with less."""
-        measured = None if tokens is None else self.at.budget.read()
-        if tokens is not None and measured is not None and tokens < measured.tokens:
-            self.at.budget.write(replace(measured, tokens=tokens))
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels with Tune's state: not what was asked before."""
+        return {**vars(self), "_known": {}}
 
     @property
     def settings(self) -> StudySettings:
@@ -80,11 +78,6 @@ class Context:
     def at(self) -> StudyFolder:
         """Where in it each lies."""
         return StudyFolder(self.folder)
-
-    @cached_property
-    def spending(self) -> dict[str, Spent]:
-        """What each language model that judges was asked for in this run: their limits are the run's."""
-        return {}
 
     @cached_property
     def mirror(self) -> Mirror | None:
@@ -134,18 +127,6 @@ class Context:
         if not self.workers.in_process:
             return self.whole_machine
         return replace(self.workers, count=1, threads=max(self.workers.threads, self.resources.cpus))
-
-    def scoring(self, attention: str = "auto") -> Scoring:
-        """How a model that is not trained is asked for log-probabilities."""
-        settings = self.settings
-        return Scoring(
-            precision=settings.training.precision,
-            budget=self.tokens_of(settings.training),
-            attention=attention,
-            trust_remote_code=settings.model.trust_remote_code,
-            apart=self.resolved.apart,
-            cpu_offload=settings.scaling.cpu_offload,
-        )
 
 
 class LiveSlots:

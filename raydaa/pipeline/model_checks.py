@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from raydaa.errors import InputError, first_line
 from raydaa.pipeline.context import Prepared
-from raydaa.pipeline.starts import models_named, sft_fraction
+from raydaa.pipeline.named_models import models_named, sft_fraction
 from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, write_json
 from raydaa.store.models import local_model
 from raydaa.store.tables import read

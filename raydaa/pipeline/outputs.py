@@ -7,43 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.pipeline.benchmarks import Benchmark
-from raydaa.pipeline.generate import Job
+from raydaa.pipeline.responses import GenerationWork
 from raydaa.store.artifacts import key_of, write_text
 from raydaa.store.output import Output
 from raydaa.store.study_folder import StudyFolder
 from raydaa.store.tables import GENERATIONS, QUESTIONS, column, read
 
 
-def write_questions(at: StudyFolder, benchmark: Benchmark, jobs: Mapping[str, Job]) -> str:
+def write_questions(at: StudyFolder, benchmark: Benchmark, judged: Mapping[str, GenerationWork]) -> str:
     """What models were asked and compared with, for who reads the study without its cache; the file's place in it."""
-    output = Output(at.questions, {"prompts": benchmark.key, "baseline": benchmark.baseline_key(jobs)})
+    output = Output(at.questions, {"prompts": benchmark.key, "baseline": benchmark.baseline_key(judged)})
     if not output.done:
-        output.seal(lambda folder: QUESTIONS.write(folder, _questions(benchmark, jobs)))
+        output.seal(lambda folder: QUESTIONS.write(folder, _questions(benchmark, judged)))
     return str(output.folder.relative_to(at.path) / QUESTIONS.name)
 
 
-def _questions(benchmark: Benchmark, jobs: Mapping[str, Job]) -> list[dict[str, Any]]:
+def _questions(benchmark: Benchmark, judged: Mapping[str, GenerationWork]) -> list[dict[str, Any]]:
     prompts = read(benchmark.table).to_pylist()
     against: list[str | None] = [None] * len(prompts)
     if benchmark.fixed is not None:
         against = list(benchmark.fixed)
     elif benchmark.judge is not None:
-        against = column(GENERATIONS.read(jobs[benchmark.baseline].folder), "response")
+        against = column(GENERATIONS.read(judged[benchmark.baseline].folder), "response")
     return [
         {"prompt_id": prompt["prompt_id"], "question": prompt["question"], "baseline": response}
         for prompt, response in zip(prompts, against, strict=True)
     ]
 
 
-def write_outputs(folder: Path, benchmark: Benchmark, jobs: Mapping[str, Job], titles: Mapping[str, str]) -> None:
+def write_outputs(
+    folder: Path, benchmark: Benchmark, judged: Mapping[str, GenerationWork], titles: Mapping[str, str]
+) -> None:
     """One file for each model below ``folder``; benchmarks whose tools are not known here have none."""
     write = {"alpaca_eval": _alpaca_eval, "arena_hard": _arena_hard}.get(benchmark.name)
     if write is None:
         return
     prompts = read(benchmark.table).to_pylist()
-    for name, job in jobs.items():
+    for name, work in judged.items():
         title = re.sub(r"[^A-Za-z0-9._=-]+", "_", titles[name])
-        responses = GENERATIONS.read(job.folder).to_pylist()
+        responses = GENERATIONS.read(work.folder).to_pylist()
         suffix, text = write(title, prompts, responses)
         write_text(folder / benchmark.name / f"{title}{suffix}", text)
 

@@ -5,6 +5,7 @@ Stages are imported by the functions that run them: Ray starts in a thread meanw
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import yaml
@@ -30,6 +31,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     """
     from raydaa.cluster import connecting
     from raydaa.pipeline.context import Context
+    from raydaa.reporting.results import TrialResults
 
     folder = study.folder
     at = StudyFolder(folder)
@@ -41,7 +43,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
             if not locks:
                 progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
             with connecting(address, _surely_prepared(study), _preload(study)) as ready:
-                from raydaa.pipeline.prepare import prepare
+                from raydaa.pipeline.stages.prepare import prepare
 
                 try:
                     _restore(study, progress)
@@ -57,8 +59,9 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
                 write_text(at.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
                 note_versions(at)
                 context = Context(study, progress, ready(), prepared)
-                failure = _run(context)
-            return _report(context, failure)
+                _run_stages(context)
+            _run_report(context)
+            return TrialResults.load(folder)
 
 
 def _restore(study: Study, progress: Progress) -> None:
@@ -103,62 +106,29 @@ def _preload(study: Study) -> list[str]:
     return ["raydaa.tuning.worker_preload"] if wanted else []
 
 
-def _run(context: "Context") -> str | None:
-    """Every stage that needs the cluster; what the harness could not do."""
-    from raydaa.pipeline.align import align
-    from raydaa.pipeline.checks import (
-        check_accelerator,
-        check_folders,
-        check_installed,
-        check_room,
-        check_tracking,
-    )
-    from raydaa.pipeline.evaluation import evaluate, unanswered
-    from raydaa.pipeline.harness import harness
-    from raydaa.pipeline.prune_models import reopen_missing
-    from raydaa.pipeline.reference import reference
-    from raydaa.pipeline.sft import budget, sft
-    from raydaa.reporting.results import TrialResults
+def _run_stages(context: "Context") -> None:
+    """Every stage but the report in its order; one may ask for another that was passed."""
+    from raydaa.pipeline.checks import check_cluster
+    from raydaa.pipeline.graph import runnable_stages
+    from raydaa.pipeline.token_budget import measure_tokens
 
-    try:
-        check_accelerator(context)
-        check_room(context)
-        check_folders(context)
-        check_installed(context)
-        check_tracking(context)
-    except InputError as error:
-        raise InputError(f"{context.study.where}: {error}") from None
-    budget(context)
-    starts = sft(context)
-    context.send()
-    references = reference(context, starts)
-    while True:
-        trials = align(context, starts, references)
+    check_cluster(context)
+    measure_tokens(context)
+    stages = runnable_stages()[:-1]
+    names = [stage.name for stage in stages]
+    number = 0
+    while number < len(stages):
+        again = stages[number].run(context)
         context.send()
-        if reopen_missing(context, unanswered(context, starts, trials)):
-            continue
-        evaluate(context, starts, trials)
-        context.send()
-        results = TrialResults.load(context.folder)
-        if not reopen_missing(context, results.worth_keeping()):
-            return harness(context, starts, results)
+        number += 1
+        if again is not None:
+            context, number = replace(context), names.index(again)  # what was known of this run may have changed
 
 
-def _report(context: "Context", failure: str | None) -> "TrialResults":
-    """The last stage; then InputError about the ``failure`` of one before it."""
-    from raydaa.pipeline.export_best import export_best
-    from raydaa.pipeline.prune_models import remove_dominated
-    from raydaa.reporting.report import write_report
-    from raydaa.reporting.results import TrialResults
+def _run_report(context: "Context") -> None:
+    """The last stage, without Ray; then InputError about what of the others failed."""
+    from raydaa.pipeline.graph import runnable_stages
 
-    shutil.rmtree(context.at.ray, ignore_errors=True)
-    context.progress.start("report", str(context.at.page))
-    results = TrialResults.load(context.folder)
-    export_best(results)
-    results = remove_dominated(context, results)
-    write_report(results, context.at.report)
-    context.send()
-    context.progress.end("written")
-    if failure is not None:  # what was found without it is there all the same
-        raise InputError(f"{context.study.where}: {failure}; what is done is kept")
-    return results
+    runnable_stages()[-1].run(context)
+    if context.failures:  # what was found without it is there all the same
+        raise InputError(f"{context.study.where}: {context.failures[0]}; what is done is kept")

@@ -4,14 +4,27 @@ What every stage would otherwise do by hand stands here: what is whole is left a
 from the mirror, what is missing is made, and two lines say so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from raydaa.pipeline.context import Context
 from raydaa.store.output import Output
 
 KEPT = "kept from before"
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of a stage's outputs are there."""
+
+    done: int
+    total: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to make."""
+        return self.done == self.total
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,40 @@ class Stage:
     after: tuple[str, ...] = ()  # the stages whose outputs it needs
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunnableStage(Stage):
+    """A stage that runs once the tables are prepared and there is a cluster.
+
+    ``elsewhere``: its work is done by machines that are not the cluster's, and comes after what needs those.
+    """
+
+    elsewhere: bool = False
+
+    def run(self, context: Context) -> str | None:
+        """Make what is missing; the name of the stage to go back to, where something that was there is needed again."""
+        raise NotImplementedError
+
+    def count(self, context: Context) -> Count:
+        """What is there, without making anything; the stages that it comes after are complete."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordStage(RunnableStage):
+    """A stage that keeps records of its own in the study's folder, and knows by them how to go on."""
+
+    go: Callable[[Context], str | None]
+    look: Callable[[Context], Count]
+
+    def run(self, context: Context) -> str | None:
+        """By its own function."""
+        return self.go(context)
+
+    def count(self, context: Context) -> Count:
+        """By its own function."""
+        return self.look(context)
+
+
 class Work(Protocol):
     """What a stage does for one output."""
 
@@ -33,34 +80,61 @@ class Work(Protocol):
         """What comes of it."""
 
 
-Some = TypeVar("Some", bound=Work)
+SomeWork = TypeVar("SomeWork", bound=Work)
 
 
-def missing(work: Sequence[Some]) -> list[Some]:
+@dataclass(frozen=True)
+class Batch(Generic[SomeWork]):
+    """Outputs that are made together; ``about`` says what they are, in the line with which that begins."""
+
+    about: str
+    work: Sequence[SomeWork]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputStage(RunnableStage, Generic[SomeWork]):
+    """A stage that makes sealed folders.
+
+    ``batches`` lists them; where it is a generator it goes on when the batch before is made, or, when only looking,
+    whatever is there. ``make`` makes what of a batch is missing and says in a few words what it did; ``finish`` writes
+    what is said of all outputs together.
+    """
+
+    batches: Callable[[Context], Iterable[Batch[SomeWork]]]
+    make: Callable[[Context, Sequence[SomeWork]], str]
+    finish: Callable[[Context], None] | None = None
+
+    def run(self, context: Context) -> None:
+        """Make what is missing."""
+        for batch in self.batches(context):
+            self._ensure(context, batch)
+        if self.finish is not None:
+            self.finish(context)
+
+    def count(self, context: Context) -> Count:
+        """Ask each output whether it is there."""
+        work = [item for batch in self.batches(context) for item in batch.work]
+        return Count(sum(item.output.done for item in work), len(work))
+
+    def _ensure(self, context: Context, batch: Batch[SomeWork]) -> None:
+        if not batch.work:
+            return
+        context.progress.start(self.name, batch.about)
+        left = missing(batch.work)
+        if context.mirror is not None and (shared := [item for item in left if item.output.shared is not None]):
+            for item in shared:
+                context.mirror.pull(item.output.folder, f"{item.output.shared}/{item.output.key}")
+            left = missing(left)
+        summary = self.make(context, left) if left else ""
+        for item in batch.work:  # another study may have made it and told no mirror
+            if item.output.shared is not None:
+                context.send(item.output.folder, f"{item.output.shared}/{item.output.key}")
+        kept = len(batch.work) - len(left)
+        if kept:
+            summary = f"{summary}; {kept} {KEPT}" if summary else KEPT
+        context.progress.end(summary)
+
+
+def missing(work: Sequence[SomeWork]) -> list[SomeWork]:
     """What is still to be done."""
-    return [one for one in work if not one.output.done]
-
-
-def ensure(
-    context: Context,
-    stage: Stage,
-    about: str,
-    work: Sequence[Some],
-    make: Callable[[list[Some]], str],
-    tell_kept: bool = True,
-) -> None:
-    """Do what of ``work`` is not done, by ``make``, which says in a few words what it did."""
-    context.progress.start(stage.name, about)
-    left = missing(work)
-    if context.mirror is not None and (elsewhere := [one for one in left if one.output.shared is not None]):
-        for one in elsewhere:
-            context.mirror.pull(one.output.folder, f"{one.output.shared}/{one.output.key}")
-        left = missing(left)
-    told = make(left)
-    for one in work:  # another study may have made it and told no mirror
-        if one.output.shared is not None:
-            context.send(one.output.folder, f"{one.output.shared}/{one.output.key}")
-    kept = len(work) - len(left)
-    if kept and tell_kept:
-        told = f"{told}; {kept} {KEPT}" if len(work) > 1 else KEPT
-    context.progress.end(told)
+    return [item for item in work if not item.output.done]

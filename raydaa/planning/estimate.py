@@ -19,11 +19,12 @@ from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
 from raydaa.errors import InputError, first_line
-from raydaa.pipeline.align import trial_recipe
-from raydaa.pipeline.context import ON_CPU, Prepared
-from raydaa.pipeline.prepare import tokenized
+from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.named_models import base_model, sft_fraction
 from raydaa.pipeline.resolve import Resolved, resolve
-from raydaa.pipeline.starts import base_model, sft_fraction
+from raydaa.pipeline.stages.prepare import tokenized
+from raydaa.pipeline.token_budget import ON_CPU
+from raydaa.pipeline.trials import trial_recipe
 from raydaa.planning.judging import plan_judging
 from raydaa.planning.values import DataPlan, DiskPlan, MemoryPlan, Plan, SavingPlan, StepPlan, TrialCount, WorkPlan
 from raydaa.settings.study import StudySettings

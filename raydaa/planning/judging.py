@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.context import Prepared
-from raydaa.pipeline.evaluation import group_of
+from raydaa.pipeline.trials import group_of
 from raydaa.planning.values import JudgingPlan
 from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.settings.judge import LanguageJudgeSettings

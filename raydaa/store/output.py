@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.store.artifacts import intact, key_of, make_folder
+from raydaa.store.study_folder import OUTPUT, Record, RecordFile
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Output:
     def done(self) -> bool:
         """Whether it is there, whole."""
         return intact(self.folder)
+
+    def record(self, kind: type[Record]) -> Record:
+        """The one record that it is, by `seal_record`."""
+        record = RecordFile(self.folder / OUTPUT, kind).read()
+        assert record is not None, "what is sealed is whole"
+        return record
+
+    def seal_record(self, record: Record) -> None:
+        """Made of one record."""
+        self.seal(lambda folder: RecordFile(folder / OUTPUT, type(record)).write(record))
 
     def seal(self, fill: Callable[[Path], None]) -> None:
         """Made by ``fill``, whole or not at all."""

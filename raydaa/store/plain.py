@@ -29,17 +29,17 @@ def from_plain(kind: type[Value], value: Mapping[str, Any]) -> Value:
     unknown = set(value) - {known.name for known in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-    return kind(**{name: _typed(hints[name], inner) for name, inner in value.items()})
+    return kind(**{name: typed_value(hints[name], inner) for name, inner in value.items()})
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def typed_value(hint: Any, value: Any) -> Any:
     """``value`` as a field of type ``hint`` holds it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if value is None:
         return None
     if origin in (Union, types.UnionType):
         held = [part for part in arguments if is_dataclass(part) or get_origin(part) in (tuple, list, dict)]
-        return _typed(held[0], value) if len(held) == 1 else value
+        return typed_value(held[0], value) if len(held) == 1 else value
     if origin is not None:
         return _held(origin, arguments, value)
     if isinstance(hint, type) and is_dataclass(hint):
@@ -53,9 +53,9 @@ def _held(origin: Any, arguments: tuple[Any, ...], value: Any) -> Any:
     """The members of a tuple, a list or a mapping; anything else as it is."""
     if origin is tuple:
         kinds = arguments if arguments[-1] is not Ellipsis else (arguments[0],) * len(value)
-        return tuple(_typed(kind, inner) for kind, inner in zip(kinds, value, strict=True))
+        return tuple(typed_value(kind, inner) for kind, inner in zip(kinds, value, strict=True))
     if origin is list:
-        return [_typed(arguments[0], inner) for inner in value]
+        return [typed_value(arguments[0], inner) for inner in value]
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {name: _typed(arguments[1], inner) for name, inner in value.items()}
+        return {name: typed_value(arguments[1], inner) for name, inner in value.items()}
     return value

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from raydaa.errors import InputError
 from raydaa.evaluation.figures import Evaluation
 from raydaa.store.artifacts import read_json, write_json
-from raydaa.store.plain import from_plain, to_plain
+from raydaa.store.plain import to_plain, typed_value
 from raydaa.store.records import (
     BudgetRecord,
     CostRecord,
@@ -26,7 +26,7 @@ from raydaa.store.records import (
 MODEL = "model"  # in a trial's folder
 RUN_STATE = "run.json"  # in a checkpoint: its step, and who can read it
 COST = "cost.json"  # beside log-probabilities: what making them took, and taking them from here saves
-HARNESS_SCORES = "scores.json"  # of one model
+OUTPUT = "output.json"  # in the sealed folder of a stage that has one record to leave
 PAGE = "index.html"  # of a report
 CARD = "raydaa.json"  # beside weights that are handed over: settings and figures
 FORMAT = 1  # of study folders: counted up by whoever changes what a file of theirs is called or says
@@ -44,7 +44,7 @@ class RecordFile(Generic[Record]):
         """What it says; None where there is none, or it was cut off. InputError where it says something else."""
         value = read_json(self.path)
         try:
-            return None if value is None else from_plain(self.kind, value)
+            return None if value is None else typed_value(self.kind, value)
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{self.path}: was not written by this version ({error}); use another folder") from None
 
@@ -216,11 +216,6 @@ class StudyFolder:
         return RecordFile(self.path / "versions.json", VersionsRecord)
 
     @property
-    def harness_scores(self) -> Path:
-        """A sealed folder for each model that its tasks were put to."""
-        return self.path / "harness"
-
-    @property
     def optuna(self) -> Path:
         """The searches as Optuna keeps them."""
         return self.path / "optuna.db"
@@ -235,10 +230,9 @@ class StudyFolder:
         """Ray's own folder, while it runs."""
         return self.path / "ray"
 
-    @property
-    def sft(self) -> Path:
-        """A folder for each SFT run, as of a trial without a record."""
-        return self.path / "sft"
+    def of_stage(self, name: str) -> Path:
+        """A sealed folder for each output of a stage, where the stage has no other place."""
+        return self.path / name
 
     @property
     def questions(self) -> Path:

@@ -16,7 +16,7 @@ from raydaa.judging.cache import VerdictCache
 from raydaa.judging.judge import JudgeError, Spent, judge_of
 from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.prompt import judge_prompt
-from raydaa.pipeline.measure import arena_of
+from raydaa.pipeline.benchmark_figures import arena_of
 from raydaa.results import TrialResults
 from raydaa.settings.evaluation import BENCHMARKS
 from raydaa.settings.judge import LanguageJudgeSettings, OpenAIJudge

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.pipeline.evaluation import trials_to_evaluate
+from raydaa.pipeline.trials import trials_to_evaluate
 from raydaa.store.records import Point, Trial
 from raydaa.store.study_folder import StudyFolder
 

@@ -13,8 +13,8 @@ import transformers
 
 from raydaa.data.tokenize import Encoder
 from raydaa.errors import InputError
-from raydaa.pipeline import prepare as stage
 from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.stages import prepare as stage
 from raydaa.progress import Progress
 from raydaa.store.artifacts import read_json
 from raydaa.study import Study

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from raydaa.pipeline.prepare import prepare
-from raydaa.pipeline.reference import depends_on
+from raydaa.pipeline.stages.prepare import prepare
+from raydaa.pipeline.stages.reference import depends_on
 from raydaa.pocket import world as pocket
 from raydaa.progress import Progress
 from raydaa.store.artifacts import key_of

@@ -11,10 +11,11 @@ import ray
 from raydaa.accelerators import name_there
 from raydaa.cluster import Resources
 from raydaa.errors import InputError
-from raydaa.pipeline import checks, generate
+from raydaa.pipeline import checks, responses
 from raydaa.pipeline.checks import check_accelerator, check_room
 from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.starts import Start
+from raydaa.pipeline.named_models import ModelRef
+from raydaa.pipeline.token_budget import lower_tokens
 from raydaa.progress import Progress
 from raydaa.store.records import BudgetRecord
 from raydaa.study import Study
@@ -22,7 +23,7 @@ from tests.studies import micro
 
 
 def context(resources: Resources, **scaling: Any) -> Context:
-    prepared = Prepared(Start("base", Path(), ""), Path(), {}, {}, {})
+    prepared = Prepared(ModelRef("base", Path(), ""), Path(), {}, {}, {})
     return Context(Study.from_tree(micro(scaling=scaling)), Progress(1), resources, prepared)
 
 
@@ -147,11 +148,11 @@ def test_what_a_study_imports_is_looked_for_where_it_runs(
     answered: Answered, monkeypatch: pytest.MonkeyPatch, there: list[str], told: str | None
 ) -> None:
     """A head may have none of it."""
-    monkeypatch.setattr(checks, "engine_of", lambda _: generate.VLLM)
+    monkeypatch.setattr(checks, "engine_of", lambda _: responses.VLLM)
     asked = answered(there)
     tree = micro(scaling={"gpus_per_worker": 1, "workers": 8, "accelerator": "A100"})
     tree["training"] |= {"attention": "flash_attention_2"}
-    prepared = Prepared(Start("base", Path(), ""), Path(), {}, {}, {})
+    prepared = Prepared(ModelRef("base", Path(), ""), Path(), {}, {}, {})
     resources = Resources(96, 8, local=False, accelerators=A100, nodes=(BOX,))
     made = Context(Study.from_tree(tree), Progress(1), resources, prepared)
     if told is None:
@@ -183,12 +184,12 @@ def test_shares_of_gpus(gpus: float, workers: int, told: str | None) -> None:
 
 
 def test_a_budget_that_was_too_much_for_a_trial_is_lowered(tmp_path: Path) -> None:
-    prepared = Prepared(Start("base", Path(), ""), Path(), {}, {}, {})
+    prepared = Prepared(ModelRef("base", Path(), ""), Path(), {}, {}, {})
     study = Study.from_tree(micro(), {"storage.study": str(tmp_path)})
     made = Context(study, Progress(1), Resources(8, 8, local=False), prepared)
-    made.keep_to(512)  # nothing was measured
+    lower_tokens(made, 512)  # nothing was measured
     assert not made.at.budget.exists()
     made.at.budget.write(BudgetRecord("k", 8192))
     for tokens in (None, 4096, 16384):
-        made.keep_to(tokens)
+        lower_tokens(made, tokens)
     assert made.at.budget.read() == BudgetRecord("k", 4096)

@@ -146,4 +146,4 @@ def test_a_new_machine_goes_on_from_the_mirror(store: str, tmp_path: Path) -> No
         shutil.rmtree(command.folder)
     assert tables[0] == tables[1]
     assert "mirror    0 files restored" in outputs[0]
-    assert outputs[1].count("kept from before") == 4  # sft, reference, generate, score
+    assert outputs[1].count("kept from before") == 5  # sft, reference, generate, score, judge

@@ -17,7 +17,7 @@ from raydaa.algorithms.catalog import use
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
 from raydaa.data.batches import split_work
-from raydaa.pipeline.score import ScoreTask
+from raydaa.pipeline.stages.score import ScoreTask
 from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
 from raydaa.store.output import Output
@@ -230,7 +230,7 @@ def responses(spec: RunSpec, folder: Path) -> ScoreTask:
     pairs = read(Path(spec.data.train)).to_pylist()
     said = [{"prompt_id": str(pair["pair_id"]), "tokens": pair["chosen_tokens"]} for pair in pairs]
     GENERATIONS.write(folder, said)
-    return ScoreTask(str(folder), spec.data.train, Output(folder, {}), spec.start, SCORING, None, 0)
+    return ScoreTask(str(folder), spec.data.train, Output(folder, {}), spec.start, SCORING, None)
 
 
 def tables_of(spec: RunSpec) -> dict[str, str]:

@@ -12,10 +12,10 @@ from raydaa.errors import InputError
 from raydaa.pipeline.checks import check_baselines, check_lengths, check_models
 from raydaa.pipeline.context import Prepared
 from raydaa.pipeline.model_checks import check_caches, check_model
-from raydaa.pipeline.stage import KEPT, Stage
-from raydaa.pipeline.starts import Start, base_model
+from raydaa.pipeline.named_models import ModelRef, base_model
+from raydaa.pipeline.stage import KEPT, Count, Stage
 from raydaa.progress import Progress
-from raydaa.store.artifacts import write_text
+from raydaa.store.artifacts import intact, write_text
 from raydaa.store.records import DataReport
 from raydaa.store.study_folder import StudyFolder
 from raydaa.study import Study
@@ -26,7 +26,6 @@ STAGE = Stage(
     writes="tokenized tables (Parquet), rejects, a report on the data",
     depends_on="data files, tokenizer, chat template, lengths",
     engine="pyarrow",
-    after=(),
 )
 
 
@@ -39,7 +38,7 @@ def prepare(study: Study, progress: Progress) -> Prepared:
         base = base_model(study)
         check_models(study.settings, base)
         prepared, tables = tokenized(study, base)
-        prepared = replace(prepared, base=Start.at("base", base))
+        prepared = replace(prepared, base=ModelRef.at("base", base))
         check_lengths(study.settings, prepared)
         check_baselines(study.settings, prepared)
         check_model(study, prepared)
@@ -66,11 +65,12 @@ def _unread(report: DataReport) -> str:
     return f"; columns not read: {', '.join(names)}" if names else ""
 
 
-def table_folders(study: Study, base: Path) -> list[Path]:
-    """Where the study's tables lie, made or not."""
+def count(study: Study, base: Path) -> Count:
+    """How many groups of the study's tables are there."""
     settings, cache = study.settings, study.cache / "prepared"
     folder = study_tokenizer(base, settings.data.chat_template, cache, settings.model.trust_remote_code)
-    return [table_folder(cache, group, key) for group, key in open_inputs(settings, folder).keys.items()]
+    groups = open_inputs(settings, folder).keys
+    return Count(sum(intact(table_folder(cache, group, key)) for group, key in groups.items()), len(groups))
 
 
 def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
@@ -83,4 +83,4 @@ def tokenized(study: Study, base: Path) -> tuple[Prepared, Tables]:
     folder = study_tokenizer(base, settings.data.chat_template, cache, trust)
     inputs = open_inputs(settings, folder)
     tables = write_tables(inputs, settings.data, load_tokenizer(folder, trust), cache)
-    return Prepared(Start("base", base, ""), folder, tables.folders, inputs.keys, tables.report.rows), tables
+    return Prepared(ModelRef("base", base, ""), folder, tables.folders, inputs.keys, tables.report.rows), tables

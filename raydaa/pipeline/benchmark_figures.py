@@ -15,30 +15,32 @@ from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
-from raydaa.pipeline.generate import Job
+from raydaa.pipeline.responses import GenerationWork
 from raydaa.settings.evaluation import BenchmarkSettings
 from raydaa.store.tables import GENERATIONS, ORDERS, VERDICTS, column, read
 
 
 def measure(
-    context: Context, benchmark: Benchmark, jobs: Mapping[str, Job], verdicts: Mapping[str, Path]
+    context: Context, benchmark: Benchmark, judged: Mapping[str, GenerationWork], verdicts: Mapping[str, Path]
 ) -> dict[str, BenchmarkFigures]:
     """The figures of every model that answered, by name."""
-    answers = {name: GENERATIONS.read(job.folder) for name, job in jobs.items()}
+    answers = {name: GENERATIONS.read(work.folder) for name, work in judged.items()}
     texts = {name: column(table, "response") for name, table in answers.items()}
     found = {}
     for name, table in answers.items():
         lengths = list(map(len, column(table, "tokens")))
         found[name] = BenchmarkFigures(
-            answers=str(jobs[name].folder.relative_to(context.folder)),
+            answers=str(judged[name].folder.relative_to(context.folder)),
             responses=response_figures(texts[name], lengths, column(table, "cut")),
         )
     if not verdicts:
         return found
-    judged = _Judged(context, benchmark, texts, {name: VERDICTS.read(folder) for name, folder in verdicts.items()})
+    verdict_figures = _Judged(
+        context, benchmark, texts, {name: VERDICTS.read(folder) for name, folder in verdicts.items()}
+    )
     for name, folder in verdicts.items():
         place = str(folder.relative_to(context.folder))
-        found[name] = judged.figures(name, replace(found[name], verdicts=place))
+        found[name] = verdict_figures.figures(name, replace(found[name], verdicts=place))
     return found
 
 

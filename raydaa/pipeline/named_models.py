@@ -13,7 +13,7 @@ from raydaa.training.model import write_model
 
 
 @dataclass(frozen=True)
-class Start:
+class ModelRef:
     """A model that trials start from, or that is judged beside them."""
 
     name: str
@@ -21,9 +21,9 @@ class Start:
     hash: str
 
     @staticmethod
-    def at(name: str, folder: Path) -> "Start":
+    def at(name: str, folder: Path) -> "ModelRef":
         """The model in ``folder``, known by its weights."""
-        return Start(name, folder, model_hash(folder))
+        return ModelRef(name, folder, model_hash(folder))
 
 
 def base_model(study: Study) -> Path:

@@ -1,0 +1,155 @@
+"""The stage align: the sweep of all trials."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from raydaa.algorithms.catalog import method_class
+from raydaa.errors import InputError
+from raydaa.pipeline.benchmarks import benchmarks
+from raydaa.pipeline.contest import evaluated_trial, wanted_responses
+from raydaa.pipeline.context import Context, LiveSlots
+from raydaa.pipeline.prune_models import reopen_missing
+from raydaa.pipeline.stage import Count, RecordStage, missing
+from raydaa.pipeline.stages.reference import references
+from raydaa.pipeline.stages.score import is_scored
+from raydaa.pipeline.stages.sft import starts
+from raydaa.pipeline.token_budget import lower_tokens, tokens_of
+from raydaa.pipeline.trials import keyed_recipe, make_sweep, sweep_before, trials_listed, trials_to_evaluate
+from raydaa.reporting.tensorboard import export_trial
+from raydaa.store.mirror import STUDY, push_soon
+from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialState
+from raydaa.training.spec import DataSpec, Recipe, RunSpec
+from raydaa.tuning.search_space import export, label_of, title_of
+from raydaa.tuning.sweep import Sweep, SweptTrial
+
+
+def _align(context: Context) -> None:
+    """Every trial of the study finished, stopped or failed, and those with a model that have something to answer."""
+    while True:
+        trials = _sweep(context)
+        if not reopen_missing(context, _unanswered(context, trials)):
+            return
+        context.send()
+
+
+def _look(context: Context) -> Count:
+    """How many trials are over, of how many."""
+    sweep = context.once(sweep_before)
+    over = {trial.key for trial in sweep.trials.values() if trial.over}
+    for trial in context.once(trials_listed):  # that one was stopped does not stand in its folder
+        if trial.state == TrialState.STOPPED or (trial.state.is_over and trial.key not in sweep.trials):
+            over.add(trial.key)
+    return Count(len(over), max(len(sweep.trials) + sweep.undrawn, len(over)))
+
+
+def _sweep(context: Context) -> list[Trial]:
+    from raydaa.tuning.schedule import run
+    from raydaa.tuning.trackers import trackers
+
+    settings = context.settings
+    sweep = make_sweep(context, partial(_recipe_with_tokens, context))
+    context.progress.start("align", f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
+    news = _News(context, sweep)
+    news.write_list()
+    callbacks = list(trackers(settings.tracking, settings.name, context.at).values())
+    run(sweep, partial(_spec_of, context), context.workers, LiveSlots(context), news.notify, callbacks)
+    news.write_list()
+    context.at.optuna.unlink(missing_ok=True)
+    export(sweep.groups, f"sqlite:///{context.at.optuna}")
+    ended = [_trial(trial) for trial in sweep.trials.values()]
+    context.at.trial_list.write(TrialList(tuple(ended)))
+    states = [trial.state for trial in ended]
+    context.progress.end(", ".join(f"{states.count(s)} {s}" for s in TrialState if s.is_over and s in states))
+    if TrialState.FINISHED not in states:
+        records = [context.at.trial(trial.key).record.read() for trial in ended]
+        reasons = sorted({record.reason for record in records if record is not None})
+        raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
+    return ended
+
+
+def _unanswered(context: Context, trials: Sequence[Trial]) -> list[Trial]:
+    """Trials whose model was removed and has to answer."""
+    looked_at = trials_to_evaluate(context.at, trials, context.settings.evaluation.judge_trials)
+    removed = [trial for trial in looked_at if not context.at.trial(trial.key).model.exists()]
+    models = [evaluated_trial(context, trial) for trial in removed]
+    judged, for_kl = wanted_responses(context, benchmarks(context), models)
+    on_gpu = context.workers.gpus > 0  # where generation and the scorer always differ
+    unanswered: list[Trial] = []
+    for trial in removed:
+        responses = [for_kl[trial.key], *(by_name[trial.key] for by_name in judged.values())]
+        if missing(responses) or (on_gpu and not is_scored(context, for_kl[trial.key])):
+            unanswered.append(trial)
+    return unanswered
+
+
+def _recipe_with_tokens(context: Context, point: Point) -> tuple[str, Recipe]:
+    """A trial's key and recipe, with the tokens per micro-batch that there is room for."""
+    key, recipe = keyed_recipe(context, context.once(starts), point)
+    return key, recipe.with_tokens(tokens_of(context, recipe.training))
+
+
+def _spec_of(context: Context, trial: SweptTrial, recipe: Recipe) -> RunSpec:
+    """A trial's run with its files."""
+    init, prepared = trial.point.init, context.prepared
+    reference = context.once(references)[init]
+    data = DataSpec(
+        train=str(prepared.table("train")),
+        validation=str(prepared.table("validation")),
+        reference=str(reference.pairs),
+        mismatched=None if reference.mismatched is None else str(reference.mismatched),
+    )
+    start = str(context.once(starts)[init].folder)
+    return RunSpec(recipe=recipe, data=data, start=start, tokenizer=str(prepared.tokenizer))
+
+
+@dataclass(frozen=True)
+class _News:
+    """What becomes of trials while they run, told and written down."""
+
+    context: Context
+    sweep: Sweep
+    reached: dict[str, float] = field(default_factory=dict)  # share of its steps that each trial has done
+
+    def notify(self, trial: SweptTrial, result: dict[str, Any]) -> None:
+        """A trial has reported, or is over."""
+        context, progress, trials = self.context, self.context.progress, self.sweep.trials
+        lower_tokens(context, self.sweep.room)
+        self.reached[trial.key] = result.get("step", 0) / trial.steps
+        name = label_of(trial.point, trial.key)
+        if trial.over:
+            export_trial(trial.folder, context.at.tensorboard / name)
+            if context.mirror is not None:
+                push_soon(context.mirror, trial.folder.path, f"{STUDY}/trials/{trial.key}")
+        if trial.state == TrialState.FAILED:
+            record = trial.folder.record.read()
+            progress.line(f"align     {name} failed: {record and record.reason}")
+        self.write_list()
+        work = sum(1.0 if t.over else self.reached.get(t.key, 0.0) for t in trials.values())
+        over = sum(t.over for t in trials.values())
+        progress.update(work, len(trials), f"{over}/{len(trials)} trials over; {name} {trial.state}")
+
+    def write_list(self) -> None:
+        """All trials as they are now, for who looks from outside."""
+        trials = tuple(_trial(trial) for trial in self.sweep.trials.values())
+        workers, slots = self.context.workers.count, self.context.resolved.slots
+        self.context.at.sweep.write(SweepRecord(workers, slots, trials))
+
+
+def _trial(swept: SweptTrial) -> Trial:
+    point = swept.point
+    cls = method_class(point.method)
+    label = label_of(point, swept.key)
+    return Trial(swept.key, cls.name, title_of(point), cls.ranking, swept.state, swept.steps, label, point)
+
+
+STAGE = RecordStage(
+    name="align",
+    writes="a record, metrics and a model for each trial",
+    depends_on="the start's weights, tokenized pairs, every setting of the trial that changes its result",
+    engine="Ray Tune and Optuna over Ray Train",
+    after=("sft", "reference"),
+    go=_align,
+    look=_look,
+)
