@@ -21,7 +21,7 @@ from raydaa.training.spec import Recipe, RunSpec
 from raydaa.training.workers import Workers
 from raydaa.tuning.search_space import label_of
 from raydaa.tuning.sweep import Sweep, SweptTrial
-from raydaa.tuning.trial import GroupTrial, OneWorkerTrial
+from raydaa.tuning.trial import ASSIGNMENT, KEY, POINT, Assignment, GroupTrial, OneWorkerTrial
 
 Limit = Callable[[], int]
 
@@ -70,7 +70,7 @@ class _Brackets(TrialScheduler):
         self.sweep, self.limit, self.max_failures, self.notify = sweep, limit, max_failures, notify
 
     def _of(self, trial: Any) -> SweptTrial:
-        return self.sweep.trials[trial.config["key"]]
+        return self.sweep.trials[trial.config[KEY]]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Known already: the searcher took it from the sweep."""
@@ -128,7 +128,7 @@ class _Brackets(TrialScheduler):
             if trial.status == trial.PAUSED and (swept := self._of(trial)).state == TrialState.RUNNING:
                 swept.move(TrialState.WAITING)
                 self.notify(swept, {"step": swept.reached})
-            if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config["key"]) == "stop":
+            if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config[KEY]) == "stop":
                 self._lost(self._of(trial))
                 ray_tune.stop_trial(tune_controller, trial)
         active, winners = self.sweep.running, self.sweep.winners()
@@ -142,7 +142,7 @@ class _Brackets(TrialScheduler):
         for swept in self.sweep.close_if_spent():
             self.notify(swept, {})
             for trial in trials:
-                if trial.config["key"] == swept.key:
+                if trial.config[KEY] == swept.key:
                     ray_tune.stop_trial(tune_controller, trial)
         return None
 
@@ -167,16 +167,8 @@ def run(
         # Whether it is whole, its workers find out: reading it would stop Tune, and this machine may be a small one.
         found = newest_first(trial.folder.checkpoint)
         reached = step_of(found[0]) if found else 0
-        base = {
-            "key": trial.key,
-            "point": asdict(trial.point),
-            "folder": str(trial.folder.path),
-            "threads": workers.threads,
-            "methods": workers.methods,
-        }
-        if workers.count == 1:
-            return base
-        return {**base, "workers": asdict(workers), "steps": trial.steps, "reached": reached}
+        assignment = Assignment(trial.folder.path, workers, trial.steps, reached)
+        return {KEY: trial.key, POINT: asdict(trial.point), ASSIGNMENT: assignment}
 
     ray_tune.share_processes()
     one = workers.count == 1
@@ -193,7 +185,7 @@ def run(
             scheduler=_Brackets(sweep, limit, workers.max_failures, notify),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: label_of(sweep.trials[trial.config["key"]].point, trial.config["key"]),
+            trial_name_creator=lambda trial: label_of(sweep.trials[trial.config[KEY]].point, trial.config[KEY]),
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(

@@ -10,10 +10,9 @@ from raydaa.compat.ray_tune import patient_wandb
 from raydaa.errors import first_line
 from raydaa.settings.study import TrackingSettings
 from raydaa.store.study_folder import StudyFolder
+from raydaa.tuning.trial import ASSIGNMENT
 
 logger = logging.getLogger(__name__)
-
-PLUMBING = ["folder", "threads", "methods", "workers", "steps", "reached"]  # of a trial's configuration
 
 
 class Tracker(tune.Callback):
@@ -56,16 +55,15 @@ class Tracker(tune.Callback):
 
 def trackers(tracking: TrackingSettings, study: str, at: StudyFolder) -> dict[str, Tracker]:
     """A callback for each tracker, by its name; every trial is a run of its own there."""
-    found: dict[str, tune.Callback] = {}
+    callbacks: dict[str, tune.Callback] = {}
     if tracking.mlflow is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
         uri, experiment = tracking.mlflow.uri or f"sqlite:///{at.mlflow}", tracking.mlflow.experiment
-        found["mlflow"] = MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment or study)
+        callbacks["mlflow"] = MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment or study)
     if tracking.wandb is not None:
         os.environ["WANDB_MODE"] = tracking.wandb.mode
-        place = at.wandb
-        place.mkdir(exist_ok=True)
-        more = {"dir": str(place), "mode": tracking.wandb.mode, "entity": tracking.wandb.entity}
-        found["wandb"] = patient_wandb()(tracking.wandb.project, group=study, excludes=PLUMBING, **more)
-    return {name: Tracker(name, callback) for name, callback in found.items()}
+        at.wandb.mkdir(exist_ok=True)
+        more = {"dir": str(at.wandb), "mode": tracking.wandb.mode, "entity": tracking.wandb.entity}
+        callbacks["wandb"] = patient_wandb()(tracking.wandb.project, group=study, excludes=[ASSIGNMENT], **more)
+    return {name: Tracker(name, callback) for name, callback in callbacks.items()}

@@ -4,6 +4,7 @@ import gc
 import socket
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,23 @@ from raydaa.training.spec import RunSpec
 from raydaa.training.token_budget import is_out_of_memory
 from raydaa.training.workers import Workers, prepare_process
 
+KEY, POINT, ASSIGNMENT = "key", "point", "assignment"  # what Tune's configuration of a trial holds
+
 
 def _failed(folder: TrialFolder, step: int, reason: str) -> dict[str, Any]:
     """Write the record of a trial that trying again would not help, and what Tune is told."""
     folder.record.write(TrialRecord(TrialState.FAILED, reason))
     return {"step": step, "failed": reason, "done": True}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What an actor is told of the trial that it is to run."""
+
+    folder: Path
+    workers: Workers
+    steps: int
+    reached: int  # step of the newest checkpoint
 
 
 class OneWorkerTrial(Trainable):
@@ -39,13 +52,14 @@ class OneWorkerTrial(Trainable):
         self.start = StartWeights()
         self.idle_since: float | None = None
         self.run: Run | None = None
-        prepare_process(config["threads"], config["methods"])
+        workers = config[ASSIGNMENT].workers
+        prepare_process(workers.threads, workers.methods)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Tune may set up a trial here and then run it in another actor: nothing may be touched before `step`.
         self._end()
-        self.folder = TrialFolder(Path(new_config["folder"]))
+        self.folder = TrialFolder(new_config[ASSIGNMENT].folder)
         return True
 
     def _begin(self) -> Run:
@@ -138,11 +152,10 @@ class GroupTrial(Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.folder = TrialFolder(Path(new_config["folder"]))
+        assignment: Assignment = new_config[ASSIGNMENT]
+        self.folder = TrialFolder(assignment.folder)
         self.spec = RunSpec.from_json(read_json(self.folder.spec))
-        self.workers = Workers(**new_config["workers"])
-        self.steps = new_config["steps"]
-        self.reached = new_config["reached"]
+        self.workers, self.steps, self.reached = assignment.workers, assignment.steps, assignment.reached
         return True
 
     def step(self) -> dict[str, Any]:
