@@ -15,12 +15,10 @@ from raydaa.store.models import local_model
 from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.lora import adapted_layers
-from raydaa.training.model import Policy, load_model
+from raydaa.training.model import Policy, load_few_layers
 from raydaa.training.probe import ArchitectureError
 from raydaa.training.tokenizer import stops_of
 
-WHOLE = 2_000_000_000  # bytes of weights up to which a model is loaded as it is
-LAYERS = 4  # of a larger one: enough to meet every kind that architectures alternate
 VERSION = 1
 TOKENS = ("prompt_tokens", "chosen_tokens", "rejected_tokens", "tokens")
 
@@ -79,7 +77,7 @@ def _check_architecture(folder: Path, cache: Path, trust: bool) -> None:
 
     def fill(temporary: Path) -> None:
         try:
-            way = Policy(_few_layers(folder, trust)).way
+            way = Policy(load_few_layers(folder, trust_remote_code=trust)).way
         except ArchitectureError as error:
             raise InputError(f"{folder}: {error}") from None
         except Exception as error:  # of weights that are not the configuration's, or modelling code of somebody's
@@ -88,22 +86,6 @@ def _check_architecture(folder: Path, cache: Path, trust: bool) -> None:
         write_json(temporary / "way.json", {"attention": way.attention, "own_head": way.own_head})
 
     make_folder(cache / f"architecture-{key}", fill)
-
-
-def _few_layers(folder: Path, trust: bool) -> Any:
-    """A model on the CPU, of a large one only the first layers."""
-    from transformers import AutoConfig
-
-    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= WHOLE:
-        return load_model(folder, trust_remote_code=trust)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    text = config.get_text_config()
-    layers = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list | tuple) and len(value) == layers:
-            setattr(text, name, value[:LAYERS])
-    text.num_hidden_layers = min(layers, LAYERS)
-    return load_model(folder, trust_remote_code=trust, config=config)
 
 
 def check_caches(study: Study) -> None:

@@ -6,20 +6,21 @@ from raydaa.training.engine import Engine, make_engine
 from raydaa.training.lora import add_adapters
 from raydaa.training.memory import Shape
 from raydaa.training.model import Policy, StartWeights, load_model, without_dropout
+from raydaa.training.probe import Way
 from raydaa.training.spec import RunSpec
-from raydaa.training.zero import load_on_first, take_apart
+from raydaa.training.zero import load_on_first, take_apart, way_on_first
 
 
 def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None) -> tuple[Policy, Engine, Shape]:
     """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
     recipe, training = spec.recipe, spec.recipe.training
     with_torch, apart = not recipe.placement.sharded, recipe.placement.apart
+    # DeepSpeed would cast as well, but only when all weights lie on every GPU.
+    dtype = torch.bfloat16 if recipe.in_half else torch.float32
     # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.
     if start is not None and with_torch and training.lora is None:
         model = start.fresh(spec.start, recipe.trust_remote_code)
     else:
-        # DeepSpeed would cast as well, but only when all weights lie on every GPU.
-        dtype = torch.bfloat16 if recipe.in_half else torch.float32
         model = (load_on_first if apart else load_model)(spec.start, dtype, recipe.trust_remote_code)
     if training.lora is not None:
         add_adapters(model, training.lora)
@@ -28,19 +29,20 @@ def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None
                 if weight.requires_grad:
                     weight.data = weight.data.float()
     without_dropout(model)
+    autocast = with_torch and training.precision == "bf16"
+    attention: str | Way = training.attention
     if apart:
+        attention = way_on_first(spec.start, dtype, autocast, training.attention, recipe.trust_remote_code)
         take_apart(model, recipe.in_half, recipe.placement.cpu_offload)
     policy = Policy(
         model,
-        autocast=with_torch and training.precision == "bf16",
-        wanted=None if apart else training.attention,
-        device=device,
+        autocast,
+        attention,
+        device,
         chunk=recipe.head_chunk,
         checkpoint_layers=training.gradient_checkpointing,
+        tokens=recipe.tokens if apart else None,
     )
     engine = make_engine(policy, recipe)
-    if apart:  # only the engine can put its weights together
-        policy.choose(training.attention)
-        policy.keep_in_step(recipe.tokens)
     policy.train()
     return policy, engine, Shape.of_model(model)

@@ -19,14 +19,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def whole_shape(parameter: Tensor) -> torch.Size:
-    """Of a parameter, also where ZeRO 3 has taken it apart."""
-    return getattr(parameter, "ds_shape", parameter.shape)
-
-
 def whole_size(parameter: Tensor) -> int:
     """Elements of a parameter, also where ZeRO 3 has taken it apart."""
-    return whole_shape(parameter).numel()
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape.numel()
 
 
 def sum_over_workers(values: Tensor) -> Tensor:

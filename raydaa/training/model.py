@@ -14,9 +14,11 @@ from raydaa.compat.imports import hiding, quiet_transformers
 from raydaa.data.packing import PackedBatch, Sharing
 from raydaa.training.collectives import whole_size
 from raydaa.training.flex import SMALLEST_HEAD, flex_masks
-from raydaa.training.probe import PADDED, Way, find_way
+from raydaa.training.probe import PADDED, Way, find_way, set_way
 from raydaa.training.tokenizer import mended
 
+WHOLE = 2_000_000_000  # bytes of weights up to which a model is loaded as it is
+LAYERS = 4  # of a larger one: enough to meet every kind that architectures alternate
 LOGITS, LOGITS_ON_GPU = 1 << 23, 1 << 27  # how many exist at a time …
 CHUNK = 256  # … but for no fewer scored tokens: products of fewer rows are slow
 ATTENTION_COST = 2.0  # time of a floating-point operation in attention over one in a linear layer
@@ -34,6 +36,22 @@ def load_model(
     )
     model.config.use_cache = False
     return model
+
+
+def load_few_layers(folder: Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
+    """A model on the CPU, of a large one only the first layers: enough to see how it can be asked."""
+    from transformers import AutoConfig
+
+    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= WHOLE:
+        return load_model(folder, dtype, trust_remote_code)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    layers = text.num_hidden_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list | tuple) and len(value) == layers:
+            setattr(text, name, value[:LAYERS])
+    text.num_hidden_layers = min(layers, LAYERS)
+    return load_model(folder, dtype, trust_remote_code, config=config)
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -65,17 +83,29 @@ def _checkpoint_layers(model: Any, wanted: bool) -> None:
 class Policy(nn.Module):
     """A causal language model that answers packed batches with summed log-probabilities.
 
-    ``wanted`` attention is auto, sdpa, flex or flash_attention_2, as for `choose`; None where that is asked for later.
+    Args:
+        model: A causal language model of transformers'.
+        autocast: Whether products are taken in bf16.
+        attention: What is wanted (auto, sdpa, flex or flash_attention_2), of what `find_way` finds possible; or the
+            way that was found before, for a model that can't be asked alone.
+        device: Where the model is to lie.
+        chunk: Scored tokens whose logits exist at a time.
+        checkpoint_layers: Whether layers keep no activations.
+        tokens: Of every micro-batch, where the head must be called equally often in each, as for `keep_in_step`.
+
+    Raises:
+        ArchitectureError: Where nothing gives the log-probabilities of the model's own forward pass.
     """
 
     def __init__(
         self,
         model: Any,
         autocast: bool = False,
-        wanted: str | None = "auto",
+        attention: str | Way = "auto",
         device: Any = "cpu",
         chunk: int | None = None,
         checkpoint_layers: bool = False,
+        tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model.to(device)
@@ -85,12 +115,13 @@ class Policy(nn.Module):
         _checkpoint_layers(self.model, checkpoint_layers)
         self.laid_out, self.padding = 0, 0  # tokens of all micro-batches so far, and those of them that mean nothing
         self.calls: int | None = None  # of the head in every forward pass; None: as many as it takes
-        if wanted is not None:
-            self.choose(wanted)
-
-    def choose(self, wanted: str) -> None:
-        """How it is asked, of what is possible: `find_way` finds that. ArchitectureError where nothing is."""
-        self.way = find_way(self, _named(wanted, self.model))
+        if tokens is not None:
+            self.keep_in_step(tokens)
+        if isinstance(attention, Way):
+            self.way = attention
+            set_way(self.model, attention)
+        else:
+            self.way = find_way(self, named_attention(attention, self.model))
         self.linear_per_cell = linear_per_cell(self.model) if self.attention == "sdpa" else None
 
     @property
@@ -176,7 +207,8 @@ class Policy(nn.Module):
         return logits
 
 
-def _named(wanted: str, model: Any) -> str:
+def named_attention(wanted: str, model: Any) -> str:
+    """``auto`` resolved: flex on a GPU where heads are large enough for it."""
     if wanted == "auto":
         flex = model.device.type == "cuda" and _head_size(model.config.get_text_config()) >= SMALLEST_HEAD
         return "flex" if flex else "sdpa"

@@ -20,7 +20,7 @@ from raydaa.compat.transformers import has_sdpa, takes_attention
 from raydaa.data.packing import PackedBatch, pack_responses
 from raydaa.errors import MachineError, RaydaaError, first_line
 from raydaa.training.attention import FLEX, SDPA, recording_windows, register
-from raydaa.training.collectives import most_of_workers, whole_shape
+from raydaa.training.collectives import most_of_workers
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,11 @@ class Way:
 _known: dict[tuple[type, str, str], Way] = {}
 
 
-def find_way(policy: Asked, wanted: str) -> Way:
+def find_way(policy: Asked, wanted: str, alone: bool = False) -> Way:
     """The fastest way that agrees with the model's plain forward pass, once in a process for an architecture.
 
-    The model's attention is set to it. Every worker of a group finds the same. ArchitectureError where there is none.
+    The model's attention is set to it. Every worker of a group finds the same, unless one looks ``alone``.
+    ArchitectureError where there is none.
     """
     model = policy.model
     key = (type(model), model.config.to_json_string(), wanted)
@@ -68,17 +69,22 @@ def find_way(policy: Asked, wanted: str) -> Way:
     if key not in _known:
         policy.eval()
         with torch.no_grad():
-            _known[key] = _first_that_agrees(policy, wanted, settable)
+            _known[key] = _first_that_agrees(policy, wanted, settable, alone)
         if _known[key] != Way(wanted):
             how = "padded rows" if _known[key].attention == PADDED else "packed rows"
             head = " and its own head" if _known[key].own_head else ""
             logger.warning("%s with %s attention: %s%s", type(model).__name__, wanted, how, head)
-    way = _known[key]
+    set_way(model, _known[key])
+    return _known[key]
+
+
+def set_way(model: Any, way: Way) -> None:
+    """The model's attention is that of ``way``."""
+    register()
     if way.attention != PADDED:
         model.set_attn_implementation(IMPLEMENTATIONS[way.attention])
     else:
         _be_plain(model)
-    return way
 
 
 def _be_plain(model: Any) -> None:
@@ -94,7 +100,7 @@ def _ways(wanted: str, settable: bool) -> Iterator[Way]:
         yield Way(name, own_head=True)
 
 
-def _first_that_agrees(policy: Asked, wanted: str, settable: bool) -> Way:
+def _first_that_agrees(policy: Asked, wanted: str, settable: bool, alone: bool) -> Way:
     model = policy.model
     rows = _drawn_rows(model, sharing=wanted != "flash_attention_2")
     _be_plain(model)
@@ -109,7 +115,7 @@ def _first_that_agrees(policy: Asked, wanted: str, settable: bool) -> Way:
     for way in _ways(wanted, settable):
         agrees = bool(torch.isfinite(expected).all()) and _agrees(policy, way, rows, expected)
         # Every worker must pack alike, whatever one of them ran into.
-        if not most_of_workers(int(not agrees), model.device):
+        if agrees if alone else not most_of_workers(int(not agrees), model.device):
             return way
     raise ArchitectureError(
         f"{type(model).__name__} is not supported: its log-probabilities could not be had as its own forward pass "
@@ -120,7 +126,7 @@ def _first_that_agrees(policy: Asked, wanted: str, settable: bool) -> Way:
 def _drawn_rows(model: Any, sharing: bool) -> list[tuple[np.ndarray, list[np.ndarray], bool]]:
     """A few random prompts with two responses each."""
     generator = torch.Generator().manual_seed(0)
-    size = whole_shape(model.get_input_embeddings().weight)[0]
+    size = model.get_input_embeddings().weight.shape[0]
 
     def draw(length: int) -> np.ndarray:
         return torch.randint(0, size, (length,), generator=generator).numpy()
@@ -140,22 +146,19 @@ def _plain_logp(model: Any, prompt: np.ndarray, response: np.ndarray) -> Tensor:
 def _agrees(policy: Asked, way: Way, rows: list[Any], expected: Tensor) -> bool:
     model, packed = policy.model, way.attention != PADDED
     flash = way.attention == "flash_attention_2"
-    given = [(prompt, responses, shares and packed) for prompt, responses, shares in rows]
+    tried = [(prompt, responses, shares and packed) for prompt, responses, shares in rows]
     try:
-        if packed:
-            model.set_attn_implementation(IMPLEMENTATIONS[way.attention])
-        else:
-            _be_plain(model)
+        set_way(model, way)
         # FlashAttention takes no float32; DeepSpeed casts weights only later.
         with recording_windows() as windows, torch.autocast(model.device.type, torch.bfloat16, enabled=flash):
-            found = policy.ask(pack_responses(given).to(model.device), way)
+            logps = policy.ask(pack_responses(tried).to(model.device), way)
     except (torch.OutOfMemoryError, MachineError):  # neither says anything about the architecture
         raise
     except Exception:  # of somebody's modelling code, asked for what it may not know
         return False
     exact = model.dtype == torch.float32 and not policy.autocast and not flash
     relative, absolute = (1e-5, 5e-4) if exact else (2e-2, 0.2)
-    same = torch.allclose(found, expected, rtol=relative, atol=absolute)
+    same = torch.allclose(logps, expected, rtol=relative, atol=absolute)
     return same and (not packed or _windows_reach_attention(model.config.get_text_config(), windows))
 
 

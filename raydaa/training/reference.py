@@ -52,17 +52,17 @@ def scorer(source: str, scoring: Scoring) -> Iterator[Policy]:
     if not scoring.apart:
         yield make_policy(source, scoring.precision, scoring.trust_remote_code, scoring.attention)
         return
-    from raydaa.training.zero import gathering, load_on_first, take_apart
+    from raydaa.training.zero import gathering, load_on_first, take_apart, way_on_first
 
     device = device_of_worker()
     half = scoring.precision == "bf16" and device.type == "cuda"
-    model = load_on_first(source, torch.bfloat16 if half else torch.float32, scoring.trust_remote_code)
+    dtype, autocast = torch.bfloat16 if half else torch.float32, scoring.precision == "bf16" and not half
+    model = load_on_first(source, dtype, scoring.trust_remote_code)
+    way = way_on_first(source, dtype, autocast, scoring.attention, scoring.trust_remote_code)
     take_apart(model, half, scoring.cpu_offload)
-    policy = Policy(model, scoring.precision == "bf16" and not half, None, device).eval()
+    policy = Policy(model, autocast, way, device, tokens=scoring.budget).eval()
     with gathering(policy, half, scoring.cpu_offload):
-        policy.choose(scoring.attention)
-        policy.keep_in_step(scoring.budget)
-        yield policy.eval()
+        yield policy
 
 
 def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.ndarray:

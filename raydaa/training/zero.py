@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import nn
 from raydaa.compat.deepspeed import compile_no_collectives
 from raydaa.compat.imports import hiding
 from raydaa.training.collectives import from_first, rank
-from raydaa.training.model import load_model
+from raydaa.training.device import device_of_worker
+from raydaa.training.model import Policy, load_few_layers, load_model, named_attention
+from raydaa.training.probe import PADDED, ArchitectureError, Way, find_way
 
 
 def deepspeed_here() -> Any:
@@ -75,6 +78,25 @@ def load_on_first(source: str, dtype: torch.dtype, trust_remote_code: bool = Fal
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code).eval()
     model.config.use_cache = False
     return model
+
+
+def way_on_first(source: str, dtype: torch.dtype, autocast: bool, attention: str, trust_remote_code: bool) -> Way:
+    """How a model that will be taken apart is asked: the first worker tries it on the first layers, all do the same.
+
+    ArchitectureError, on all of them, where there is no way.
+    """
+    outcome: Way | ArchitectureError | None = None
+    if rank() == 0:
+        layers = load_few_layers(Path(source), dtype, trust_remote_code)
+        policy = Policy(layers, autocast, Way(PADDED), device_of_worker())
+        try:
+            outcome = find_way(policy, named_attention(attention, layers), alone=True)
+        except ArchitectureError as error:
+            outcome = error
+    outcome = from_first(outcome)
+    if not isinstance(outcome, Way):
+        raise outcome or ArchitectureError(f"{source} was not looked at")
+    return outcome
 
 
 def take_apart(model: Any, half: bool, cpu_offload: bool = False) -> None:

@@ -261,12 +261,12 @@ def test_a_baseline_is_asked_for_only_where_it_is_used(world: Path) -> None:
 
 def test_a_model_beside_a_study_may_be_large(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that is, only the first layers are loaded to be looked at."""
-    from raydaa.pipeline import model_checks
+    from raydaa.training import model
 
     save_llama(world / "model", 320, 64, 6)
-    monkeypatch.setattr(model_checks, "WHOLE", 0)
-    few = model_checks._few_layers(world / "model", trust=False)
-    assert few.config.num_hidden_layers == model_checks.LAYERS
+    monkeypatch.setattr(model, "WHOLE", 0)
+    few = model.load_few_layers(world / "model")
+    assert few.config.num_hidden_layers == model.LAYERS
     whole = load_model(world / "model").state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in few.state_dict().items())
     shutil.rmtree(world / "cache", ignore_errors=True)

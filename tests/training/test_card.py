@@ -54,7 +54,7 @@ def test_every_attention_gives_plain_forwards(family: str, kind: str, dtype: tor
     pairs = [*SHORT, *long_pairs(), *wide_pairs()]
     model = make_family(family)
     expected = [alone(model, prompt, response) for prompt, *responses in pairs for response in responses]
-    policy = Policy(make_family(family).to(dtype), wanted=kind, device="cuda").eval()
+    policy = Policy(make_family(family).to(dtype), attention=kind, device="cuda").eval()
     assert policy.attention == kind
     for chosen in (pairs, pairs[:1], pairs[-1:]):
         rows = [(np.array(prompt), [np.array(c), np.array(r)], True) for prompt, c, r in chosen]
@@ -69,7 +69,7 @@ def test_gradients_of_flex_are_sdpas() -> None:
     rows = [(np.array(prompt), [np.array(c), np.array(r)], True) for prompt, c, r in [*long_pairs(), *wide_pairs()]]
     gradients = []
     for kind in ("sdpa", "flex"):
-        policy = Policy(make_family("gemma2"), wanted=kind, device="cuda").train()
+        policy = Policy(make_family("gemma2"), attention=kind, device="cuda").train()
         policy(pack_responses(rows).to(torch.device("cuda"))).sum().backward()
         gradients.append([p.grad for p in policy.model.parameters()])
     for one, other in zip(*gradients, strict=True):

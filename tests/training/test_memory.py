@@ -20,7 +20,8 @@ from raydaa.training.model import Policy, load_model
 from raydaa.training.run import Run
 from raydaa.training.spec import RunSpec
 from raydaa.training.token_budget import fitted, is_out_of_memory, random_batch
-from raydaa.tuning.trial import OneWorkerTrial
+from raydaa.training.workers import Workers
+from raydaa.tuning.trial import ASSIGNMENT, KEY, Assignment, OneWorkerTrial
 from tests.training.runs import Make, changed, losses
 
 LORA = LoraSettings(rank=4, alpha=8.0)
@@ -126,7 +127,13 @@ def small_memory() -> Iterator[list[int]]:
 def trial_of(spec: RunSpec, folder: Path) -> OneWorkerTrial:
     folder.mkdir()
     write_json(folder / "settings.json", spec.to_json())
-    return OneWorkerTrial({"folder": str(folder), "threads": 1, "methods": (), "key": "x"})
+    return trial_in(folder)
+
+
+def trial_in(folder: Path) -> OneWorkerTrial:
+    """The trial in a folder, as Tune makes it."""
+    workers = Workers(1, 1.0, 0.0, None, 1, str(folder), 0)
+    return OneWorkerTrial({KEY: "x", ASSIGNMENT: Assignment(folder, workers, 0, 0)})
 
 
 def finish(trial: OneWorkerTrial) -> dict[str, object]:
@@ -193,13 +200,12 @@ def test_a_deepspeed_trial_runs_in_an_actor_of_its_own(make: Make, tmp_path: Pat
     script = """
 import json, sys
 from pathlib import Path
-from raydaa.tuning.trial import OneWorkerTrial
-def make():
-    return OneWorkerTrial({"folder": sys.argv[1], "threads": 1, "methods": (), "key": "x"})
-trial = make()
+from tests.training.test_memory import trial_in
+folder = Path(sys.argv[1])
+trial = trial_in(folder)
 assert not trial.step()["done"]
 trial.cleanup()
-trial, result = make(), {}
+trial, result = trial_in(folder), {}
 while not result.get("done"):
     result = trial.step()
 trial.cleanup()

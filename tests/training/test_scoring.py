@@ -98,14 +98,14 @@ def family(request: pytest.FixtureRequest) -> str:
 def test_packed_rows_equal_separate_ones(family: str, kind: str, shared: bool, pairs: list[Pair]) -> None:
     model = make(family)
     expected = [alone(model, prompt, response) for prompt, *responses in pairs for response in responses]
-    policy = Policy(make(family), wanted=kind).eval()
+    policy = Policy(make(family), attention=kind).eval()
     assert policy.attention == kind
     assert packed(policy, pairs, shared) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sdpa", "flex"])
 def test_nothing_leaks_between_pairs_or_responses(family: str, kind: str) -> None:
-    policy = Policy(make(family), wanted=kind).eval()
+    policy = Policy(make(family), attention=kind).eval()
     pairs = long_pairs()
     before = packed(policy, pairs)
     other = (pairs[1][0], pairs[1][1], pairs[0][1])
@@ -120,7 +120,7 @@ def test_nothing_leaks_between_pairs_or_responses(family: str, kind: str) -> Non
 def test_gradients_equal_those_of_separate_rows(family: str) -> None:
     """Of every weight, also through the chunked head."""
     pairs = long_pairs()
-    model, policy = make(family), Policy(make(family), wanted="sdpa")
+    model, policy = make(family), Policy(make(family), attention="sdpa")
     weights = torch.randn(6, generator=torch.Generator().manual_seed(1))
     total = torch.zeros(())
     sequences = [(prompt, response) for prompt, *responses in pairs for response in responses]
