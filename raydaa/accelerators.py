@@ -33,8 +33,8 @@ def rate_of(card: str) -> float | None:
 
     An H100 is taken for the one with HBM3: that on a PCIe card has three quarters of it.
     """
-    found = re.search(r"\b(A100|H100|H200|L40S|L4|A10G)\b", card)
-    return ACCELERATORS[found[1]].rate if found else None
+    match = re.search(r"\b(A100|H100|H200|L40S|L4|A10G)\b", card)
+    return ACCELERATORS[match[1]].rate if match else None
 
 
 def has_gpus() -> bool:

@@ -72,11 +72,11 @@ def connecting(
         own.callback(ray.shutdown)
 
         def start() -> Future[None]:
-            made = side.submit(_start, preload)
-            own.callback(wait, [made])
+            starting = side.submit(_start, preload)
+            own.callback(wait, [starting])
             if listening:
-                own.enter_context(heard_after(made))
-            return made
+                own.enter_context(heard_after(starting))
+            return starting
 
         started = start() if early and address is None else None
 
@@ -152,7 +152,7 @@ def counted(local: bool) -> Resources:
     accelerators = tuple(sorted(name.removeprefix(ACCELERATOR) for name in total if name.startswith(ACCELERATOR)))
     cpus = int(total.get("CPU", 0)) - (SPARE_CPUS if local else 0)
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple((each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in alive)
+    nodes = tuple((alive_node.get("CPU", 0.0), alive_node.get("GPU", 0.0)) for alive_node in alive)
     return Resources(cpus, int(total.get("GPU", 0)), local, accelerators, nodes)
 
 
@@ -180,9 +180,9 @@ def blind_nodes(folder: Path) -> list[str]:
         look = ray.remote(num_cpus=0)(_sees)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        asked = [look.options(scheduling_strategy=place).remote(mark) for place in there]
+        answers = [look.options(scheduling_strategy=strategy).remote(mark) for strategy in there]
         blind = set()
-        for node, answer in zip(nodes, asked, strict=True):
+        for node, answer in zip(nodes, answers, strict=True):
             with contextlib.suppress(NodeDiedError, TaskUnschedulableError):
                 if not ray.get(answer):
                     blind.add(node["NodeManagerAddress"])

@@ -40,8 +40,8 @@ def first_line(error: Exception) -> str:
 
 def machine_error(text: str) -> str | None:
     """What a `MachineError` says, as Ray tells of it: in the traceback of another process."""
-    found = re.findall(rf"\b{MachineError.__name__}: (.+)", text)
-    return found[-1].strip() if found else None
+    causes = re.findall(rf"\b{MachineError.__name__}: (.+)", text)
+    return causes[-1].strip() if causes else None
 
 
 def is_passing(error: BaseException | None) -> bool:

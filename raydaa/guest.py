@@ -55,8 +55,10 @@ def _environment() -> Iterator[None]:
 def _log_levels() -> Iterator[None]:
     """Of all loggers there are; those that libraries make when they are loaded get the libraries' own defaults."""
     root = logging.getLogger()
-    known = {name: each for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)}
-    before = {name: (each.level, each.propagate, each.disabled) for name, each in known.items()}
+    known = {
+        name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
+    }
+    before = {name: (logger.level, logger.propagate, logger.disabled) for name, logger in known.items()}
     level, handlers, loaded = root.level, list(root.handlers), {"transformers", "optuna"} & set(sys.modules)
     bars = _progress_bars() if "transformers" in loaded else True
     try:

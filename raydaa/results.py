@@ -172,8 +172,8 @@ class TrialResults:
     def best_of_each(self) -> list[TrialRow]:
         """The best trial of every method that finished one, best first."""
         have = {row.method for row in self.rows if row.finished}
-        found = [self._best(method) for method in self.methods if method in have]
-        return sorted(found, key=self._rank, reverse=True)
+        rows = [self._best(method) for method in self.methods if method in have]
+        return sorted(rows, key=self._rank, reverse=True)
 
     def outcomes(self) -> tuple[list[str], np.ndarray]:
         """Judged methods, best first, and the outcomes of their best trials, ``(methods, prompts)``: 1 win, ½ tie, 0
@@ -183,9 +183,9 @@ class TrialResults:
             folder = None if row.figures is None or row.figures.verdicts is None else self.folder / row.figures.verdicts
             if folder is not None and VERDICTS.is_in(folder):
                 tables[row.method] = VERDICTS.read(folder)
-        found = [dict(zip(column(t, "prompt_id"), column(t, "outcome"), strict=True)) for t in tables.values()]
-        prompts = list(dict.fromkeys(name for outcomes in found for name in outcomes))
-        return list(tables), np.array([[each.get(name, np.nan) for name in prompts] for each in found], float)
+        by_prompt = [dict(zip(column(t, "prompt_id"), column(t, "outcome"), strict=True)) for t in tables.values()]
+        prompts = list(dict.fromkeys(name for outcomes in by_prompt for name in outcomes))
+        return list(tables), np.array([[by_id.get(name, np.nan) for name in prompts] for by_id in by_prompt], float)
 
     def comparisons(self) -> list[Comparison]:
         """The best trials of all methods, best first, each against each on the prompts that both were judged on."""

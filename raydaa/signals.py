@@ -16,8 +16,8 @@ def heard_after(started: Future[None]) -> Iterator[None]:
 
     One that meets an import while another thread imports as well can leave Python's import lock taken for good.
     """
-    asked = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in asked.items() if callable(handler)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
     early: set[int] = set()
 
     def hear(number: int, frame: FrameType | None) -> None:

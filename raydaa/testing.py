@@ -41,11 +41,11 @@ def check_loss(
     check_traits(cls)
     scaled = "beta" in {field.name for field in fields(cls)} and "beta" not in hyper_parameters
     for beta in BETAS if scaled else (None,):
-        made = loss(cls, **hyper_parameters, **({} if beta is None else {"beta": beta}))
-        _check_output(made)
-        _check_independence(made)
-        _check_extremes(made, directed)
-        _check_slopes(made)
+        example = loss(cls, **hyper_parameters, **({} if beta is None else {"beta": beta}))
+        _check_output(example)
+        _check_independence(example)
+        _check_extremes(example, directed)
+        _check_slopes(example)
 
 
 def draw_pairs(pairs: int, seed: int, dtype: torch.dtype = torch.float32, extreme: bool = False) -> PairLogps:

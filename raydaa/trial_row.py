@@ -158,7 +158,7 @@ class TrialRow:
             **_judged(self.figures),
             **_distance(self.divergence),
             "benchmarks": json.dumps(
-                {name: to_plain(found) for name, found in self.benchmarks.items()}, sort_keys=True
+                {name: to_plain(figures) for name, figures in self.benchmarks.items()}, sort_keys=True
             ),
             "verdicts": None if self.figures is None else self.figures.verdicts,
             "checkpoint": self.checkpoint,
@@ -195,18 +195,18 @@ def _distance(divergence: Divergence | None) -> dict[str, Any]:
 
 def trial_row(folder: StudyFolder, trial: Trial, measured: ModelFigures, benchmark: str) -> TrialRow:
     """From a trial's entry in the study's list, its folder and its figures; ``benchmark`` ranks trials."""
-    place = folder.trial(trial.key)
-    record, slot = place.record.read(), place.slot.read()
+    trial_folder = folder.trial(trial.key)
+    record, slot = trial_folder.record.read(), trial_folder.slot.read()
     kept = trial.state == TrialState.FINISHED and (record is None or record.removed is None)
     return TrialRow(
         trial=trial,
         reason=(record and record.reason) or None,
-        training=_training_figures(place.read_metrics()),
+        training=_training_figures(trial_folder.read_metrics()),
         start_seconds=None if slot is None else slot.seconds,
         figures=measured.benchmarks.get(benchmark),
         divergence=measured.kl,
         benchmarks=measured.benchmarks,
-        checkpoint=str(place.model) if kept else None,
+        checkpoint=str(trial_folder.model) if kept else None,
     )
 
 
@@ -230,5 +230,5 @@ def _training_figures(metrics: list[dict[str, Any]]) -> TrainingFigures:
 
 def median(values: Iterable[float | None]) -> float | None:
     """The middle one of those that there are, the higher of two; None where there is none."""
-    found = sorted(value for value in values if value is not None)
-    return found[len(found) // 2] if found else None
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None

@@ -14,12 +14,12 @@ def imported(name: str) -> Any:
     """What ``module:name`` names; ValueError, in one line, where it can't be imported."""
     module, _, path = name.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        value: Any = importlib.import_module(module)
         for part in path.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
     except Exception as error:  # the module is someone else's code: it may raise anything
         raise ValueError(f"{name!r} can't be imported: {first_line(error)}") from None
-    return found
+    return value
 
 
 def source_hash(name: str, parts: Iterable[Any]) -> str:

@@ -49,10 +49,10 @@ def method_class(name: str) -> type[Method]:
 
 
 def _imported(name: str) -> Any:
-    found = imported(name)
-    if inspect.isclass(found) and f"{found.__module__}:{found.__qualname__}" != name:
-        raise ValueError(f"{name!r} is defined elsewhere; name it {found.__module__}:{found.__qualname__}")
-    return found
+    value = imported(name)
+    if inspect.isclass(value) and f"{value.__module__}:{value.__qualname__}" != name:
+        raise ValueError(f"{name!r} is defined elsewhere; name it {value.__module__}:{value.__qualname__}")
+    return value
 
 
 def code_hash(name: str) -> str | None:

@@ -11,8 +11,8 @@ from raydaa.guest import is_own_process
 
 def is_installed(name: str) -> bool:
     """Whether a package of that name can be imported; a mere folder of that name is none."""
-    found = find_spec(name)
-    return found is not None and found.origin is not None
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 def quiet_transformers() -> None:

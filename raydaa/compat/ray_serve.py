@@ -57,7 +57,9 @@ def front_application() -> Any:
     from ray.llm._internal.serve.core.ingress.ingress import init
 
     front = init()
-    front.user_middleware = [each for each in front.user_middleware if each.cls.__name__ != "CORSMiddleware"]
+    front.user_middleware = [
+        middleware for middleware in front.user_middleware if middleware.cls.__name__ != "CORSMiddleware"
+    ]
     return front
 
 

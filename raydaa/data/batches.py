@@ -35,8 +35,8 @@ def split_work(lengths: np.ndarray, workers: int, budget: int) -> list[list[list
     """
     order = sorted(range(len(lengths)), key=lambda i: (-int(lengths[i]), i))
     shares: list[list[int]] = [[] for _ in range(workers)]
-    for place, item in enumerate(order):
-        lap, seat = divmod(place, workers)
+    for position, item in enumerate(order):
+        lap, seat = divmod(position, workers)
         shares[seat if lap % 2 == 0 else workers - 1 - seat].append(item)
     plans = [_cut(share, lengths, budget) for share in shares]
     most = max(map(len, plans))

@@ -91,14 +91,14 @@ class ChatFormat:
         end = self.call_end if answer.get("tool_calls") else self.end
         whole, token = self._cut(whole, end)
         if whole.startswith(prompt):
-            said = whole[len(prompt) :]
+            reply_text = whole[len(prompt) :]
         else:
-            said = self._apart(whole, self._with_thought(answer), end, prompt)
+            reply_text = self._apart(whole, self._with_thought(answer), end, prompt)
         for call in answer.get("tool_calls") or []:
             name = (call.get("function") or call).get("name", "")
-            if name not in said:
+            if name not in reply_text:
                 raise BadRowError("the chat template leaves the answer's tool calls out")
-        return said, token
+        return reply_text, token
 
     def _with_thought(self, answer: Message) -> str:
         """An answer's text after its thought, where the prompt opens one that stands in a field of its own."""
@@ -119,13 +119,13 @@ class ChatFormat:
         agreed = len(_shared(whole, prompt))
         if not prompt[agreed:].strip():  # the prompt has a line break more
             return whole[agreed:]
-        for said in (content, content.strip(), content.rpartition("</think>")[2].strip()):
-            place = whole.rfind(said, agreed, len(whole) - len(end.text or "")) if said else -1
-            if place >= 0:
-                lead = self.lead if self.lead.isspace() and whole[:place].endswith(self.lead) else ""
-                return lead + whole[place:]
+        for answer in (content, content.strip(), content.rpartition("</think>")[2].strip()):
+            start = whole.rfind(answer, agreed, len(whole) - len(end.text or "")) if answer else -1
+            if start >= 0:
+                lead = self.lead if self.lead.isspace() and whole[:start].endswith(self.lead) else ""
+                return lead + whole[start:]
         if not content:  # a call alone: what stands after the last token that both have
-            both = [place for _, place in self._added_in(whole) if place <= agreed]
+            both = [start for _, start in self._added_in(whole) if start <= agreed]
             return whole[both[-1] if both else agreed :]
         raise BadRowError("the chat template does not say the answer")
 
@@ -136,8 +136,8 @@ class ChatFormat:
         if whole.endswith(end.text + end.rest):
             return whole[: len(whole) - len(end.rest)], None
         last = self.added[end.token]
-        before, found, _ = whole.rpartition(last)
-        return (before + found, None) if found else (whole, end.token)
+        before, separator, _ = whole.rpartition(last)
+        return (before + separator, None) if separator else (whole, end.token)
 
     def _turn_end(self, answer: Message, other: Message) -> TurnEnd:
         """Where the template ends ``answer``, found from what it says after it alone, and before ``other``'s turn."""
@@ -168,15 +168,15 @@ class ChatFormat:
         return self.end
 
     def _after_mark(self, messages: Messages) -> str | None:
-        _, found, after = (self._probe(messages) or "").partition(MARK)
-        return after if found else None
+        _, mark, after = (self._probe(messages) or "").partition(MARK)
+        return after if mark else None
 
     def _added_in(self, text: str) -> list[tuple[int, int]]:
         """Added tokens in a text, each with the place where it ends."""
-        found = []
+        added = []
         for token, written in self.added.items():
-            found += [(match.end(), token) for match in re.finditer(re.escape(written), text)]
-        return [(token, end) for end, token in sorted(found)]
+            added += [(match.end(), token) for match in re.finditer(re.escape(written), text)]
+        return [(token, end) for end, token in sorted(added)]
 
     def stops(self, more: Iterable[int] = ()) -> tuple[int, ...]:
         """Every id that ends a turn: the template's, the tokenizer's, and ``more``."""
@@ -191,9 +191,9 @@ class ChatFormat:
         if tokens and tokens[-1] in set(stops):
             tokens.pop()
         lead = list(self.tokenizer(self.lead.strip(), add_special_tokens=False)["input_ids"]) if self.lead else []
-        for place in range(len(tokens) - len(lead), -1, -1):
-            if lead and tokens[place : place + len(lead)] == lead:
-                return str(self.tokenizer.decode(tokens[place + len(lead) :], skip_special_tokens=True)).lstrip()
+        for start in range(len(tokens) - len(lead), -1, -1):
+            if lead and tokens[start : start + len(lead)] == lead:
+                return str(self.tokenizer.decode(tokens[start + len(lead) :], skip_special_tokens=True)).lstrip()
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         return text.removeprefix(self.lead) if self.lead.isspace() else text
 
@@ -206,7 +206,7 @@ def turn_ends(tokenizer: Any, known: int | Sequence[int] | None) -> tuple[int, .
 
 def _shared(one: str, other: str) -> str:
     """What two texts begin with alike."""
-    for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
-        if mine != theirs:
-            return one[:place]
+    for length, (ours, theirs) in enumerate(zip(one, other, strict=False)):
+        if ours != theirs:
+            return one[:length]
     return min(one, other, key=len)

@@ -108,8 +108,8 @@ def _read_files(source: str, split: str | None, wanted: Collection[str] | None) 
     needed = None if wanted is None else {*wanted, SPLIT}
     for name, content in _contents(source):
         digests.append(hashlib.sha256(content).hexdigest())
-        found, bad, count, names = _parser(name)(name, content, needed)
-        rows += [(before + number, row) for number, row in found]
+        parsed, bad, count, names = _parser(name)(name, content, needed)
+        rows += [(before + number, row) for number, row in parsed]
         rejects += [Reject(before + reject.row, reject.reason) for reject in bad]
         columns |= dict.fromkeys(names)
         before += count
@@ -146,9 +146,9 @@ def _matching(system: fs.FileSystem, pattern: str) -> list[str]:
     above = str(Path(pattern).parent)
     if re.search(r"[*?\[]", above):
         raise DataError(f"{pattern}: only the last part of a path may hold * or ?")
-    found = system.get_file_info(fs.FileSelector(above, allow_not_found=True))
+    infos = system.get_file_info(fs.FileSelector(above, allow_not_found=True))
     last = Path(pattern).name
-    return sorted(info.path for info in found if info.type == fs.FileType.File and fnmatch(info.base_name, last))
+    return sorted(info.path for info in infos if info.type == fs.FileType.File and fnmatch(info.base_name, last))
 
 
 def _parser(name: str) -> Callable[[str, bytes, Collection[str] | None], Parsed]:
@@ -233,13 +233,13 @@ def _parse_parquet(name: str, content: bytes, wanted: Collection[str] | None) ->
         read = None if wanted is None else [column for column in names if column in wanted]
         table = file.read(columns=read)
         try:
-            found = [(number, row, "") for number, row in enumerate(table.to_pylist(), start=1)]
+            numbered = [(number, row, "") for number, row in enumerate(table.to_pylist(), start=1)]
         except UnicodeDecodeError:
-            found = [(number, *_row(table.slice(number - 1, 1))) for number in range(1, table.num_rows + 1)]
+            numbered = [(number, *_row(table.slice(number - 1, 1))) for number in range(1, table.num_rows + 1)]
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:  # times have errors of their own
         raise DataError(f"{name}: is not a readable Parquet file: {first_line(error)}") from None
-    rows = [(number, row) for number, row, wrong in found if not wrong]
-    return rows, [Reject(number, wrong) for number, _, wrong in found if wrong], table.num_rows, names
+    rows = [(number, row) for number, row, wrong in numbered if not wrong]
+    return rows, [Reject(number, wrong) for number, _, wrong in numbered if wrong], table.num_rows, names
 
 
 def _row(alone: pa.Table) -> tuple[dict[str, Any], str]:

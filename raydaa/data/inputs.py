@@ -56,9 +56,9 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
             for source, rows in zip(data.sft, sft, strict=True)
         ]
         keys["sft"] = key_of(**common, mixture=mixture)
-    for group, (asked, rows) in prompts.items():
+    for group, (prompt_source, rows) in prompts.items():
         source = rows.fingerprint if rows else pairs
-        keys[group] = key_of(**common, source=source, settings=asked.key_fields())
+        keys[group] = key_of(**common, source=source, settings=prompt_source.key_fields())
     return Inputs(train, validation, sft, prompts, keys)
 
 

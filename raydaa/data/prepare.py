@@ -71,33 +71,33 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
         "sft": lambda target: _make_sft(target, inputs, data, tokenizer),
     }
     makers |= {group: partial(_make_prompts, group, inputs, data, tokenizer) for group in inputs.prompts}
-    made = False
+    any_made = False
     folders: dict[str, Path] = {}
     merged = DataReport({}, {}, {}, {})
     rejects = ""
     for group, key in inputs.keys.items():
         folders[group] = table_folder(folder, group, key)
-        made |= make_folder(folders[group], makers[group])
+        any_made |= make_folder(folders[group], makers[group])
         merged = merged.with_more(from_plain(DataReport, read_json(folders[group] / PREPARED_REPORT)))
         rejects += (folders[group] / PREPARED_REJECTS).read_text(encoding="utf-8")
         _refuse(inputs, data, merged, rejects)
-    return Tables(folders, merged, rejects, made)
+    return Tables(folders, merged, rejects, any_made)
 
 
 def _pairs(
     inputs: Inputs, data: DataSettings, tally: Tally
 ) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
     names = columns_of(data.preferences.columns, "prompt", "chosen", "rejected")
-    found = {
+    by_table = {
         table: parsed(rows, table, lambda row: preference_pair(row, names), tally)
         for table, rows in {"train": inputs.train, "validation": inputs.validation}.items()
         if rows is not None
     }
     if data.preferences.unique:
-        found = {table: each_once(table, pairs, tally) for table, pairs in found.items()}
-    train = found["train"]
-    if "validation" in found:
-        return train, found["validation"]
+        by_table = {table: each_once(table, pairs, tally) for table, pairs in by_table.items()}
+    train = by_table["train"]
+    if "validation" in by_table:
+        return train, by_table["validation"]
     share = data.preferences.validation
     assert isinstance(share, float)
     return split_by_prompt(train, share)
@@ -159,9 +159,9 @@ def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any
 
 def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:
     answer, name = row.get(names["response"]), row.get(names["question_id"], row.get("uid"))  # ArenaHard has had both
-    asked = prompt_of(row, names["prompt"])
+    prompt = prompt_of(row, names["prompt"])
     response = answer if isinstance(answer, str) else None
-    return Candidate(asked.messages, response, None if name is None else str(name), asked.tools)
+    return Candidate(prompt.messages, response, None if name is None else str(name), prompt.tools)
 
 
 def _refuse(inputs: Inputs, data: DataSettings, report: DataReport, rejects: str) -> None:
@@ -170,15 +170,17 @@ def _refuse(inputs: Inputs, data: DataSettings, report: DataReport, rejects: str
     sources = {"train": inputs.train.source, "validation": inputs.train.source}
     sources |= {"sft": ", ".join(source.source for source in data.sft)}
     sources |= dict(zip(_sft_tables(data), (source.source for source in data.sft), strict=True))
-    for table, source in (sources | {group: asked.source for group, (asked, _) in inputs.prompts.items()}).items():
-        mine = [line for line in lines if line["table"] == table]
+    for table, source in (
+        sources | {group: prompt_source.source for group, (prompt_source, _) in inputs.prompts.items()}
+    ).items():
+        rejected = [line for line in lines if line["table"] == table]
         total = report.read.get(table, 0)
-        if len(mine) > data.max_rejected_share * total:
-            reasons = Counter(line["reason"] for line in mine).most_common(3)
+        if len(rejected) > data.max_rejected_share * total:
+            reasons = Counter(line["reason"] for line in rejected).most_common(3)
             why = ", ".join(f"{reason}: {count}" for reason, count in reasons)
-            first = ", ".join(str(row) for row in sorted(line["row"] for line in mine)[:5])
+            first = ", ".join(str(row) for row in sorted(line["row"] for line in rejected)[:5])
             raise TooManyRejectsError(
-                f"{source}: {len(mine)} of {total} rows can't be used ({why}; first rows: {first}); "
+                f"{source}: {len(rejected)} of {total} rows can't be used ({why}; first rows: {first}); "
                 f"mend them or raise data.max_rejected_share ({data.max_rejected_share:g})",
                 rejects,
             )

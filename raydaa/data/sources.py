@@ -154,32 +154,32 @@ def _instruction(row: Mapping[str, Any]) -> Messages:
     if not isinstance(history, list):
         raise BadRowError("history is not a list of questions with their answers")
     for turn in history:
-        if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(said, str) for said in turn):
+        if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(side, str) for side in turn):
             raise BadRowError("history is not a list of questions with their answers")
         before += [{"role": "user", "content": turn[0]}, as_message(turn[1])]
     return [*before, {"role": "user", "content": text}]
 
 
-def _joined(given: Messages | None, context: Messages) -> Messages:
+def _joined(messages: Messages | None, context: Messages) -> Messages:
     """One prompt from its own column and from the conversations that may repeat it or go on from it."""
-    if not given or not context:
-        return given or context
-    system, asked = _system_apart(given)
+    if not messages or not context:
+        return messages or context
+    system, turns = _system_apart(messages)
     own_system, repeated = _system_apart(context)
     if system and own_system and system != own_system:
         raise BadRowError("the prompt disagrees with the conversation")
     if not repeated or repeated[0]["role"] == "assistant":
-        repeated = asked + repeated
-    elif not _agree(asked, repeated):
+        repeated = turns + repeated
+    elif not _agree(turns, repeated):
         raise BadRowError("the prompt disagrees with the conversation")
     return [*(system or own_system), *repeated]
 
 
-def _agree(asked: Messages, repeated: Messages) -> bool:
+def _agree(prompt: Messages, repeated: Messages) -> bool:
     """Whether a conversation begins with the prompt, or the prompt is one of its user's turns."""
-    said = [_stripped(message) for message in repeated]
-    begins = said[: len(asked)] == [_stripped(message) for message in asked]
-    return begins or (len(asked) == 1 and _stripped(asked[0]) in said)
+    repeated_turns = [_stripped(message) for message in repeated]
+    begins = repeated_turns[: len(prompt)] == [_stripped(message) for message in prompt]
+    return begins or (len(prompt) == 1 and _stripped(prompt[0]) in repeated_turns)
 
 
 def _stripped(message: Message) -> tuple[str, str]:
@@ -199,8 +199,8 @@ def _with_system(messages: Messages, row: Mapping[str, Any]) -> Messages:
             raise BadRowError(f"the column {column} is not text")
         if not text or not text.strip():
             continue
-        said, others = _system_apart(messages)
-        if said and said[0]["content"] != text:
+        system, others = _system_apart(messages)
+        if system and system[0]["content"] != text:
             raise BadRowError(f"the column {column} disagrees with the conversation's system message")
         messages = [{"role": "system", "content": text}, *others]
     return messages
@@ -217,15 +217,15 @@ def messages_of(value: Any) -> Messages:
     raise BadRowError("the prompt is neither text nor chat messages")
 
 
-def _message(given: Mapping[str, Any]) -> Message:
+def _message(turn: Mapping[str, Any]) -> Message:
     """A message with what chat templates read of it; parts of text are joined."""
-    role, content = given.get("role"), given.get("content")
+    role, content = turn.get("role"), turn.get("content")
     if isinstance(content, list) and content and all(isinstance(p, dict) and _is_text(p) for p in content):
         content = "".join(part["text"] for part in content)
-    extras = {name: _without_nulls(given[name]) for name in EXTRAS if given.get(name)}
-    if given.get("function_call") and "tool_calls" not in extras:  # as OpenAI wrote calls before tools
-        extras["tool_calls"] = [{"type": "function", "function": _without_nulls(given["function_call"])}]
-    if given.get("weight") == 0:
+    extras = {name: _without_nulls(turn[name]) for name in EXTRAS if turn.get(name)}
+    if turn.get("function_call") and "tool_calls" not in extras:  # as OpenAI wrote calls before tools
+        extras["tool_calls"] = [{"type": "function", "function": _without_nulls(turn["function_call"])}]
+    if turn.get("weight") == 0:
         extras["weight"] = 0
     role = "tool" if role == "function" else role
     if not isinstance(role, str) or not (isinstance(content, str) or (content is None and "tool_calls" in extras)):

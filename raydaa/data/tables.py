@@ -113,10 +113,10 @@ def uniquely_preferred(table: str, pairs: Numbered[PreferencePair], tally: Tally
 
 def _firsts(pairs: Numbered[PreferencePair], text: Callable[[PreferencePair], str]) -> list[tuple[int, PreferencePair]]:
     """Of pairs with the same ``text`` the first."""
-    found: dict[str, tuple[int, PreferencePair]] = {}
+    firsts: dict[str, tuple[int, PreferencePair]] = {}
     for number, pair in pairs:
-        found.setdefault(text(pair), (number, pair))
-    return list(found.values())
+        firsts.setdefault(text(pair), (number, pair))
+    return list(firsts.values())
 
 
 def _text(pair: PreferencePair, *responses: Any) -> str:

@@ -71,24 +71,24 @@ def rendering(tokenizer: Any, messages: Messages, tools: Tools, add_generation_p
         other = _with_other_arguments(messages)
         more = (_without_null_content(messages), other, _without_null_content(other))
         ways += [way for way in more if way != messages]
-    given = {} if tools is None else {"tools": tools}
-    found: list[str] = []
+    options = {} if tools is None else {"tools": tools}
+    texts: list[str] = []
     refused: Exception | None = None
     for way in ways:
         talk = [_in_parts(message) for message in way] if in_parts else way
         try:
             text = tokenizer.apply_chat_template(
-                talk, tokenize=False, add_generation_prompt=add_generation_prompt, **given
+                talk, tokenize=False, add_generation_prompt=add_generation_prompt, **options
             )
         except Exception as error:  # a template is a program of its own and may raise anything
             refused = refused or error
             continue
-        found.append(str(text))
-        if not _misread(messages, found[-1]):
+        texts.append(str(text))
+        if not _misread(messages, texts[-1]):
             break
-    if refused is not None and not found:
+    if refused is not None and not texts:
         raise refused
-    return min(found, key=lambda text: _misread(messages, text))
+    return min(texts, key=lambda text: _misread(messages, text))
 
 
 def _in_parts(message: Message) -> Message:
@@ -106,11 +106,11 @@ def _misread(messages: Messages, text: str) -> int:
     calls = [call.get("function") for m in messages for call in m.get("tool_calls") or [] if isinstance(call, dict)]
     arguments = [function.get("arguments") for function in calls if isinstance(function, dict)]
     wrong: set[str] = set()
-    for given in arguments:
-        if isinstance(given, str):
-            wrong |= {json.dumps(given), json.dumps(given, ensure_ascii=False), f"{{{given}}}"}
+    for argument in arguments:
+        if isinstance(argument, str):
+            wrong |= {json.dumps(argument), json.dumps(argument, ensure_ascii=False), f"{{{argument}}}"}
     nulls = text.count("None") if any(message.get("content") is None for message in messages) else 0
-    return nulls + sum(text.count(each) for each in wrong)
+    return nulls + sum(text.count(mark) for mark in wrong)
 
 
 def _with_other_arguments(messages: Messages) -> Messages:

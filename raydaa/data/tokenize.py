@@ -93,7 +93,7 @@ class Encoder:
         A turn whose ``weight`` is 0, as OpenAI's files have it, is context alone.
         One example where the template keeps earlier turns as they were, more where it says them otherwise.
         """
-        found: list[TokenizedExample] = []
+        examples: list[TokenizedExample] = []
         tokens: list[int] = []
         scored: list[bool] = []
         for index, message in enumerate(messages):
@@ -104,15 +104,15 @@ class Encoder:
             prompt = self._ids(text)
             answer = self._response(context, message, tools, text, prompt)
             if tokens and prompt[: len(tokens)] != tokens:
-                found.append(TokenizedExample(tokens, scored))
+                examples.append(TokenizedExample(tokens, scored))
                 tokens, scored = [], []
             scored = scored + [False] * (len(prompt) - len(tokens)) + [True] * len(answer)
             tokens = prompt + answer
         if tokens:
-            found.append(TokenizedExample(tokens, scored))
-        if not found:
+            examples.append(TokenizedExample(tokens, scored))
+        if not examples:
             raise BadRowError("no assistant turn has a weight")
-        kept = [self._shortened(example) for example in found]
+        kept = [self._shortened(example) for example in examples]
         if not any(any(example.scored[1:]) for example in kept):
             raise BadRowError("prompt longer than max_length")
         return [example for example in kept if any(example.scored[1:])]
@@ -127,17 +127,17 @@ class Encoder:
         """Ids after ``prompt``, whose text is ``text``, to the end of the assistant's turn."""
         message = self._clean(as_message(answer))
         chat = self._chat(tools)
-        said, end = chat.reply(messages, message, tools, text)
+        reply_text, end = chat.reply(messages, message, tools, text)
         if chat.thought is not None and not _has_thought(message):
             self.notes[f"{NO_THOUGHT} (set {chat.without_thought})"] += 1
-        if any(part.strip() not in said for part in _beside(message)):
+        if any(part.strip() not in reply_text for part in _beside(message)):
             self.notes[UNSAID] += 1
-        ids = self._ids(text + said)
+        ids = self._ids(text + reply_text)
         if ids[: len(prompt)] == prompt:
             ids = ids[len(prompt) :]
         else:
             self.notes[SPANNED] += 1
-            ids = self._ids_after(text, said)
+            ids = self._ids_after(text, reply_text)
         return ids if end is None else [*ids, end]
 
     def _clean(self, message: Message) -> Message:
@@ -166,16 +166,16 @@ class Encoder:
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return ids[1:] if self.bos is not None and ids[:2] == [self.bos, self.bos] else ids
 
-    def _ids_after(self, text: str, said: str) -> list[int]:
-        """Ids of ``said`` as it stands after ``text``, where the token at the border belongs to both."""
+    def _ids_after(self, text: str, answer: str) -> list[int]:
+        """Ids of ``answer`` as it stands after ``text``, where the token at the border belongs to both."""
         if not self.tokenizer.is_fast:
-            return self._inner_ids(said)
-        whole = self.tokenizer(text + said, add_special_tokens=False, return_offsets_mapping=True)
+            return self._inner_ids(answer)
+        whole = self.tokenizer(text + answer, add_special_tokens=False, return_offsets_mapping=True)
         border = len(text)
         spans = list(zip(whole["input_ids"], whole["offset_mapping"], strict=True))
-        after = next((place for place, (_, span) in enumerate(spans) if span[0] >= border), len(spans))
-        clean = spans[after][1][0] if after < len(spans) else len(text) + len(said)
-        return self._inner_ids((text + said)[border:clean]) + [token for token, _ in spans[after:]]
+        after = next((index for index, (_, span) in enumerate(spans) if span[0] >= border), len(spans))
+        clean = spans[after][1][0] if after < len(spans) else len(text) + len(answer)
+        return self._inner_ids((text + answer)[border:clean]) + [token for token, _ in spans[after:]]
 
     def _inner_ids(self, text: str) -> list[int]:
         """Ids of a text that begins none: behind a line break, SentencePiece puts no space before it."""
@@ -190,8 +190,8 @@ class Encoder:
 
 def _has_thought(message: Message) -> bool:
     text = message.get("content") or ""
-    said = any(message.get(name) for name in THOUGHTS)
-    return said or ("</" in text and "think" in text) or "[/THINK]" in text
+    thought = any(message.get(name) for name in THOUGHTS)
+    return thought or ("</" in text and "think" in text) or "[/THINK]" in text
 
 
 def _beside(message: Message) -> list[str]:

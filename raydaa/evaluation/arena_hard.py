@@ -32,10 +32,10 @@ class ArenaScore:
 def read_verdict(text: str) -> str | None:
     """The last verdict in a judge's answer, one of `DEGREES`, also in Markdown or escaped; None where there is none."""
     plain = re.sub(r"[*_`\\]", "", html.unescape(text)).translate(_SIGNS)
-    found = [match for match in _FINAL.findall(plain.upper()) if {match[0], match[2]} == {"A", "B"}]
-    if not found:
+    labels = [match for match in _FINAL.findall(plain.upper()) if {match[0], match[2]} == {"A", "B"}]
+    if not labels:
         return None
-    left, sign, right = found[-1]
+    left, sign, right = labels[-1]
     if sign.startswith("<"):
         left, sign, right = right, sign.replace("<", ">"), left
     return "A=B" if sign == "=" else f"{left}{sign}{right}"

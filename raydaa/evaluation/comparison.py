@@ -52,13 +52,13 @@ def compare(names: Sequence[str], outcomes: np.ndarray, draws: int = 10_000, see
     counts = bootstrap_counts(size, draws, seed)
     with np.errstate(invalid="ignore"):  # a draw without any common prompt says nothing
         drawn = (counts @ apart.T) / (counts @ common.T)
-    means = [100 * float(each[shared].mean()) for each, shared in zip(apart, common, strict=True)]
+    means = [100 * float(scores[shared].mean()) for scores, shared in zip(apart, common, strict=True)]
     spreads = [values[~np.isnan(values)] for values in 100 * drawn.T]
     p_values = [_p_value(values) for values in spreads]
-    found = zip(pairs, means, map(interval, spreads), p_values, holm(p_values), apart, common, strict=True)
+    columns = zip(pairs, means, map(interval, spreads), p_values, holm(p_values), apart, common, strict=True)
     return [
         Comparison(names[i], names[j], mean, low, high, p, different, int(shared.sum()), prompts_needed(values[shared]))
-        for (i, j), mean, (low, high), p, different, values, shared in found
+        for (i, j), mean, (low, high), p, different, values, shared in columns
     ]
 
 
@@ -79,10 +79,10 @@ def bootstrap_counts(size: int, draws: int, seed: int = 0) -> np.ndarray:
 def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
     """Which hypotheses fall when all of them together may err with probability ``level`` (Holm 1979)."""
     fallen = [False] * len(p_values)
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if p_values[place] > level / (len(p_values) - rank):
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[index] > level / (len(p_values) - rank):
             break
-        fallen[place] = True
+        fallen[index] = True
     return fallen
 
 
@@ -98,7 +98,7 @@ def prompts_needed(differences: np.ndarray) -> int | None:
 
 def tied(order: Sequence[str], comparisons: Sequence[Comparison]) -> list[list[str]]:
     """Groups of models that no comparison tells apart, neighbours in ``order`` (best first); they may overlap."""
-    apart = {frozenset((each.one, each.other)) for each in comparisons if each.different}
+    apart = {frozenset((comparison.one, comparison.other)) for comparison in comparisons if comparison.different}
     groups: list[list[str]] = []
     for start in range(len(order)):
         group = [order[start]]
@@ -114,7 +114,7 @@ def tied(order: Sequence[str], comparisons: Sequence[Comparison]) -> list[list[s
 def verdict(order: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     """What the comparisons say of the best of ``order`` (best first), in one sentence."""
     best = tied(order, comparisons)[0]
-    apart = {frozenset((each.one, each.other)) for each in comparisons if each.different}
+    apart = {frozenset((comparison.one, comparison.other)) for comparison in comparisons if comparison.different}
     behind = [name for name in order if all(frozenset((name, member)) in apart for member in best)]
     first = f"{', '.join(best)} are tied" if len(best) > 1 else f"{best[0]} is ahead"
     return f"{first}; better than {', '.join(behind)}" if behind else f"{first}; nobody is told apart from all of them"

@@ -79,9 +79,9 @@ def length_controlled_win_rate(
     leaves with this L1 penalty, for comparison with published figures. ValueError where the columns are of other
     lengths, or a preference is out of range; ModuleNotFoundError where ``C`` lacks scikit-learn.
     """
-    p, own, other = (np.asarray(each, float) for each in (preference, model_length, baseline_length))
+    p, own, other = (np.asarray(values, float) for values in (preference, model_length, baseline_length))
     g = np.zeros_like(p) if difficulty is None else np.asarray(difficulty, float)
-    if not p.size or any(each.shape != p.shape or p.ndim != 1 for each in (own, other, g)):
+    if not p.size or any(values.shape != p.shape or p.ndim != 1 for values in (own, other, g)):
         raise ValueError("preference, model_length, baseline_length and difficulty need one value for each prompt")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("a preference is not between 0 and 1")
@@ -176,9 +176,9 @@ def _fit(rows: _Rows, start: np.ndarray) -> np.ndarray:
         step = _solved(curvature, gradient, used)
         ahead = np.where(worse[:, None], 0.5 * (before + weights), weights - step)
         before, weights = np.where(worse[:, None], before, weights), ahead
-        found = ~worse & (np.abs(step).max(axis=1) < CONVERGED)
-        fitted[left[found]] = weights[found]
-        going = ~found & ~np.isnan(weights).any(axis=1)
+        converged = ~worse & (np.abs(step).max(axis=1) < CONVERGED)
+        fitted[left[converged]] = weights[converged]
+        going = ~converged & ~np.isnan(weights).any(axis=1)
         if not going.all():  # of few prompts many draws have no end: the others do not wait for them
             rows, left = rows.of(going), left[going]
             weights, before, least = weights[going], before[going], least[going]
@@ -234,8 +234,8 @@ def _derivatives(rows: _Rows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
         loss = loss + GAMED_WEIGHT * more
         gradient[:, :2] += GAMED_WEIGHT * residual @ np.stack([length, difficulty], axis=1)
         products = np.stack([length * length, length * difficulty, difficulty * difficulty], axis=1)
-        for place, each in zip((0, 1, 3), (GAMED_WEIGHT * slope @ products).T, strict=True):
-            second[place] = second[place] + each
+        for index, product in zip((0, 1, 3), (GAMED_WEIGHT * slope @ products).T, strict=True):
+            second[index] = second[index] + product
     curvature = np.stack(second, axis=1)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
     return loss, gradient, curvature
 

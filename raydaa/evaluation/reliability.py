@@ -38,9 +38,9 @@ def reliability(
     if not both.any():
         return None
     one, other = first[both], second[both]
-    names, place = np.unique(prompts[both], return_inverse=True)
+    names, prompt_index = np.unique(prompts[both], return_inverse=True)
     favoured = 100 * (one + 1 - other) / 2  # what stood first won, once as the model and once as the baseline
-    by_prompt = np.bincount(place, favoured) / np.bincount(place)
+    by_prompt = np.bincount(prompt_index, favoured) / np.bincount(prompt_index)
     low, high = interval(by_prompt[bootstrap_indices(len(names), draws, seed)].mean(axis=1))
     consistent = 100 * float((np.sign(one - 0.5) == np.sign(other - 0.5)).mean())
     return Reliability(float(by_prompt.mean()), low, high, consistent, len(names))

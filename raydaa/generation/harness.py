@@ -26,8 +26,8 @@ def identity(settings: HarnessSettings) -> dict[str, Any]:
 
 def _content(folder: str | None) -> str:
     """A hash of all files in a folder of tasks."""
-    found = [] if folder is None else [p for p in files_below(Path(folder)) if p.suffix != ".pyc"]
-    files = {str(path.relative_to(str(folder))): file_hash(path) for path in found}
+    own_files = [] if folder is None else [p for p in files_below(Path(folder)) if p.suffix != ".pyc"]
+    files = {str(path.relative_to(str(folder))): file_hash(path) for path in own_files}
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
 
 
@@ -65,8 +65,8 @@ def ask(endpoint: Endpoint, model: Path, tokenizer: Path, settings: HarnessSetti
     Prompts are read, and as chats rendered, by the tokenizer in the folder ``tokenizer``.
     """
     with without_proxies():
-        found: Any = _evaluated(endpoint, settings.max_length or positions(model), tokenizer, settings)
-    return {task: _metrics(values) for task, values in found["results"].items()}
+        evaluated: Any = _evaluated(endpoint, settings.max_length or positions(model), tokenizer, settings)
+    return {task: _metrics(values) for task, values in evaluated["results"].items()}
 
 
 @contextlib.contextmanager

@@ -41,17 +41,17 @@ class Pool:
         first = ask()
 
         def answered() -> list[Response]:
-            told = ""
+            reason = ""
             for attempt in range(ATTEMPTS):
                 answer = ask() if attempt else first
                 try:
-                    found, responses = answer.result()
-                    if found == version:
+                    loaded, responses = answer.result()
+                    if loaded == version:
                         return list(responses)
-                    told = f"answered with weights {found}, not {version}"
+                    reason = f"answered with weights {loaded}, not {version}"
                 except RayActorError as error:
-                    told = first_line(error)
-            raise RuntimeError(f"{checkpoint}: {told}, {ATTEMPTS} times in a row")
+                    reason = first_line(error)
+            raise RuntimeError(f"{checkpoint}: {reason}, {ATTEMPTS} times in a row")
 
         return answered
 

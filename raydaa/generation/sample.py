@@ -61,13 +61,13 @@ def generate(
     The same arguments give the same responses on the same device.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    found: dict[int, Response] = {}
+    by_row: dict[int, Response] = {}
     torch.manual_seed(sampling.seed)
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         responses = _batch(model, [prompts[i] for i in chosen], sampling, stops, pad)
-        found |= dict(zip(chosen, responses, strict=True))
-    return [found[i] for i in range(len(prompts))]
+        by_row |= dict(zip(chosen, responses, strict=True))
+    return [by_row[i] for i in range(len(prompts))]
 
 
 def _batch(
@@ -98,7 +98,7 @@ def _batch(
     logps = torch.stack(raw.steps, dim=1).double().cpu()
     responses = []
     for row, tokens in enumerate(output[:, length:].tolist()):
-        end = next((place for place, token in enumerate(tokens) if token in stops), None)
+        end = next((index for index, token in enumerate(tokens) if token in stops), None)
         size = len(tokens) if end is None else end + 1
         responses.append(Response(tokens[:size], float(logps[row, :size].sum()), end is None))
     return responses

@@ -56,8 +56,8 @@ class Serving(BaseModel):
         import ray
         import torch
 
-        found = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.is_available()
-        return 1.0 if found else 0.0
+        gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.is_available()
+        return 1.0 if gpus else 0.0
 
 
 def config_of(serving: Serving, whole_checkpoints: bool = False) -> Any:

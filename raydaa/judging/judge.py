@@ -91,8 +91,8 @@ class Judge(ABC, Generic[Chosen]):
         """All that a verdict depends on, responses aside."""
 
     @abstractmethod
-    def check(self, place: str, on_gpus: bool) -> None:
-        """InputError where it can be known that it could not judge; ``place`` is that of its settings."""
+    def check(self, setting: str, on_gpus: bool) -> None:
+        """InputError where it can be known that it could not judge; ``setting`` names it."""
 
     @abstractmethod
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:

@@ -78,14 +78,16 @@ class Game:
 class JudgeClient:
     """Asks for what the cache lacks."""
 
-    def __init__(self, endpoint: Endpoint, asked: JudgePrompt, cache: VerdictCache, spent: Spent | None = None) -> None:
-        self.endpoint, self.asked, self.cache = endpoint, asked, cache
+    def __init__(
+        self, endpoint: Endpoint, prompt: JudgePrompt, cache: VerdictCache, spent: Spent | None = None
+    ) -> None:
+        self.endpoint, self.asked, self.cache = endpoint, prompt, cache
         self.spent = spent or Spent()
         self.heard = time.monotonic()
         self.answered = False  # whether it has said anything at all, now or in the cache
 
-    def rule(self, games: Sequence[Game], told: Callable[[int, int], None] = lambda done, of: None) -> list[Ruling]:
-        """A ruling for every game, in their order; ``told`` hears how many are there.
+    def rule(self, games: Sequence[Game], tell: Callable[[int, int], None] = lambda done, of: None) -> list[Ruling]:
+        """A ruling for every game, in their order; ``tell`` hears how many are there.
 
         JudgeError, in one line without any key, where the judge refuses, is silent for too long or has used up its
         budget: the same call goes on from what was kept.
@@ -93,23 +95,23 @@ class JudgeClient:
         keys = [self.key(game) for game in games]
         missing = self.missing(games)
         done = len(set(keys)) - len(missing)
-        told(done, done + len(missing))
+        tell(done, done + len(missing))
         if missing:
             self.answered = any(self.cache.rulings[key].outcome is not None for key in set(keys) - set(missing))
-            asking = self._ask_all(missing, lambda more: told(done + more, done + len(missing)))
+            asking = self._ask_all(missing, lambda more: tell(done + more, done + len(missing)))
             outside_event_loop(asyncio.run, asking)
         return [self.cache.rulings[key] for key in keys]
 
     def missing(self, games: Sequence[Game]) -> dict[str, Game]:
         """Games without a ruling, by key, each once."""
-        found = {self.key(game): game for game in games}
-        return {key: game for key, game in found.items() if key not in self.cache.rulings}
+        by_key = {self.key(game): game for game in games}
+        return {key: game for key, game in by_key.items() if key not in self.cache.rulings}
 
     def key(self, game: Game) -> str:
         """Of the game's ruling."""
         return ruling_key(game.prompt, game.first, game.second, self._where, self.asked.name, self.asked.version)
 
-    async def _ask_all(self, missing: dict[str, Game], told: Callable[[int], None]) -> None:
+    async def _ask_all(self, missing: dict[str, Game], tell: Callable[[int], None]) -> None:
         waiting, fresh = iter(missing.items()), _Fresh(self.cache)
         self.heard = time.monotonic()
         refused: list[Ruling] = []  # not kept before something was answered: it may not be about the games
@@ -122,7 +124,7 @@ class JudgeClient:
                     refused.append(self._unread(key, str(error)))
                     if not self.answered and len(refused) >= min(REFUSALS, len(missing)):
                         raise JudgeError(f"{self._where} {error}") from None
-                told(fresh.count + len(refused))
+                tell(fresh.count + len(refused))
 
         try:
             async with self._client() as client, asyncio.TaskGroup() as group:
@@ -178,7 +180,7 @@ class JudgeClient:
         """One answer, however long it takes within the judge's patience; RefusedError where it refuses the game."""
         import openai
 
-        begun = time.monotonic()
+        began = time.monotonic()
         for attempt in itertools.count(1):
             self._check_budget()
             options = self._options()
@@ -198,18 +200,20 @@ class JudgeClient:
                 status, text = None, type(error).__name__
             if status in (None, *ABOUT_THE_GAME) and self._adapt(options, text):
                 continue
-            said = sentence_of(text, self._key) or ("a reply without an answer" if text.strip() else "an empty reply")
-            told = f"status {status}: {said}" if status else said
-            others_answered = self.heard > begun
+            sentence = sentence_of(text, self._key) or (
+                "a reply without an answer" if text.strip() else "an empty reply"
+            )
+            problem = f"status {status}: {sentence}" if status else sentence
+            others_answered = self.heard > began
             if status is not None and status < 500 and status not in LATER:
-                if status in ABOUT_THE_GAME or (status == 403 and self.answered and FILTERED.search(said)):
-                    raise RefusedError(f"refused with {told}")
-                raise JudgeError(f"{self._where} refused with {told}")
+                if status in ABOUT_THE_GAME or (status == 403 and self.answered and FILTERED.search(sentence)):
+                    raise RefusedError(f"refused with {problem}")
+                raise JudgeError(f"{self._where} refused with {problem}")
             if attempt >= ROUNDS and others_answered:
-                return Answer(f"no answer ({told})"), (0, 0)
+                return Answer(f"no answer ({problem})"), (0, 0)
             silent = time.monotonic() - self.heard
             if silent > self.endpoint.patience:
-                raise JudgeError(f"{self._where} gave no answer for {silent:.0f} s ({told})", passing=True)
+                raise JudgeError(f"{self._where} gave no answer for {silent:.0f} s ({problem})", passing=True)
             await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
 
@@ -236,10 +240,10 @@ class JudgeClient:
 
     def _adapt(self, options: dict[str, Any], text: str) -> bool:
         """Whether the judge refuses an option, which is then sent no more, or by the name that it wants."""
-        found = adapted(options, text)
-        if found is None:
+        options_now = adapted(options, text)
+        if options_now is None:
             return False
-        name, instead = found
+        name, instead = options_now
         if name in ("logprobs", "top_logprobs") and self.asked.by_token:
             raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
         if name in self.spent.adapted or instead in self.spent.adapted:  # it refuses what it asked for

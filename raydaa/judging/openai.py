@@ -43,9 +43,9 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
     def _name(self) -> str:
         return Path(self.settings.model).name
 
-    def check(self, place: str, on_gpus: bool) -> None:
+    def check(self, setting: str, on_gpus: bool) -> None:
         if not is_installed("openai"):
-            raise InputError(f"{place}: openai is not installed; pip install 'raydaa[judge]'")
+            raise InputError(f"{setting}: openai is not installed; pip install 'raydaa[judge]'")
 
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
         cache = VerdictCache(resources.verdicts)
@@ -86,10 +86,10 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
     def _games(self, comparisons: Comparisons, seed: int) -> list[Game]:
         games = list[Game]()
         for responses in comparisons.responses.values():
-            for row, mine, other in comparisons.games(responses):
-                if mine == other:  # a tie that nobody needs to be asked for
+            for row, response, other in comparisons.games(responses):
+                if response == other:  # a tie that nobody needs to be asked for
                     continue
-                both = [Game(row["question"], mine, other), Game(row["question"], other, mine)]
+                both = [Game(row["question"], response, other), Game(row["question"], other, response)]
                 if self.settings.num_orders == 1:
                     both = [both[int(key_of(seed=seed, prompt=row["prompt_id"]), 16) % 2]]
                 games += both
@@ -106,11 +106,11 @@ class Judge(LanguageJudge[OpenAIJudge]):
     def _name(self) -> str:
         return self.settings.model
 
-    def check(self, place: str, on_gpus: bool) -> None:
-        super().check(place, on_gpus)
+    def check(self, setting: str, on_gpus: bool) -> None:
+        super().check(setting, on_gpus)
         key = self.settings.api_key_env
         if key is not None and not os.environ.get(key):
-            raise InputError(f"{place}.api_key_env: {key} is not set, or empty")
+            raise InputError(f"{setting}.api_key_env: {key} is not set, or empty")
 
     @property
     def _account(self) -> str:
@@ -121,12 +121,12 @@ class Judge(LanguageJudge[OpenAIJudge]):
 
 
 def _verdict(
-    prompt: dict[str, Any], mine: str, other: str, ruled: dict[tuple[str, str, str], Ruling]
+    prompt: dict[str, Any], response: str, other: str, ruled: dict[tuple[str, str, str], Ruling]
 ) -> dict[str, Any]:
     """Both orders averaged; one alone where the other was not asked for or can't be read. Equal responses tie."""
     question = prompt["question"]
-    row: dict[str, Any] = {"prompt_id": prompt["prompt_id"], "outcome": 0.5 if mine == other else None}
-    rulings = ruled.get((mine, other, question)), ruled.get((other, mine, question))
+    row: dict[str, Any] = {"prompt_id": prompt["prompt_id"], "outcome": 0.5 if response == other else None}
+    rulings = ruled.get((response, other, question)), ruled.get((other, response, question))
     for order, ruling in zip(ORDERS, rulings, strict=True):
         if ruling is None:
             continue

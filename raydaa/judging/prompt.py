@@ -48,9 +48,9 @@ class Answer:
         """What it says after its thoughts; nothing where it was cut, or is still thinking."""
         if self.cut:
             return ""
-        said = _THOUGHT.sub("", self.text)
-        said = _CLOSED.split(said)[-1]  # a thought that the prompt had opened
-        return "" if _OPEN.search(said) else said
+        answer = _THOUGHT.sub("", self.text)
+        answer = _CLOSED.split(answer)[-1]  # a thought that the prompt had opened
+        return "" if _OPEN.search(answer) else answer
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def _degrees(answer: Answer) -> Reading | None:
 
 
 def _winner(answer: Answer) -> Reading | None:
-    found = _WINNER.findall(_TAG.sub("", html.unescape(answer.verdict)))
-    return Reading(WINNERS[found[-1]]) if found else None
+    winners = _WINNER.findall(_TAG.sub("", html.unescape(answer.verdict)))
+    return Reading(WINNERS[winners[-1]]) if winners else None
 
 
 _READERS: dict[str, Callable[[Answer], Reading | None]] = {"token": _token, "degrees": _degrees, "winner": _winner}

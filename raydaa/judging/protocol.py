@@ -61,16 +61,16 @@ def read_completion(text: str) -> tuple[Answer, tuple[int, int]]:
         raise NoAnswerError(json.dumps(error), _status(error))
     message: dict[str, Any] = choice["message"] if isinstance(choice.get("message"), dict) else {}
     cut = str(choice.get("finish_reason")).lower() in CUT
-    said = _text(message.get("content")) or _text(choice.get("text")) or _text(message.get("refusal"))
-    return Answer(said, _likeliest(choice.get("logprobs")), cut), _used(body.get("usage"))
+    answer = _text(message.get("content")) or _text(choice.get("text")) or _text(message.get("refusal"))
+    return Answer(answer, _likeliest(choice.get("logprobs")), cut), _used(body.get("usage"))
 
 
 def _status(body: dict[str, Any]) -> int | None:
     """The HTTP status that an error's body names; None where it names none, or is no error's."""
     error = body.get("error")
-    for each in (error if isinstance(error, dict) else {}, body):
+    for part in (error if isinstance(error, dict) else {}, body):
         for name in ("code", "status", "status_code", "type"):
-            value = str(each.get(name))
+            value = str(part.get(name))
             if value in NAMED:
                 return NAMED[value]
             if re.fullmatch(r"[45]\d\d", value):
@@ -133,11 +133,11 @@ def _likeliest(logprobs: Any) -> list[tuple[str, float]]:
     first = content[0] if isinstance(content, list) and content else None
     known = (first.get("top_logprobs") or []) if isinstance(first, dict) else []
     return [
-        (each["token"], float(each["logprob"]))
-        for each in known
-        if isinstance(each, dict)
-        and isinstance(each.get("token"), str)
-        and isinstance(each.get("logprob"), int | float)
+        (token["token"], float(token["logprob"]))
+        for token in known
+        if isinstance(token, dict)
+        and isinstance(token.get("token"), str)
+        and isinstance(token.get("logprob"), int | float)
     ]
 
 
@@ -157,12 +157,12 @@ def _count(value: Any) -> int:
 def sentence_of(text: str, secret: str = "") -> str:
     """What a server says instead of an answer, on one line and without the key."""
     body = _parsed(text)
-    said = _message(body) if isinstance(body, dict | list) else re.sub(r"<[^>]*>", " ", text)
-    said = " ".join(html.unescape(said).split())
+    sentence = _message(body) if isinstance(body, dict | list) else re.sub(r"<[^>]*>", " ", text)
+    sentence = " ".join(html.unescape(sentence).split())
     if secret:
-        said = said.replace(secret, "…")
-    said = re.sub(r"\b(sk|pk|key|Bearer)[-_ ][\w*.…-]{6,}", "…", said)
-    return said if len(said) <= SAID else said[: SAID - 1] + "…"
+        sentence = sentence.replace(secret, "…")
+    sentence = re.sub(r"\b(sk|pk|key|Bearer)[-_ ][\w*.…-]{6,}", "…", sentence)
+    return sentence if len(sentence) <= SAID else sentence[: SAID - 1] + "…"
 
 
 def _message(body: Any) -> str:
@@ -173,8 +173,8 @@ def _message(body: Any) -> str:
         return "; ".join(filter(None, map(_message, body)))
     if isinstance(body, dict):
         for name in ("error", "message", "detail", "msg", "errors"):
-            if body.get(name) and (said := _message(body[name])):
-                return said
+            if body.get(name) and (sentence := _message(body[name])):
+                return sentence
     return ""
 
 
@@ -185,15 +185,15 @@ def adapted(options: Mapping[str, Any], text: str) -> tuple[str, str | None] | N
     """
     body = _parsed(text)
     error = body.get("error", body) if isinstance(body, dict) else {}
-    said = sentence_of(text)
+    sentence = sentence_of(text)
     code = str(error.get("code", "")) if isinstance(error, dict) else ""
-    if not (_REFUSED_KEY.search(said) or code.startswith(("unsupported", "unknown"))):
+    if not (_REFUSED_KEY.search(sentence) or code.startswith(("unsupported", "unknown"))):
         return None
     named = error.get("param") if isinstance(error, dict) else None
     refused = next((name for name in _first([named], _words(text)) if name in options), None)
     if refused is None:
         return None
-    instead = _INSTEAD.search(said)
+    instead = _INSTEAD.search(sentence)
     return refused, instead[1] if instead and instead[1] not in options else None
 
 

@@ -36,11 +36,11 @@ class Judge(judge.Judge[RewardModelJudge]):
     def identity(self) -> dict[str, Any]:
         return {"reward_model": self._weights}
 
-    def check(self, place: str, on_gpus: bool) -> None:
+    def check(self, setting: str, on_gpus: bool) -> None:
         try:
             check_reward_model(self._folder)
         except ValueError as error:
-            raise InputError(f"{place}.model: {error}") from None
+            raise InputError(f"{setting}.model: {error}") from None
 
     @cached_property
     def _folder(self) -> Path:
@@ -110,18 +110,18 @@ def reward_scores(
     """
     encoded = [_ids(tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     alike: dict[int, list[int]] = defaultdict(list)
-    for place, ids in enumerate(encoded):
-        alike[len(ids)].append(place)
+    for index, ids in enumerate(encoded):
+        alike[len(ids)].append(index)
     size = 1 if model.config.pad_token_id is None else BATCH  # classifiers over decoders look for the last token by it
     scores = [0.0] * len(encoded)
     for places in alike.values():
         for first in range(0, len(places), size):
             chosen = places[first : first + size]
-            batch = torch.tensor([encoded[place] for place in chosen], device=model.device)
+            batch = torch.tensor([encoded[index] for index in chosen], device=model.device)
             with torch.no_grad():
-                found = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits[:, 0]
-            for place, score in zip(chosen, found.float().tolist(), strict=True):
-                scores[place] = score
+                logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits[:, 0]
+            for index, score in zip(chosen, logits.float().tolist(), strict=True):
+                scores[index] = score
     return scores
 
 

@@ -25,11 +25,11 @@ class Judge(judge.Judge[RuleJudge]):
     def identity(self) -> dict[str, Any]:
         return rule_identity(self.settings.function)
 
-    def check(self, place: str, on_gpus: bool) -> None:
+    def check(self, setting: str, on_gpus: bool) -> None:
         try:
             self.identity()
         except ValueError as error:
-            raise InputError(f"{place}.function: {error}") from None
+            raise InputError(f"{setting}.function: {error}") from None
 
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
         name = self.settings.function
@@ -52,10 +52,10 @@ def rule_of(name: str) -> Reward:
     """The rule called ``name``: the pocket world's own, or a function of the user's; ValueError where there is none."""
     if name == POCKET:
         return gold_reward
-    found = imported(name)
-    if not callable(found):
+    value = imported(name)
+    if not callable(value):
         raise ValueError(f"{name!r} is not a function of a prompt and a response")
-    return found
+    return value
 
 
 def rule_identity(name: str) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def compared(ids: Sequence[str], rewards: Sequence[float], against: Sequence[flo
     Where one of them is no number nothing can be said.
     """
     rows = []
-    for name, mine, other in zip(ids, rewards, against, strict=True):
-        known = not (math.isnan(mine) or math.isnan(other))
-        outcome = 0.5 + 0.5 * ((mine > other) - (mine < other)) if known else None
-        rows.append({"prompt_id": name, "outcome": outcome, "score": mine, "baseline_score": other})
+    for name, reward, other in zip(ids, rewards, against, strict=True):
+        known = not (math.isnan(reward) or math.isnan(other))
+        outcome = 0.5 + 0.5 * ((reward > other) - (reward < other)) if known else None
+        rows.append({"prompt_id": name, "outcome": outcome, "score": reward, "baseline_score": other})
     return rows

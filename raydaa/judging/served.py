@@ -21,10 +21,10 @@ class Judge(LanguageJudge[ServedJudge]):
     def identity(self) -> dict[str, Any]:
         return {"served": self._weights, **super().identity()}
 
-    def check(self, place: str, on_gpus: bool) -> None:
+    def check(self, setting: str, on_gpus: bool) -> None:
         if not available():
-            raise InputError(f"{place}: {missing(on_gpus)}")
-        super().check(place, on_gpus)
+            raise InputError(f"{setting}: {missing(on_gpus)}")
+        super().check(setting, on_gpus)
         local_model(self.settings.model)
 
     @cached_property

@@ -26,22 +26,22 @@ def measure(
     """The figures of every model that answered, by name."""
     answers = {name: GENERATIONS.read(work.folder) for name, work in judged.items()}
     texts = {name: column(table, "response") for name, table in answers.items()}
-    found = {}
+    figures = {}
     for name, table in answers.items():
         lengths = list(map(len, column(table, "tokens")))
-        found[name] = BenchmarkFigures(
+        figures[name] = BenchmarkFigures(
             answers=str(judged[name].folder.relative_to(context.folder)),
             responses=response_figures(texts[name], lengths, column(table, "cut")),
         )
     if not verdicts:
-        return found
+        return figures
     verdict_figures = _Judged(
         context, benchmark, texts, {name: VERDICTS.read(folder) for name, folder in verdicts.items()}
     )
     for name, folder in verdicts.items():
-        place = str(folder.relative_to(context.folder))
-        found[name] = verdict_figures.figures(name, replace(found[name], verdicts=place))
-    return found
+        relative = str(folder.relative_to(context.folder))
+        figures[name] = verdict_figures.figures(name, replace(figures[name], verdicts=relative))
+    return figures
 
 
 class _Judged:
@@ -56,22 +56,22 @@ class _Judged:
         self.published = Published(benchmark.table, benchmark.settings)
         self.draws = context.settings.evaluation.bootstrap_draws
 
-    def figures(self, name: str, found: BenchmarkFigures) -> BenchmarkFigures:
-        """``found`` with what verdicts add."""
+    def figures(self, name: str, figures: BenchmarkFigures) -> BenchmarkFigures:
+        """``figures`` with what verdicts add."""
         known = ~np.isnan(self.outcomes[name])
         if not known.any():
-            return found
+            return figures
         games = None if self.benchmark.judge is None else self.benchmark.judge.degree_games
         against_itself = name == self.benchmark.baseline  # there is no length to control
         return replace(
-            found,
+            figures,
             win_rate=win_rate(self.outcomes[name][known], self.draws),
             arena=None if games is None else arena_of(self.verdicts[name], games, self.draws),
             length_controlled=None if against_itself else self._length_controlled(name, known),
         )
 
     def _length_controlled(self, name: str, known: np.ndarray) -> LengthControlled:
-        mine, others = (np.array(list(map(len, texts)), float)[known] for texts in (self.texts[name], self.against))
+        lengths, others = (np.array(list(map(len, texts)), float)[known] for texts in (self.texts[name], self.against))
         difficulty, whose = self.published.difficulty, "published difficulty"
         if difficulty is None:
             whose = "difficulty by the other models"
@@ -79,7 +79,7 @@ class _Judged:
             difficulty = difficulty_of(np.array(rest)) if rest else None
         difficulty = None if difficulty is None else difficulty[known]
         rewrites = self.published.gamed(known)
-        controlled = length_controlled_win_rate(self.outcomes[name][known], mine, others, difficulty, rewrites)
+        controlled = length_controlled_win_rate(self.outcomes[name][known], lengths, others, difficulty, rewrites)
         return replace(controlled, variant=controlled.variant.replace("with difficulty", f"with {whose}"))
 
 
@@ -87,11 +87,11 @@ def arena_of(verdicts: pa.Table, orders: int, draws: int) -> ArenaScore:
     """Every order that was asked for is a game; where nobody had to be asked, each would have been a tie."""
     games = list[tuple[str, float, float]]()
     for row in verdicts.to_pylist():
-        asked = [order for order in ORDERS if row[f"{order}_weight"] is not None]
-        for order in asked:
+        orders_asked = [order for order in ORDERS if row[f"{order}_weight"] is not None]
+        for order in orders_asked:
             value = float("nan") if row[order] is None else row[order]
             games.append((row["prompt_id"], value, row[f"{order}_weight"]))
-        if not asked:
+        if not orders_asked:
             games += [(row["prompt_id"], 0.5, 1.0)] * orders
     questions, outcomes, weights = zip(*games, strict=True)
     return score_of_games(questions, outcomes, weights, draws)
@@ -121,7 +121,7 @@ class Published:
         """The baseline against its own rewrites, of the prompts that are ``known``."""
         if self.rewrites is None:
             return None
-        places = {row: place for place, row in enumerate(self.rows[known])}
+        places = {row: number for number, row in enumerate(self.rows[known])}
         kept = np.array([index in places for index in self.rewrites["index"]])
         rows = {name: values[kept] for name, values in self.rewrites.items()}
         return rows | {"index": np.array([places[index] for index in rows["index"]])}
@@ -143,12 +143,13 @@ def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:
         left_out = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read."
         notes.append(f"{benchmark.label}: {left_out}")
     prompts, first, second = (every[name].to_numpy() for name in ("prompt_id", *ORDERS))
-    found = reliability(prompts, first, second)
-    if found is not None:
-        share = f"{found.first_favoured:.1f} % [{found.low:.1f}, {found.high:.1f}]"
-        bias = "which is a bias" if found.biased else "which shows no bias"
+    consistency = reliability(prompts, first, second)
+    if consistency is not None:
+        share = f"{consistency.first_favoured:.1f} % [{consistency.low:.1f}, {consistency.high:.1f}]"
+        bias = "which is a bias" if consistency.biased else "which shows no bias"
         notes.append(
             f"{benchmark.label}: the judge favours the response it sees first {share} of the time, {bias} by position; "
-            f"in both orders it says the same of {found.consistent:.0f} % of the prompts. Both orders are averaged."
+            f"in both orders it says the same of {consistency.consistent:.0f} % of the prompts. Both orders are "
+            f"averaged."
         )
     return notes

@@ -98,25 +98,27 @@ def fixed_baseline(settings: StudySettings, prepared: Prepared, benchmark: Bench
             find = partial(_answer, _answers(baseline))
         except DataError as error:
             raise InputError(f"{benchmark.name}: baseline: {error}") from None
-    found = [find(row) for row in rows]
-    missing = [row["question_id"] or row["question"] for row, answer in zip(rows, found, strict=True) if answer is None]
+    responses = [find(row) for row in rows]
+    missing = [
+        row["question_id"] or row["question"] for row, answer in zip(rows, responses, strict=True) if answer is None
+    ]
     if missing:
         raise InputError(
             f"{benchmark.name}: baseline: {baseline!r} has no response to {len(missing)} of {len(rows)} prompts, "
             f"the first {str(missing[0])[:60]!r}; use a model, or a file of responses"
         )
-    return tuple(str(answer) for answer in found)
+    return tuple(str(answer) for answer in responses)
 
 
 def _answers(source: str) -> dict[str, str]:
     """Responses in a file, by their question's id and by its text: AlpacaEval's outputs, or ArenaHard's answers."""
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     for _, row in read_rows(source, "train").rows:
         answer = _answer_in(row)
         if answer is not None:
             names = (row.get(name) for name in ("question_id", "uid", "instruction", "prompt", "question"))
-            found |= {name: answer for name in names if isinstance(name, str)}
-    return found
+            answers |= {name: answer for name in names if isinstance(name, str)}
+    return answers
 
 
 def _answer_in(row: dict[str, Any]) -> str | None:

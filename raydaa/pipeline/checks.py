@@ -28,9 +28,9 @@ from raydaa.training.device import card_memory
 def check_models(settings: StudySettings, base: Path) -> None:
     """Every model that the study names is there and reads the same tokens; what it asks for is installed and set."""
     engine_of(settings)
-    for place, judge in settings.evaluation.judges:
+    for setting, judge in settings.evaluation.judges:
         if judge.judges:
-            judge_of(judge).check(place, on_gpus(settings))
+            judge_of(judge).check(setting, on_gpus(settings))
     if settings.evaluation.lm_eval is not None:
         if not is_installed("lm_eval"):
             raise InputError("evaluation.lm_eval: lm_eval is not installed; pip install 'raydaa[lm-eval]'")
@@ -76,15 +76,15 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
         return
     if settings.data.max_length > positions:
         raise InputError(f"data.max_length: {settings.data.max_length} exceeds the model's {positions} positions")
-    asked = [("prompts", "generation.max_new_tokens", settings.generation.max_new_tokens)]
+    limits = [("prompts", "generation.max_new_tokens", settings.generation.max_new_tokens)]
     for number, benchmark in enumerate(settings.evaluation.benchmarks):
-        place = f"evaluation.benchmarks[{number}].max_new_tokens"
-        asked.append((benchmark.group, place, benchmark.sampling(settings.generation).max_new_tokens))
-    for group, place, new in asked:
+        setting = f"evaluation.benchmarks[{number}].max_new_tokens"
+        limits.append((benchmark.group, setting, benchmark.sampling(settings.generation).max_new_tokens))
+    for group, setting, new in limits:
         longest = pc.max(pc.list_value_length(read(prepared.table(group))["prompt_tokens"])).as_py()
         if longest + new > positions:
             raise InputError(
-                f"{place}: {new} and the longest prompt's {longest} exceed the model's {positions} positions; "
+                f"{setting}: {new} and the longest prompt's {longest} exceed the model's {positions} positions; "
                 f"use at most {positions - longest}"
             )
 
@@ -105,26 +105,26 @@ def check_folders(context: Context) -> None:
     """Every node of a cluster sees what the stages leave for each other."""
     if context.resources.local:
         return
-    for place, folder in {"storage.study": context.folder, "storage.cache": context.study.cache}.items():
+    for setting, folder in {"storage.study": context.folder, "storage.cache": context.study.cache}.items():
         if blind := blind_nodes(folder):
             raise InputError(
-                f"{place}: {folder} is not seen by {', '.join(blind)}; use a file system that all nodes share"
+                f"{setting}: {folder} is not seen by {', '.join(blind)}; use a file system that all nodes share"
             )
 
 
 def check_installed(context: Context) -> None:
     """What training and generation import lies where they will run: on a cluster, not on its head."""
-    settings, asked = context.settings, {}
+    settings, messages = context.settings, {}
     if "flash_attention_2" in _attentions(settings):
         remedy = "use auto, or pip install --no-build-isolation 'raydaa[flash-attn]'"
-        asked["flash_attn"] = f"training.attention: flash_attn is not installed; {remedy}"
+        messages["flash_attn"] = f"training.attention: flash_attn is not installed; {remedy}"
     if not context.resources.local and engine_of(settings).served:
-        asked["vllm"] = f"generation.engine: {missing(context.workers.gpus > 0)}"
-    if not asked:
+        messages["vllm"] = f"generation.engine: {missing(context.workers.gpus > 0)}"
+    if not messages:
         return
-    found = _found(list(asked)) if context.resources.local else _found_by_a_worker(context, list(asked))
-    for name, message in asked.items():
-        if name not in found:
+    installed = _found(list(messages)) if context.resources.local else _found_by_a_worker(context, list(messages))
+    for name, message in messages.items():
+        if name not in installed:
             raise InputError(f"{message}{'' if context.resources.local else ' on the nodes'}")
 
 
@@ -136,9 +136,9 @@ def _found_by_a_worker(context: Context, names: list[str]) -> list[str]:
     """Those of the packages that a process with a worker's resources can import."""
     import ray
 
-    each = context.workers
-    accelerator = each.accelerator if each.gpus else None
-    look = ray.remote(num_cpus=each.cpus, num_gpus=each.gpus, accelerator_type=accelerator)(_found)
+    workers = context.workers
+    accelerator = workers.accelerator if workers.gpus else None
+    look = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, accelerator_type=accelerator)(_found)
     return list(ray.get(look.remote(names)))
 
 
@@ -175,18 +175,20 @@ def check_room(context: Context) -> None:
     for attention in _attentions(settings):
         if attention in ("flex", "flash_attention_2") and not context.workers.gpus:
             raise InputError(f"training.attention: {attention!r} needs a GPU; use auto or sdpa")
-    places = {place: judge.gpus_of_server for place, judge in settings.evaluation.judges}
-    for place, gpus in {"generation": settings.generation.gpus, **places}.items():
+    places = {setting: judge.gpus_of_server for setting, judge in settings.evaluation.judges}
+    for setting, gpus in {"generation": settings.generation.gpus, **places}.items():
         if gpus is not None and not context.workers.gpus:
-            raise InputError(f"{place}.gpus: {gpus:g}: the study has no GPU; leave it out")
+            raise InputError(f"{setting}.gpus: {gpus:g}: the study has no GPU; leave it out")
     placement = context.resolved.placement
     if placement.sharded and settings.scaling.zero_stage == 0 and settings.in_bf16:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
     if context.resolved.slots:  # on a cluster that may grow, those that the study asks for
         return
-    each, have = context.workers, context.resources
-    asked = f"{each.count} x {each.cpus:g} CPUs" + (f" and {each.count} x {each.gpus:g} GPUs" if each.gpus else "")
+    group, have = context.workers, context.resources
+    request = f"{group.count} x {group.cpus:g} CPUs" + (
+        f" and {group.count} x {group.gpus:g} GPUs" if group.gpus else ""
+    )
     raise InputError(
-        f"scaling.workers: a trial asks for {asked}; the cluster has {have.cpus} CPUs and {have.gpus} GPUs"
+        f"scaling.workers: a trial asks for {request}; the cluster has {have.cpus} CPUs and {have.gpus} GPUs"
         + ("" if have.local else " (where more nodes may come, say how many trials: scaling.concurrent_trials)")
     )

@@ -144,9 +144,9 @@ class LiveSlots:
 
 def custom_methods(settings: StudySettings) -> tuple[type[Method], ...]:
     """The study's methods that are not built in; their packages travel to the workers with their code."""
-    found = tuple({m.name: method_class(m.name) for m in settings.search.methods if is_custom(m.name)}.values())
-    for cls in found:
+    classes = tuple({m.name: method_class(m.name) for m in settings.search.methods if is_custom(m.name)}.values())
+    for cls in classes:
         package = sys.modules[cls.__module__.partition(".")[0]]
         if package.__name__ != "__main__":  # that one always travels
             send_with_code(package)
-    return found
+    return classes

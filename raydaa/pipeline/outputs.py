@@ -67,6 +67,9 @@ def _arena_hard(title: str, prompts: list[dict[str, Any]], responses: list[dict[
         # Both layouts that its tools have had.
         first: dict[str, Any] = {"question_id": question, "answer_id": answer, "model_id": title}
         first["choices"] = [{"index": 0, "turns": [turn]}]
-        said = [*json.loads(prompt["messages"]), {"role": "assistant", "content": {"answer": response["response"]}}]
-        rows.append({**first, "uid": question, "model": title, "messages": said})
+        conversation = [
+            *json.loads(prompt["messages"]),
+            {"role": "assistant", "content": {"answer": response["response"]}},
+        ]
+        rows.append({**first, "uid": question, "model": title, "messages": conversation})
     return ".jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -37,7 +37,7 @@ def remove_dominated(context: Context, results: TrialResults) -> TrialResults:
 
 def reopen_missing(context: Context, trials: Iterable[Trial | TrialRow]) -> bool:
     """Whether some of ``trials``, which must have a model, have none any more: those are to be trained again."""
-    found = False
+    reopened = False
     for trial in trials:
         folder = context.at.trial(trial.key)
         record = folder.record.read()
@@ -45,5 +45,5 @@ def reopen_missing(context: Context, trials: Iterable[Trial | TrialRow]) -> bool
             # Not unlinked: a mirror would bring the old one back.
             folder.record.write(TrialRecord(TrialState.WAITING))
             context.progress.line(f"align     {trial.label} is trained again: its model was removed and is needed")
-            found = True
-    return found
+            reopened = True
+    return reopened

@@ -23,12 +23,12 @@ PACKAGES = (
 
 def note_versions(folder: StudyFolder) -> None:
     """Add this run's packages to those of the runs before, where they are others."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
     known = folder.versions.read() or VersionsRecord(())
-    if found not in known.runs[-1:]:
-        folder.versions.write(VersionsRecord((*known.runs, found)))
+    if versions not in known.runs[-1:]:
+        folder.versions.write(VersionsRecord((*known.runs, versions)))

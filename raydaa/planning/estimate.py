@@ -125,11 +125,11 @@ def _simulate(
         recipe = trial_recipe(settings, resolved.placement, point)
         return recipe.key(point.init, ""), recipe
 
-    found = groups(search, settings.data.preferences.fraction)
+    points = groups(search, settings.data.preferences.fraction)
     budget = None if search.budget is None else SweepBudget(search.budget)
     early = search.early_stopping if with_early_stopping else None
     with tempfile.TemporaryDirectory() as name:
-        return simulate(Sweep(found, make, Path(name), early, table_size, budget))
+        return simulate(Sweep(points, make, Path(name), early, table_size, budget))
 
 
 def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> MemoryPlan:

@@ -37,10 +37,10 @@ def _of_benchmark(
 ) -> JudgingPlan:
     prompts = column(read(prepared.table(benchmark.group)), "prompt_tokens")
     lengths = [len(tokens) for tokens in prompts]
-    orders, asked = judge.num_orders, judge_prompt(judge.prompt_name)
+    orders, prompt = judge.num_orders, judge_prompt(judge.prompt_name)
     games = models * len(lengths) * orders
-    words = len(asked.system + asked.user) / CHARACTERS
+    words = len(prompt.system + prompt.user) / CHARACTERS
     longest = 2 * benchmark.sampling(settings.generation).max_new_tokens
     sent = models * orders * (sum(lengths) + len(lengths) * (words + longest))
-    written = float(games * WRITTEN[asked.answer])
+    written = float(games * WRITTEN[prompt.answer])
     return JudgingPlan(benchmark.name, games, models, sent, written, judge.cost(sent, written))

@@ -46,8 +46,8 @@ def pocket_tree(settings: StudySettings, full: bool) -> dict[str, Any]:
     """The twin's settings as a study file would hold them; its grid is thinned to 3 β × 2 learning rates, or whole."""
     search = settings.search
     methods = [_entry(method, search.starts_of(method), search.learning_rate, full) for method in search.methods]
-    begun = [name for method in search.methods for name in search.starts_of(method)]
-    starts = set(map(_start, [*begun, *settings.models_beside]))
+    start_names = [name for method in search.methods for name in search.starts_of(method)]
+    starts = set(map(_start, [*start_names, *settings.models_beside]))
     fractions = {float(name.partition(":")[2]) for name in starts if name.startswith("sft:")}
     return {
         "name": f"{settings.name}-pocket",

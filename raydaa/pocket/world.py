@@ -98,10 +98,10 @@ def rows(settings: PocketSettings, part: str) -> list[dict[str, Any]]:
 
 
 def _distinct_prompts(rng: random.Random, count: int) -> list[str]:
-    found: Counter[str] = Counter()
-    while len(found) < count:
-        found[draw_prompt(rng)] += 1
-    return list(found)
+    counts: Counter[str] = Counter()
+    while len(counts) < count:
+        counts[draw_prompt(rng)] += 1
+    return list(counts)
 
 
 def _draw_pair(noise: float, rng: random.Random) -> dict[str, Any]:

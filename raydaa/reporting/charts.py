@@ -17,8 +17,8 @@ Studies = Mapping[str, TrialResults]
 
 def charts(results: TrialResults) -> list[AnyChart]:
     """Every figure that the results allow, in the report's order."""
-    made = [chart(results) for chart in (pareto, beta_curve, outcomes, sft_curve, learning_curves)]
-    return [chart for chart in made if chart is not None]
+    drawn = [chart(results) for chart in (pareto, beta_curve, outcomes, sft_curve, learning_curves)]
+    return [chart for chart in drawn if chart is not None]
 
 
 def comparison_charts(studies: Studies) -> list[AnyChart]:
@@ -206,9 +206,9 @@ def _curves(
     one that has none."""
     curves: dict[str, dict[float, TrialRow]] = defaultdict(dict)
     for row in results:
-        name, place = of(row)
-        if row.finished and place is not None and math.isfinite(results.ranking.value_of(row)):
-            curves[name][place] = max(curves[name].get(place, row), row, key=results.quality)
+        name, x = of(row)
+        if row.finished and x is not None and math.isfinite(results.ranking.value_of(row)):
+            curves[name][x] = max(curves[name].get(x, row), row, key=results.quality)
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 

@@ -93,19 +93,19 @@ def write_comparison(studies: Studies, target: Path) -> Path:
     def fill(temporary: Path) -> None:
         charts = comparison_charts(studies)
         drawn = draw(charts, temporary)
-        found = {"methods": _methods_table(studies), "rankings": _rankings_table(studies)}
-        found = {name: table for name, table in found.items() if table.rows}
+        tables = {"methods": _methods_table(studies), "rankings": _rankings_table(studies)}
+        tables = {name: table for name, table in tables.items() if table.rows}
         pq.write_table(_parquet(studies), temporary / "trials.parquet")
-        parts = [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in found.values()]
+        parts = [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables.values()]
         (temporary / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        latex = [latex_table(t.header, t.rows, f"{t.title}.") for t in found.values()]
+        latex = [latex_table(t.header, t.rows, f"{t.title}.") for t in tables.values()]
         (temporary / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
         scores = {name: results.judged_by or "held-out preference loss" for name, results in studies.items()}
         values = {
             "name": ", ".join(studies),
             "studies": [(name, summarize(results), scores[name]) for name, results in studies.items()],
             "alike": _alike(studies),
-            "tables": found,
+            "tables": tables,
             "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in charts],
         }
         trials = {
@@ -151,7 +151,7 @@ def _measured_on(results: TrialResults) -> tuple[str, ...]:
         return first.label, first.baseline, *_prompts(results.folder / first.questions)
     specs = [read_json(results.at.trial(row.key).spec) for row in results]
     data = [RunSpec.from_json(spec).data for spec in specs if spec is not None]
-    return tuple({Path(str(each.validation)).parent.name for each in data})
+    return tuple({Path(str(report.validation)).parent.name for report in data})
 
 
 def _prompts(questions: Path) -> list[str]:
@@ -177,9 +177,9 @@ def _methods_table(studies: Studies) -> Table:
         header += [f"{name}: {what}", "KL (nats)", "settings"]
     rows = []
     for method in all_methods(studies):
-        found = [(results, _best(results).get(method)) for results in studies.values()]
-        cells = [method, next((row.ranking for _, row in found if row is not None), "–")]
-        for results, row in found:
+        best = [(results, _best(results).get(method)) for results in studies.values()]
+        cells = [method, next((row.ranking for _, row in best if row is not None), "–")]
+        for results, row in best:
             cells += ["–", "–", "–"] if row is None else [_score(results, row), number(row.kl), _settings(row)]
         rows.append(cells)
     return Table("Best trial of each method", header, rows)

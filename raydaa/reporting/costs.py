@@ -49,10 +49,10 @@ def costs(results: TrialResults) -> Costs:
     known = [cost for cost in record.references if cost.worker_seconds is not None]
     references = known if len(known) == len(record.references) else None
     methods = [_cost(results, method, hours, record.workers, references) for method in results.methods]
-    made = None if references is None else hours * sum(cost.worker_seconds or 0 for cost in references)
+    making = None if references is None else hours * sum(cost.worker_seconds or 0 for cost in references)
     price = record.price_per_gpu_hour if gpus else None
-    judging = tuple(each for each in results.benchmarks if each.sent)
-    return Costs("GPU-hours" if gpus else "worker-hours", methods, made, price, judging)
+    judging = tuple(benchmark for benchmark in results.benchmarks if benchmark.sent)
+    return Costs("GPU-hours" if gpus else "worker-hours", methods, making, price, judging)
 
 
 def _cost(
@@ -61,7 +61,7 @@ def _cost(
     rows = [row for row in results if row.method == method]
     stopped = [row for row in rows if row.state == TrialState.STOPPED]
     left = [(row.seconds or 0) * (row.trial.steps / row.training.step - 1) for row in stopped if row.training.step]
-    found = None if references is None else sum(_found(results, row, references) for row in rows)
+    saved = None if references is None else sum(_found(results, row, references) for row in rows)
     return Cost(
         method=method,
         trials=len(rows),
@@ -73,7 +73,7 @@ def _cost(
         peak_memory=max((peak for row in rows if (peak := row.training.peak_memory) is not None), default=None),
         attention=", ".join(sorted({name for row in rows if (name := row.training.attention) is not None})) or "–",
         saved_by_stopping=hours * workers * sum(left),
-        saved_by_reference=None if found is None else hours * found,
+        saved_by_reference=None if saved is None else hours * saved,
     )
 
 

@@ -52,5 +52,5 @@ def distance(divergence: Divergence | None) -> str:
 
 def controlled(figures: BenchmarkFigures | None) -> str:
     """A length-controlled win rate."""
-    found = None if figures is None else figures.length_controlled
-    return "–" if found is None else with_error(found.value, found.standard_error)
+    length_controlled = None if figures is None else figures.length_controlled
+    return "–" if length_controlled is None else with_error(length_controlled.value, length_controlled.standard_error)

@@ -24,18 +24,18 @@ def render(template: str, values: dict[str, Any], data: dict[str, Any] | None = 
     """
     scripts = [] if data is None else [get_plotlyjs(), script("report.js")]
     environment = Environment(loader=PackageLoader("raydaa.reporting"), autoescape=True, trim_blocks=True)
-    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
-    allowed = "".join(["script-src", *(f" 'sha256-{each}'" for each in hashes), "; "]) if scripts else ""
+    hashes = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in scripts]
+    allowed = "".join(["script-src", *(f" 'sha256-{source}'" for source in hashes), "; "]) if scripts else ""
     policy = f"default-src 'none'; {allowed}style-src 'unsafe-inline'; img-src data: blob:"
-    code = {"data": Markup(_as_json(data)), "scripts": [Markup(each) for each in scripts]}
+    code = {"data": Markup(_as_json(data)), "scripts": [Markup(source) for source in scripts]}
     return environment.get_template(template).render(version=__version__, policy=policy, code=code, **values)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -34,16 +34,16 @@ def write_report(results: TrialResults, folder: Path) -> Path:
         drawn = draw(shown_charts, temporary)
         searches = save(search_figures.drawers(results.at), temporary)
         _parquet(results, comparisons, spent, answers, temporary)
-        found = tables(results, comparisons, spent)
+        every_table = tables(results, comparisons, spent)
         compared = verdict(_compared(results, comparisons), comparisons) if comparisons else ""
         fits = shown(answers)
-        (temporary / "tables.md").write_text(_markdown(results, found, compared), encoding="utf-8")
-        (temporary / "tables.tex").write_text(_latex(results, found), encoding="utf-8")
+        (temporary / "tables.md").write_text(_markdown(results, every_table, compared), encoding="utf-8")
+        (temporary / "tables.tex").write_text(_latex(results, every_table), encoding="utf-8")
         values = {
             "name": results.folder.name,
             "summary": summarize(results),
             "answer": answer_of(results, comparisons),
-            "tables": found,
+            "tables": every_table,
             "comparison": compared,
             "judged_by": results.judged_by,
             "variants": variants(results),
@@ -63,7 +63,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "figures": {chart.name: spec_of(chart) for chart in shown_charts},
             "groups": results.methods,
             "trials": {row.key: {"label": row.label, "facts": trial_facts(row)} for row in results},
-            "benchmarks": [asdict(each) for each in results.benchmarks],
+            "benchmarks": [asdict(benchmark) for benchmark in results.benchmarks],
             **fits,
         }
         html = render("report.html", values, page)
@@ -75,25 +75,27 @@ def write_report(results: TrialResults, folder: Path) -> Path:
 
 def _compared(results: TrialResults, comparisons: Sequence[Comparison]) -> list[str]:
     """Methods that were compared, best first."""
-    compared = {name for each in comparisons for name in (each.one, each.other)}
+    compared = {name for comparison in comparisons for name in (comparison.one, comparison.other)}
     return [row.method for row in results.best_of_each() if row.method in compared]
 
 
 def answer_of(results: TrialResults, comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     """The question's answer: what to take, how good it is, and what is as good for all that is known."""
-    found = results.best_of_each()
-    if not found:
+    best_rows = results.best_of_each()
+    if not best_rows:
         return []
-    best = found[0]
+    best = best_rows[0]
     beta = [] if best.beta is None else [f"β {best.beta:g}"]
     what = ", ".join([best.title, *beta, f"learning rate {best.learning_rate:g}", *settings_of(best)])
     names = {"win rate (%)", "KL (nats)", "held-out preference loss"}
     answer = [("recommended", what), *(fact for fact in trial_facts(best) if fact[0] in names)]
-    mine = [each for each in comparisons if best.method in (each.one, each.other)]
-    if mine:
-        equals = {name for each in mine if not each.different for name in (each.one, each.other)} - {best.method}
+    with_best = [comparison for comparison in comparisons if best.method in (comparison.one, comparison.other)]
+    if with_best:
+        equals = {
+            name for comparison in with_best if not comparison.different for name in (comparison.one, comparison.other)
+        } - {best.method}
         names_of = [
-            row.title + ("" if row.kl is None else f" (KL {row.kl:.2f})") for row in found if row.method in equals
+            row.title + ("" if row.kl is None else f" (KL {row.kl:.2f})") for row in best_rows if row.method in equals
         ]
         answer.append(("not told apart from it", ", ".join(names_of) or "no other method"))
     return answer
@@ -104,13 +106,13 @@ def _parquet(
 ) -> None:
     """The figures behind the tables, unrounded."""
     best = {row.key for row in results.best_of_each()}
-    found = {"trials": results.table, "best": results.table.filter([row.key in best for row in results])}
-    found |= {"costs": pa.Table.from_pylist(list(map(asdict, spent.methods))), "samples": answers}
+    arrow_tables = {"trials": results.table, "best": results.table.filter([row.key in best for row in results])}
+    arrow_tables |= {"costs": pa.Table.from_pylist(list(map(asdict, spent.methods))), "samples": answers}
     if results.benchmarks:
-        found["benchmarks"] = benchmark_scores(results)
+        arrow_tables["benchmarks"] = benchmark_scores(results)
     if comparisons:
-        found["pairs"] = pa.Table.from_pylist(list(map(asdict, comparisons)))
-    for name, table in found.items():
+        arrow_tables["pairs"] = pa.Table.from_pylist(list(map(asdict, comparisons)))
+    for name, table in arrow_tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
 
 
@@ -118,19 +120,19 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _latex(results: TrialResults, found: Mapping[str, Table]) -> str:
+def _latex(results: TrialResults, tables: Mapping[str, Table]) -> str:
     """Each table as a ``table`` of its own; they need the package booktabs."""
     judged = f" Win rates are of {results.judged_by}." if results.judged else ""
-    captions = {name: f"{table.title}.{judged if name == 'best' else ''}" for name, table in found.items()}
-    return "\n".join(latex_table(table.header, table.rows, captions[name]) for name, table in found.items())
+    captions = {name: f"{table.title}.{judged if name == 'best' else ''}" for name, table in tables.items()}
+    return "\n".join(latex_table(table.header, table.rows, captions[name]) for name, table in tables.items())
 
 
-def _markdown(results: TrialResults, found: Mapping[str, Table], verdict_on_pairs: str) -> str:
+def _markdown(results: TrialResults, tables: Mapping[str, Table], verdict_on_pairs: str) -> str:
     """The tables below their titles, with what is to be said of them."""
     before = {"pairs": f"{verdict_on_pairs}\n\n"}
     judged = f"Win rates above: {results.judged_by or 'not judged'}\n\n"
     parts = [f"# {results.folder.name}\n\n{summarize(results)}"]
-    for name, table in found.items():
+    for name, table in tables.items():
         heading = f"{judged if name == 'benchmarks' else ''}## {table.title}\n\n{before.get(name, '')}"
         parts.append(heading + markdown_table(table.header, table.rows))
         if name == "benchmarks":

@@ -72,7 +72,7 @@ def _on(results: TrialResults, info: BenchmarkInfo) -> Iterator[dict[str, Any]]:
     questions = results.folder / info.questions
     if not questions.is_file():
         return
-    asked = {row["prompt_id"]: row for row in read(questions).to_pylist()}
+    questions_by_id = {row["prompt_id"]: row for row in read(questions).to_pylist()}
     for model, key, benchmarks in models:
         figures = benchmarks.get(info.name)
         if figures is None:
@@ -81,7 +81,7 @@ def _on(results: TrialResults, info: BenchmarkInfo) -> Iterator[dict[str, Any]]:
         for row in _rows(results, figures.answers, GENERATIONS):
             verdict = verdicts.get(row["prompt_id"], {})
             yield {
-                **asked[row["prompt_id"]],
+                **questions_by_id[row["prompt_id"]],
                 **{name: verdict.get(name) for name in VERDICT},
                 "benchmark": info.name,
                 "model": model,

@@ -85,7 +85,7 @@ def _flat(figures: dict[str, Any], above: str = "") -> Iterator[tuple[str, float
 def harness_table(results: TrialResults) -> list[list[str]]:
     """Tasks and metrics of the LM Evaluation Harness, a column for each model."""
     models = list(results.harness.values())
-    names = dict.fromkeys((task, metric) for scores in models for task, found in scores.items() for metric in found)
+    names = dict.fromkeys((task, metric) for scores in models for task, metrics in scores.items() for metric in metrics)
     return [[task, metric, *(_scored(scores.get(task, {}).get(metric)) for scores in models)] for task, metric in names]
 
 
@@ -104,10 +104,10 @@ def _changed(value: float | None, start: float | None, digits: int) -> str:
 def variants(results: TrialResults) -> list[str]:
     """How win rates were length-controlled: what the fits knew of the prompts."""
     models = [*(row.benchmarks for row in results), *(model.benchmarks for model in results.models.values())]
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for info in results.benchmarks:
         for benchmarks in models:
             figures = benchmarks.get(info.name)
             if figures is not None and figures.length_controlled is not None:
-                found[f"{info.label}: {figures.length_controlled.variant}"] = None
-    return list(found)
+                names[f"{info.label}: {figures.length_controlled.variant}"] = None
+    return list(names)

@@ -21,20 +21,20 @@ FEWEST = 8  # trials with a value for which an importance says anything
 
 def drawers(folder: StudyFolder) -> dict[str, Callable[[], Figure]]:
     """A figure's drawer by its name, at most two for each search of the study in ``folder``."""
-    place = folder.optuna
-    if not place.exists():
+    database = folder.optuna
+    if not database.exists():
         return {}
-    found: dict[str, Callable[[], Figure]] = {}
-    storage = optuna.storages.RDBStorage(f"sqlite:///{place}")
+    drawers: dict[str, Callable[[], Figure]] = {}
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
     for number, name in enumerate(optuna.get_all_study_names(storage)):
         study = optuna.load_study(study_name=name, storage=storage)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         varied = _varied(trials)
         if varied and len(trials) >= FEWEST:
-            found[f"importance_{number}"] = partial(_importance, study, varied)
+            drawers[f"importance_{number}"] = partial(_importance, study, varied)
         if varied:
-            found[f"parallel_{number}"] = partial(_parallel, study, varied)
-    return found
+            drawers[f"parallel_{number}"] = partial(_parallel, study, varied)
+    return drawers
 
 
 def _varied(trials: list[optuna.trial.FrozenTrial]) -> list[str]:

@@ -5,10 +5,10 @@ from raydaa.results import TrialResults
 
 def summarize(results: TrialResults) -> str:
     """The best trial, how good it is by which judge, and how far from its start."""
-    found = results.best_of_each()
-    if not found:
+    best_rows = results.best_of_each()
+    if not best_rows:
         return "no trial finished"
-    best = found[0]
+    best = best_rows[0]
     settings = ", ".join(f"{k} {v:g}" for k, v in best.parameters.items() if k != "length_normalized")
     how = f"{best.title} ({settings}, learning rate {best.learning_rate:g})"
     rate = best.rate

@@ -13,18 +13,18 @@ from raydaa.trial_row import TrialRow
 
 def tables(results: TrialResults, comparisons: Sequence[Comparison], spent: Costs) -> dict[str, Table]:
     """Every table that the results allow, by name and in the report's order."""
-    found = {"best": Table("Best trial of each method", BEST_HEADER, best_table(results))}
+    tables = {"best": Table("Best trial of each method", BEST_HEADER, best_table(results))}
     if len({_stages(row) for row in results}) > 1:
-        found["stages"] = Table("Best setting from each start", STAGES_HEADER, stages_table(results))
+        tables["stages"] = Table("Best setting from each start", STAGES_HEADER, stages_table(results))
     if comparisons:
-        found["pairs"] = Table("Methods against each other", PAIRS_HEADER, pairs_table(comparisons))
+        tables["pairs"] = Table("Methods against each other", PAIRS_HEADER, pairs_table(comparisons))
     if results.benchmarks:
-        found["benchmarks"] = Table("Benchmarks", BENCHMARKS_HEADER, benchmark_table(results))
+        tables["benchmarks"] = Table("Benchmarks", BENCHMARKS_HEADER, benchmark_table(results))
     if results.harness:
-        found["harness"] = Table("LM Evaluation Harness", ("task", "metric", *results.harness), harness_table(results))
-    found["costs"] = costs_table(spent)
-    found["trials"] = Table("All trials", TRIALS_HEADER, trials_table(results))
-    return found
+        tables["harness"] = Table("LM Evaluation Harness", ("task", "metric", *results.harness), harness_table(results))
+    tables["costs"] = costs_table(spent)
+    tables["trials"] = Table("All trials", TRIALS_HEADER, trials_table(results))
+    return tables
 
 
 def settings_of(row: TrialRow) -> list[str]:
@@ -117,7 +117,7 @@ def stages_table(results: TrialResults) -> list[list[str]]:
 def _scores(results: TrialResults, benchmarks: Mapping[str, BenchmarkFigures]) -> list[str]:
     """Win rate and length-controlled win rate on the first benchmark, and ArenaHard's score where it is asked for."""
     figures = benchmarks.get(results.benchmarks[0].name) if results.benchmarks else None
-    arena = next((found.arena for found in benchmarks.values() if found.arena is not None), None)
+    arena = next((on_benchmark.arena for on_benchmark in benchmarks.values() if on_benchmark.arena is not None), None)
     return [won(figures), controlled(figures), rate(arena)]
 
 
@@ -125,22 +125,22 @@ def _beta(row: TrialRow) -> str:
     return "–" if row.beta is None else f"{row.beta:g}"
 
 
-def costs_table(found: Costs) -> Table:
+def costs_table(costs: Costs) -> Table:
     """What each method's trials took and were spared; what no trial says, as on a CPU, has no column."""
     columns = {
-        "method": [each.method for each in found.methods],
-        "trials": [str(each.trials) for each in found.methods],
-        "stopped early": [str(each.stopped) for each in found.methods],
-        found.unit: [f"{each.hours:.3g}" for each in found.methods],
-        "cost": ["–" if found.price is None else f"{each.hours * found.price:.2f}" for each in found.methods],
-        "tokens/s": [number(each.tokens_per_second, 0) for each in found.methods],
-        "MFU (%)": [number(_times(each.mfu, 100), 1) for each in found.methods],
-        "padding (%)": [number(_times(each.padding, 100), 1) for each in found.methods],
-        "peak memory (GB)": [number(_times(each.peak_memory, 1e-9), 1) for each in found.methods],
-        "attention": [each.attention for each in found.methods],
-        f"saved by early stopping ({found.unit})": [f"{each.saved_by_stopping:.3g}" for each in found.methods],
-        f"saved by the reference store ({found.unit})": [
-            "–" if each.saved_by_reference is None else f"{each.saved_by_reference:.3g}" for each in found.methods
+        "method": [method.method for method in costs.methods],
+        "trials": [str(method.trials) for method in costs.methods],
+        "stopped early": [str(method.stopped) for method in costs.methods],
+        costs.unit: [f"{method.hours:.3g}" for method in costs.methods],
+        "cost": ["–" if costs.price is None else f"{method.hours * costs.price:.2f}" for method in costs.methods],
+        "tokens/s": [number(method.tokens_per_second, 0) for method in costs.methods],
+        "MFU (%)": [number(_times(method.mfu, 100), 1) for method in costs.methods],
+        "padding (%)": [number(_times(method.padding, 100), 1) for method in costs.methods],
+        "peak memory (GB)": [number(_times(method.peak_memory, 1e-9), 1) for method in costs.methods],
+        "attention": [method.attention for method in costs.methods],
+        f"saved by early stopping ({costs.unit})": [f"{method.saved_by_stopping:.3g}" for method in costs.methods],
+        f"saved by the reference store ({costs.unit})": [
+            "–" if method.saved_by_reference is None else f"{method.saved_by_reference:.3g}" for method in costs.methods
         ],
     }
     shown = [name for name, cells in columns.items() if name not in MAYBE or any(cell != "–" for cell in cells)]
@@ -159,15 +159,15 @@ def pairs_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
     """The methods' best trials against each other."""
     return [
         [
-            each.one,
-            each.other,
-            with_interval(each.difference, each.low, each.high),
-            f"{each.p:.2g}",
-            "yes" if each.different else "no",
-            str(each.prompts),
-            "–" if each.prompts_needed is None else f"{each.prompts_needed:,}",
+            comparison.one,
+            comparison.other,
+            with_interval(comparison.difference, comparison.low, comparison.high),
+            f"{comparison.p:.2g}",
+            "yes" if comparison.different else "no",
+            str(comparison.prompts),
+            "–" if comparison.prompts_needed is None else f"{comparison.prompts_needed:,}",
         ]
-        for each in comparisons
+        for comparison in comparisons
     ]
 
 

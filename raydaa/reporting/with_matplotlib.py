@@ -69,8 +69,8 @@ def _single(chart: Chart) -> Figure:
         axes.set_xlim(left=min([0.0, *(m.x.value - m.x.errors[0] for series in chart.series for m in series.marks)]))
     axes.set(xlabel=literal(chart.x.title), ylabel=literal(chart.y.title))
     many = sum(series.listed for series in chart.series) > 5
-    place = {"ncols": 5, "fontsize": 8, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0)} if many else {}
-    axes.legend(frameon=False, **place)
+    legend = {"ncols": 5, "fontsize": 8, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0)} if many else {}
+    axes.legend(frameon=False, **legend)
     return figure
 
 
@@ -90,7 +90,7 @@ def _panels(chart: Chart, panels: list[str | None]) -> Figure:
                 _draw_guide(axes, guide)
         _scale(axes.xaxis, axes, "x", chart.x)
         if not chart.x.categories:
-            axes.set_xticks(places, [f"{place:g}" for place in places], rotation=45 if len(places) > 4 else 0)
+            axes.set_xticks(places, [f"{tick:g}" for tick in places], rotation=45 if len(places) > 4 else 0)
             axes.set_xticks([], minor=True)
         axes.set_title(literal(panel or ""))
         axes.margins(x=0.2)
@@ -126,13 +126,13 @@ def _draw_series(axes: Any, series: Series) -> None:
 def _draw_notes(axes: Any, chart: Chart) -> None:
     """Neighbours lie close: their notes take turns above left and below right."""
     noted = [mark for series in chart.series for mark in series.marks if mark.note is not None]
-    for place, mark in enumerate(sorted(noted, key=lambda mark: mark.x.value)):
+    for index, mark in enumerate(sorted(noted, key=lambda mark: mark.x.value)):
         axes.annotate(
             literal(mark.note or ""),
             (mark.x.value, mark.y.value),
             textcoords="offset points",
-            xytext=(-6, 7) if place % 2 else (6, -11),
-            ha="right" if place % 2 else "left",
+            xytext=(-6, 7) if index % 2 else (6, -11),
+            ha="right" if index % 2 else "left",
             fontsize=8,
         )
 

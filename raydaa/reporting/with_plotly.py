@@ -63,12 +63,12 @@ def _series(series: Series, place_x: Callable[[float], float], place_y: Callable
     }
 
 
-def _errors(values: Iterable[tuple[float, float, float]], place: Callable[[float], float]) -> Spec:
+def _errors(values: Iterable[tuple[float, float, float]], shift: Callable[[float], float]) -> Spec:
     """Error bars, where there are any; given are values and how far they reach below and above."""
     above, below = [], []
     for value, under, over in values:
-        above.append(place(value + over) - place(value))
-        below.append(place(value) - place(value - under))
+        above.append(shift(value + over) - shift(value))
+        below.append(shift(value) - shift(value - under))
     drawn = any(above) or any(below)
     return {"symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 0, "visible": drawn}
 

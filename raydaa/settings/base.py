@@ -45,8 +45,8 @@ Group = TypeVar("Group")
 
 def validated(kind: type[Group], values: dict[str, Any]) -> Group:
     """A group of settings that is a plain dataclass; ValidationError where a value is none of its."""
-    found: Group = _adapter(kind).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
-    return found
+    group: Group = _adapter(kind).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
+    return group
 
 
 @cache

@@ -95,8 +95,8 @@ class BenchmarkSettings(Settings):
         """Where its prompts come from; None: the study's own."""
         if self.source is None:
             return None
-        given = {"num": self.num} if self.num is not None else {}
-        return PromptSource(source=self.source, split=self.split, columns=self.columns or {}, **given)
+        limit = {"num": self.num} if self.num is not None else {}
+        return PromptSource(source=self.source, split=self.split, columns=self.columns or {}, **limit)
 
     @property
     def group(self) -> str:
@@ -105,9 +105,9 @@ class BenchmarkSettings(Settings):
 
     def sampling(self, generation: GenerationSettings) -> SamplingSettings:
         """How its prompts are answered."""
-        said = {name: getattr(self, name) for name in SamplingSettings.model_fields if name != "seed"}
+        own = {name: getattr(self, name) for name in SamplingSettings.model_fields if name != "seed"}
         drawn = {name: getattr(generation, name) for name in SamplingSettings.model_fields}
-        return SamplingSettings(**drawn | {name: value for name, value in said.items() if value is not None})
+        return SamplingSettings(**drawn | {name: value for name, value in own.items() if value is not None})
 
     def judged_by(self, judge: JudgeSettings) -> JudgeSettings:
         """Its judge, where the study's is ``judge``."""
@@ -171,11 +171,11 @@ class EvaluationSettings(Settings):
     @property
     def judges(self) -> list[tuple[str, JudgeSettings]]:
         """Every judge with its place in the file."""
-        found: list[tuple[str, JudgeSettings]] = [("evaluation.judge", self.judge)]
+        judges: list[tuple[str, JudgeSettings]] = [("evaluation.judge", self.judge)]
         if self.second_judge is not None:
-            found.append(("evaluation.second_judge", self.second_judge))
+            judges.append(("evaluation.second_judge", self.second_judge))
         own = [(f"evaluation.benchmarks[{i}].judge", b.judge) for i, b in enumerate(self.benchmarks)]
-        return found + [(place, judge) for place, judge in own if judge is not None]
+        return judges + [(setting, judge) for setting, judge in own if judge is not None]
 
     @property
     def judged_models(self) -> tuple[str, ...]:

@@ -95,9 +95,9 @@ class MethodSettings(Settings):
         try:
             make()
         except (TypeError, ValueError) as error:
-            place, colon, rule = str(error).partition(": ")  # a loss names the field that it refuses
-            named = bool(colon) and place.isidentifier()
-            raise wrong(rule if named else str(error), place if named else key) from None
+            field, colon, rule = str(error).partition(": ")  # a loss names the field that it refuses
+            named = bool(colon) and field.isidentifier()
+            raise wrong(rule if named else str(error), field if named else key) from None
 
     def _check_training(self) -> None:
         kinds = types_of(TrainingSettings)
@@ -172,8 +172,8 @@ class SearchSettings(Settings):
                 overrides[FRACTION] = method.fraction or ()
                 for key, value in {"learning_rate": rates, **method.parameters, **overrides}.items():
                     if isinstance(value, Range) and method.num_trials is None:
-                        place = f"methods[{index}].{key}"
-                        raise wrong(NO_GRID, place)
+                        setting = f"methods[{index}].{key}"
+                        raise wrong(NO_GRID, setting)
         return self
 
     def _check_names(self) -> None:

@@ -69,9 +69,9 @@ class StudySettings(Settings):
         for index, method in enumerate(self.search.methods):
             for size in values_of(method.training.get("batch_size", ())):
                 sizes[f"search.methods[{index}].training.batch_size"] = size
-        for place, size in sizes.items():
+        for setting, size in sizes.items():
             if size % workers:
-                raise wrong(f"{size} does not divide over {workers} workers; use a multiple of {workers}", place)
+                raise wrong(f"{size} does not divide over {workers} workers; use a multiple of {workers}", setting)
         if self.search.sampler == "grid" and isinstance(self.data.preferences.fraction, Range):
             raise wrong(NO_GRID, FRACTION)
         self._check_engine()
@@ -88,9 +88,9 @@ class StudySettings(Settings):
 
     def _check_judges(self) -> None:
         evaluation = self.evaluation
-        for place, judge in evaluation.judges:
+        for setting, judge in evaluation.judges:
             if judge.of_pocket_world and self.data.preferences.source != "pocket":
-                raise wrong("the pocket rule knows the pocket world only; use none, or a function of your own", place)
+                raise wrong("the pocket rule knows the pocket world only; use none, or a function of your own", setting)
         bare = self.data.prompts.source == "pocket"
         for benchmark in evaluation.benchmarks:
             judged = benchmark.judged_by(evaluation.judge).judges
@@ -117,7 +117,7 @@ class StudySettings(Settings):
         places = {f"search.methods[{i}].init": method.init or () for i, method in enumerate(self.search.methods)}
         places |= {"search.init": self.search.init} if not all(places.values()) else {}
         places |= {"evaluation.models": self.models_beside, "evaluation.baseline": self.evaluation.judged_models}
-        for place, names in places.items():
+        for setting, names in places.items():
             for name in names:
                 if name == "sft" or name.startswith("sft:"):
-                    raise wrong(f"{name!r} needs data.sft, which is missing; name its source, or use base", place)
+                    raise wrong(f"{name!r} needs data.sft, which is missing; name its source, or use base", setting)

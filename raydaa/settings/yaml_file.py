@@ -42,14 +42,14 @@ def _place(path: tuple[int | str, ...]) -> str:
 
 def _written(path: list[int | str], tree: Any) -> list[int | str]:
     """``path`` without the numbers of lists that the user did not write: one value may stand for a list of one."""
-    found: list[int | str] = []
+    written: list[int | str] = []
     for part in path:
         if isinstance(part, int) and not isinstance(tree, list):
             continue
-        found.append(part)
+        written.append(part)
         inside = tree.get(part) if isinstance(tree, dict) else None
         tree = tree[part] if isinstance(tree, list) and isinstance(part, int) and part < len(tree) else inside
-    return found
+    return written
 
 
 def _explain(error: ValidationError, kind: type[BaseModel], tree: Any) -> str:
@@ -58,22 +58,22 @@ def _explain(error: ValidationError, kind: type[BaseModel], tree: Any) -> str:
     problem, value = first["type"], first["input"]
     context = first.get("ctx", {})
     path, keys = _walked(kind, first["loc"])
-    place = _place(tuple(_written(path, tree)))
+    setting = _place(tuple(_written(path, tree)))
     if problem == "study":
         at = context.get("at", "")
-        place = f"{place}.{at}" if place and at else place or at
-        return f"{place}: {context['message']}" if place else context["message"]
+        setting = f"{setting}.{at}" if setting and at else setting or at
+        return f"{setting}: {context['message']}" if setting else context["message"]
     if problem in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{place}: unknown key; choose from {', '.join(keys)}"
+        return f"{setting}: unknown key; choose from {', '.join(keys)}"
     if problem == "union_tag_invalid":
         choices = context["expected_tags"].replace("'", "")
-        return f"{place}.kind: {context['tag']!r}: choose from {choices}"
+        return f"{setting}.kind: {context['tag']!r}: choose from {choices}"
     if problem in ("missing", "union_tag_not_found"):
-        return f"{place}{'.kind' * (problem != 'missing')}: is missing and has no default"
+        return f"{setting}{'.kind' * (problem != 'missing')}: is missing and has no default"
     if problem in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
-        return f"{place}: {value!r} is not a group of settings; write {{key: value, …}}"
+        return f"{setting}: {value!r} is not a group of settings; write {{key: value, …}}"
     rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{place}: {value!r}: {rule.removeprefix('value error, ')}"
+    return f"{setting}: {value!r}: {rule.removeprefix('value error, ')}"
 
 
 def _is_union_branch(part: int | str) -> bool:
@@ -118,11 +118,11 @@ def _set(tree: Any, path: str, value: Any) -> None:
     """Set ``search.methods[0].beta`` (or ``search.methods.0.beta``) in a tree of dicts and lists."""
     parts = re.sub(r"\[(\d+)\]", r".\1", path).split(".")
     for index, part in enumerate(parts):
-        place = _place(tuple(int(p) if p.isdigit() else p for p in parts[: index + 1]))
+        setting = _place(tuple(int(p) if p.isdigit() else p for p in parts[: index + 1]))
         last = index == len(parts) - 1
         if isinstance(tree, list):
             if not part.isdigit() or int(part) >= len(tree):
-                raise InputError(f"{place}: there is no such entry; the list has {len(tree)}")
+                raise InputError(f"{setting}: there is no such entry; the list has {len(tree)}")
             if last:
                 tree[int(part)] = value
             else:
@@ -133,7 +133,7 @@ def _set(tree: Any, path: str, value: Any) -> None:
             else:
                 tree = tree.setdefault(part, {})
         else:
-            raise InputError(f"{place}: {tree!r} is a plain value; it holds no keys to set")
+            raise InputError(f"{setting}: {tree!r} is a plain value; it holds no keys to set")
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -102,8 +102,8 @@ def intact(folder: Path) -> bool:
 
 def _mark(path: Path) -> list[int]:
     """What changes whenever a file is written to."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def marks_below(folder: Path) -> dict[str, list[int]]:

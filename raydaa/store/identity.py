@@ -26,11 +26,11 @@ def parts(default: Any = MISSING) -> Any:
 
 def identity_of(value: Any) -> dict[str, Any]:
     """Names and values of all fields that the result depends on, those of held values among them."""
-    found: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
     for known in fields(value):
         inner, counts = getattr(value, known.name), known.metadata["identity"]
         if counts is None:
-            found[known.name] = identity_of(inner) if is_dataclass(inner) else inner
+            identity[known.name] = identity_of(inner) if is_dataclass(inner) else inner
         elif counts:
-            found[known.name] = inner
-    return found
+            identity[known.name] = inner
+    return identity

@@ -71,9 +71,9 @@ class Mirror:
 
     def _there(self, name: str) -> dict[str, int]:
         """Path and size of every file below ``name``."""
-        place = f"{self.root}/{name}"
-        found = self.system.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
-        return {info.path[len(place) + 1 :]: info.size for info in found if info.type == fs.FileType.File}
+        root = f"{self.root}/{name}"
+        infos = self.system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        return {info.path[len(root) + 1 :]: info.size for info in infos if info.type == fs.FileType.File}
 
     def _same_manifest(self, manifest: Path, folder: Path, name: str, there: dict[str, int]) -> bool:
         relative = manifest.relative_to(folder).as_posix()
@@ -94,12 +94,12 @@ class Mirror:
 
 def _finished(folder: Path) -> list[Path]:
     """Files to send, those of a sealed folder before its manifest."""
-    found = []
+    files = []
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part in HERE_ONLY or part.startswith(".") for part in parts):
-            found.append(path)
-    return sorted(found, key=lambda path: (path.name == MANIFEST, path))
+            files.append(path)
+    return sorted(files, key=lambda path: (path.name == MANIFEST, path))
 
 
 @cache

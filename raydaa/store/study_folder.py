@@ -124,11 +124,11 @@ class StudyFolder:
 
     def check_format(self) -> None:
         """InputError where the folder was written by a version whose files are others."""
-        found = self.format.read()
-        if found is None and not self.settings.exists():
+        record = self.format.read()
+        if record is None and not self.settings.exists():
             return  # nothing was written yet
-        if found is None or found.format != FORMAT:
-            written = "before study folders had a format" if found is None else f"in format {found.format}"
+        if record is None or record.format != FORMAT:
+            written = "before study folders had a format" if record is None else f"in format {record.format}"
             raise InputError(f"{self.path}: was written {written}, and this version reads {FORMAT}; use another folder")
 
     def write_format(self) -> None:

@@ -65,8 +65,8 @@ def run_toy(settings: ToySettings, progress: Progress) -> tuple[Path, str]:
     networks = total * len(settings.rankings) * len(settings.hidden_sizes) * len(make_grid(settings))
     progress.start("toy", f"{networks} networks, {settings.steps} steps each")
     results: list[RunResult] = []
-    for number, found in enumerate(all_runs(settings), start=1):
-        results += found
+    for number, run_results in enumerate(all_runs(settings), start=1):
+        results += run_results
         progress.update(number, total, f"{number}/{total} runs")
     progress.end(f"{networks} networks")
     best = choose(settings, results)
@@ -82,11 +82,13 @@ def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
     for prompt_bias in settings.prompt_bias:
         for size in settings.hidden_sizes:
             for ranking in settings.rankings:
-                mine = [r for r in results if (r.prompt_bias, r.hidden_size, r.ranking) == (prompt_bias, size, ranking)]
-                accuracy, ties = (np.stack([getattr(r, name) for r in mine]) for name in ("accuracy", "ties"))
-                place = int(accuracy[:cut].mean(axis=0).argmax())
-                found = accuracy[cut:, place], float(ties[cut:, place].mean())
-                best.append(Best(prompt_bias, size, ranking, *grid[place], *found))
+                group = [
+                    r for r in results if (r.prompt_bias, r.hidden_size, r.ranking) == (prompt_bias, size, ranking)
+                ]
+                accuracy, ties = (np.stack([getattr(r, name) for r in group]) for name in ("accuracy", "ties"))
+                best_setting = int(accuracy[:cut].mean(axis=0).argmax())
+                figures = accuracy[cut:, best_setting], float(ties[cut:, best_setting].mean())
+                best.append(Best(prompt_bias, size, ranking, *grid[best_setting], *figures))
     return best
 
 
@@ -129,7 +131,7 @@ def differences(best: list[Best]) -> list[tuple[float, int, np.ndarray]]:
 
 def summary(settings: ToySettings, best: list[Best]) -> str:
     """What came out, in a sentence per kind of data."""
-    found = []
+    lines = []
     for bias in settings.prompt_bias:
         parts = [
             f"{_bracketed(values, settings)} points at hidden size {size}"
@@ -138,8 +140,8 @@ def summary(settings: ToySettings, best: list[Best]) -> str:
         ]
         parts = parts or [f"{b.ranking} {100 * b.accuracy:.2f} %" for b in best if b.prompt_bias == bias]
         what = "pairwise minus pointwise is " if len(settings.rankings) > 1 else ""
-        found.append(f"with prompt bias {bias:g} {what}{', '.join(parts)}")
-    return "; ".join(found)
+        lines.append(f"with prompt bias {bias:g} {what}{', '.join(parts)}")
+    return "; ".join(lines)
 
 
 def chart_of(settings: ToySettings, best: list[Best]) -> Chart:
@@ -150,9 +152,9 @@ def chart_of(settings: ToySettings, best: list[Best]) -> Chart:
             aside = 0.12 * (shift - 0.5 * (len(settings.rankings) - 1))
             rows = [b for b in best if (b.prompt_bias, b.ranking) == (bias, ranking)]
             marks = []
-            for place, row in enumerate(rows):
+            for index, row in enumerate(rows):
                 low, high = (100 * end for end in _interval(row.accuracies, settings))
-                marks.append(Mark(Value(place + aside), Value(100 * row.accuracy, low, high), ranking=ranking))
+                marks.append(Mark(Value(index + aside), Value(100 * row.accuracy, low, high), ranking=ranking))
             panel = f"prompt bias {bias:g}"
             series.append(Series(ranking, ranking, COLOUR_OF[ranking], tuple(marks), panel=panel))
     sizes = tuple(map(str, settings.hidden_sizes))
@@ -168,8 +170,8 @@ def every_run(settings: ToySettings, results: list[RunResult]) -> pa.Table:
         name: np.repeat([getattr(result, name) for result in results], size)
         for name in ("prompt_bias", "ranking", "hidden_size", "run")
     }
-    for place, name in enumerate(("learning_rate", "beta")):
-        columns[name] = [values[place] for values in grid] * len(results)
+    for index, name in enumerate(("learning_rate", "beta")):
+        columns[name] = [values[index] for values in grid] * len(results)
     columns |= {name: np.concatenate([getattr(result, name) for result in results]) for name in ("accuracy", "ties")}
     return pa.table(columns)
 

@@ -124,15 +124,15 @@ class RunResult:
 def one_run(settings: ToySettings, prompt_bias: float, run: int) -> list[RunResult]:
     """All rankings and sizes on the data of one seed."""
     chosen, rejected = draw_triplets(settings, prompt_bias, run)
-    grid, cut, found = make_grid(settings), settings.num_train, []
+    grid, cut, results = make_grid(settings), settings.num_train, []
     for name in settings.rankings:
         for size in settings.hidden_sizes:
             networks = draw_networks(size, len(grid), run)
             train(networks, chosen[:, :cut], rejected[:, :cut], RANKINGS[name], grid, settings)
             better, worse = (networks.rewards(side[:, cut:].contiguous()) for side in (chosen, rejected))
             accuracy, ties = ((better > worse).double().mean(1), (better == worse).double().mean(1))
-            found.append(RunResult(prompt_bias, name, size, run, accuracy.numpy(), ties.numpy()))
-    return found
+            results.append(RunResult(prompt_bias, name, size, run, accuracy.numpy(), ties.numpy()))
+    return results
 
 
 def make_grid(settings: ToySettings) -> Tensor:
@@ -147,13 +147,13 @@ def all_runs(settings: ToySettings) -> Iterator[list[RunResult]]:
     script, as `multiprocessing` does: call this below ``if __name__ == "__main__"``, or set ``workers`` to 1.
     """
     workers = len(os.sched_getaffinity(0)) if settings.workers == "auto" else settings.workers
-    asked = [(settings, prompt_bias, run) for prompt_bias in settings.prompt_bias for run in range(settings.runs)]
+    runs = [(settings, prompt_bias, run) for prompt_bias in settings.prompt_bias for run in range(settings.runs)]
     if workers == 1:
-        yield from (one_run(*job) for job in asked)
+        yield from (one_run(*job) for job in runs)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _enter_worker) as pool:
         try:
-            yield from pool.map(one_run, *zip(*asked, strict=True))
+            yield from pool.map(one_run, *zip(*runs, strict=True))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

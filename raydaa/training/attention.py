@@ -94,22 +94,22 @@ def _attend(
     softcap: float | None,
 ) -> Tensor:
     """Causal attention of the last ``query`` positions of ``key``."""
-    asked, seen = query.shape[2], key.shape[2]
+    num_queries, seen = query.shape[2], key.shape[2]
     window = window if window is not None and window < seen else None
     if softcap is not None:
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = softcap * torch.tanh(scores / softcap)
-        scores = scores.masked_fill(~_mask(asked, seen, window, query.device), -math.inf)
+        scores = scores.masked_fill(~_mask(num_queries, seen, window, query.device), -math.inf)
         return torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
-    if asked == seen and window is None:
+    if num_queries == seen and window is None:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    mask = _mask(asked, seen, window, query.device)
+    mask = _mask(num_queries, seen, window, query.device)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
 
 @lru_cache(maxsize=32)  # every layer of a batch asks for the same ones
-def _mask(asked: int, seen: int, window: int | None, device: torch.device) -> Tensor:
-    """(asked, seen) bool: the last ``asked`` of ``seen`` positions look back, at most over ``window`` of them."""
-    everything = torch.ones(asked, seen, dtype=torch.bool, device=device)
-    mask = everything.tril(seen - asked)
-    return mask if window is None else mask & everything.triu(seen - asked - window + 1)
+def _mask(num_queries: int, seen: int, window: int | None, device: torch.device) -> Tensor:
+    """(num_queries, seen) bool: the last ``num_queries`` of ``seen`` positions look back, over ``window`` of them at most."""
+    everything = torch.ones(num_queries, seen, dtype=torch.bool, device=device)
+    mask = everything.tril(seen - num_queries)
+    return mask if window is None else mask & everything.triu(seen - num_queries - window + 1)

@@ -42,10 +42,10 @@ class Pace:
         """
         return self.expected < NOTHING or 0.5 * seconds > 1.5 * self.expected
 
-    def note(self, begun: float) -> None:
-        """A checkpoint was saved that was begun at ``begun``."""
+    def note(self, began: float) -> None:
+        """A checkpoint was saved that was begun at ``began``."""
         self.last = self.clock()
-        self.expected = self.last - begun
+        self.expected = self.last - began
         self.spent += self.expected
 
 
@@ -65,8 +65,8 @@ def foreseen(seconds: float, rungs: Sequence[float], minutes: float, size: float
             at_rung = rung < 1 and trained >= rung * seconds
             if trained < seconds and (pace.worth(trained - (saved or [0.0])[-1]) if at_rung else pace.due()):
                 saved.append(trained)
-                begun, now = now, now + pace.expected
-                pace.note(begun)
+                began, now = now, now + pace.expected
+                pace.note(began)
     return saved
 
 
@@ -107,11 +107,11 @@ def _flush(folder: Path) -> None:
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint that is whole, as the first worker finds it: all of them go on from the same."""
-    found = from_first(_latest(folder) if rank() == 0 else None)
+    newest = from_first(_latest(folder) if rank() == 0 else None)
     deadline = time.monotonic() + SEEN_SECONDS
-    while found is not None and not (found / MANIFEST).exists() and time.monotonic() < deadline:
+    while newest is not None and not (newest / MANIFEST).exists() and time.monotonic() < deadline:
         time.sleep(1)
-    return found
+    return newest
 
 
 def _latest(folder: Path) -> Path | None:

@@ -36,9 +36,9 @@ def most_of_workers(value: int, device: torch.device) -> int:
     """The largest of the workers' values."""
     if world_size() == 1:
         return value
-    found = torch.tensor(value, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def from_first(value: T) -> T:

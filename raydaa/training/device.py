@@ -15,8 +15,8 @@ def device_of_worker() -> torch.device:
     """
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    if given := _given():
-        raise MachineError(f"this process was given GPU {', '.join(map(str, given))} and can't use it: {_reason()}")
+    if device := _given():
+        raise MachineError(f"this process was given GPU {', '.join(map(str, device))} and can't use it: {_reason()}")
     return torch.device("cpu")
 
 

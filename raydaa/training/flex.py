@@ -90,13 +90,13 @@ def flex_masks(blocks: Sequence[Block], positions: Tensor, windows: Sequence[int
 def _block_mask(blocks: Sequence[Block], window: int | None, owner: Tensor, part: Tensor, positions: Tensor) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
-    def visible(batch: Tensor, head: Tensor, asked: Tensor, seen: Tensor) -> Tensor:
-        own = (owner[asked] == owner[seen]) & (asked >= seen)
-        return own & ((part[seen] == 0) | (part[seen] == part[asked]))
+    def visible(batch: Tensor, head: Tensor, query: Tensor, seen: Tensor) -> Tensor:
+        own = (owner[query] == owner[seen]) & (query >= seen)
+        return own & ((part[seen] == 0) | (part[seen] == part[query]))
 
-    def near(batch: Tensor, head: Tensor, asked: Tensor, seen: Tensor) -> Tensor:
+    def near(batch: Tensor, head: Tensor, query: Tensor, seen: Tensor) -> Tensor:
         assert window is not None
-        return visible(batch, head, asked, seen) & (positions[asked] - positions[seen] < window)
+        return visible(batch, head, query, seen) & (positions[query] - positions[seen] < window)
 
     size = len(positions)
     partial, full = mask_tiles(blocks, window)
@@ -115,12 +115,12 @@ def mask_tiles(blocks: Sequence[Block], window: int | None) -> tuple[np.ndarray,
     hold nothing else: two of ``(tiles, tiles)`` bool."""
     starts, ends = _seen(blocks, window)
     count = -(-starts.shape[1] // TILE)
-    asked = np.broadcast_to(np.arange(starts.shape[1]) // TILE, starts.shape)
+    query_tiles = np.broadcast_to(np.arange(starts.shape[1]) // TILE, starts.shape)
     met = ends > starts
-    touched = _covered(asked[met], starts[met] // TILE, -(-ends[met] // TILE), count)
+    touched = _covered(query_tiles[met], starts[met] // TILE, -(-ends[met] // TILE), count)
     first, last = -(-starts // TILE), ends // TILE
     inside = last > first
-    full = _covered(asked[inside], first[inside], last[inside], count) == TILE
+    full = _covered(query_tiles[inside], first[inside], last[inside], count) == TILE
     return (touched > 0) & ~full, full
 
 
@@ -153,5 +153,7 @@ def _covered(rows: np.ndarray, first: np.ndarray, last: np.ndarray, count: int) 
 def _in_order(tiles: np.ndarray) -> tuple[Tensor, Tensor]:
     """How many tiles each row of tiles has, and their columns, those it has first: as block masks hold them."""
     columns = np.argsort(~tiles, axis=1, kind="stable")
-    counts, places = (torch.from_numpy(np.ascontiguousarray(each, np.int32)) for each in (tiles.sum(axis=1), columns))
+    counts, places = (
+        torch.from_numpy(np.ascontiguousarray(values, np.int32)) for values in (tiles.sum(axis=1), columns)
+    )
     return counts[None, None], places[None, None]

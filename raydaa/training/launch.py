@@ -24,9 +24,9 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     from raydaa.training.run import NonFiniteLossError, Run
     from raydaa.training.token_budget import is_out_of_memory
 
-    place = TrialFolder(folder)
+    trial = TrialFolder(folder)
     # Ray tries a group again: it would only run out again.
-    if from_first(place.ran_out.exists()) and not spec.recipe.halved:
+    if from_first(trial.ran_out.exists()) and not spec.recipe.halved:
         return {"out_of_memory": True, "done": False}
     run, workers = Run(spec), world_size()
     try:
@@ -39,17 +39,17 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            place.ran_out.touch()
+            trial.ran_out.touch()
             if workers > 1:  # the others wait for this one: only an error ends them
                 raise
             return {"out_of_memory": True, "done": False}
         done = run.step >= run.total_steps
         if done:
-            run.export(place.model)
+            run.export(trial.model)
         elif run.is_worth_saving:
-            run.save(place.checkpoint)
+            run.save(trial.checkpoint)
         # A part that was trained already when its driver died has its metrics in the log alone.
-        last = metrics or next(reversed(place.read_metrics()), {})
+        last = metrics or next(reversed(trial.read_metrics()), {})
         return {**last, "step": run.step, "seconds": run.seconds, "done": done}
     finally:
         run.close()

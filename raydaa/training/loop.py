@@ -31,7 +31,7 @@ def train_until(run: Run, folder: Path, until: int, notify: Callable[[Metrics], 
 
     Returns the metrics of the last step, with those of its validation. The first worker writes.
     """
-    place = TrialFolder(folder)
+    trial = TrialFolder(folder)
     validated = set(validation_steps(run))
     metrics: Metrics = {}
     while run.step < until:
@@ -40,19 +40,19 @@ def train_until(run: Run, folder: Path, until: int, notify: Callable[[Metrics], 
             metrics |= run.validate()
         metrics["seconds"] = run.seconds
         if rank() == 0:
-            with place.metrics.open("a", encoding="utf-8") as file:
+            with trial.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
         notify(metrics)
         if run.step < until and run.save_is_due:
-            run.save(place.checkpoint)
+            run.save(trial.checkpoint)
     return metrics
 
 
 def resume(run: Run, folder: Path) -> None:
     """Load the newest checkpoint of ``folder`` and drop metrics of steps after it: they will be made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = TrialFolder(folder)
-    run.load(place.checkpoint)
+    trial = TrialFolder(folder)
+    run.load(trial.checkpoint)
     if rank() == 0:
-        kept = [metrics for metrics in place.read_metrics() if metrics["step"] <= run.step]
-        write_text(place.metrics, "".join(json.dumps(m) + "\n" for m in kept))
+        kept = [metrics for metrics in trial.read_metrics() if metrics["step"] <= run.step]
+        write_text(trial.metrics, "".join(json.dumps(m) + "\n" for m in kept))

@@ -40,22 +40,22 @@ def adapted_layers(model: Any, targets: Sequence[str]) -> list[str]:
     head = model.get_output_embeddings()
     layers = {name: module for name, module in model.named_modules() if name}
     if list(targets) == [ALL_LINEAR]:
-        found = {name: m for name, m in layers.items() if isinstance(m, nn.Linear) and m is not head}
+        linear = {name: m for name, m in layers.items() if isinstance(m, nn.Linear) and m is not head}
     else:
-        found = {n: m for n, m in layers.items() if any(n == target or n.endswith(f".{target}") for target in targets)}
-    if not found:
+        linear = {n: m for n, m in layers.items() if any(n == target or n.endswith(f".{target}") for target in targets)}
+    if not linear:
         kinds = sorted({type(m).__name__ for m in layers.values() if any(p.dim() > 1 for p in m.parameters(False))})
         raise ValueError(f"no linear layer is named {', '.join(targets)}; the model has {', '.join(kinds)}")
     owners: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners[id(parameter)].append(name)
-    for name, module in found.items():
+    for name, module in linear.items():
         if not isinstance(module, nn.Linear):
             raise ValueError(f"{name} is a {type(module).__name__}; only linear layers take adapters here")
         others = [other for other in owners[id(module.weight)] if other != f"{name}.weight"]
         if others:
             raise ValueError(f"{name} shares its weight with {others[0]}; leave it out")
-    return list(found)
+    return list(linear)
 
 
 def merged(state: dict[str, Tensor], lora: LoraSettings) -> dict[str, Tensor]:

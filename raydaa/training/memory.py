@@ -76,8 +76,10 @@ class Shape:
 
         ``cells`` are pairs of a query and a key that it sees. A frozen weight has no gradient of its own.
         """
-        each = 2 / self.forward
-        return each * (self.layer_parameters * tokens + self.head * scored) + 12 * self.layers * self.queries * cells
+        per_pass = 2 / self.forward
+        return (
+            per_pass * (self.layer_parameters * tokens + self.head * scored) + 12 * self.layers * self.queries * cells
+        )
 
     def checkpoint(self, bf16: bool) -> float:
         """Bytes to go on from: weights and Adam's two moments, and beside bf16 weights DeepSpeed's float32 copy."""

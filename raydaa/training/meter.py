@@ -34,11 +34,11 @@ class Meter:
         """``attention``; ``padding``, the share of the tokens of this worker's rows; on a GPU ``peak_memory`` in bytes,
         and ``mfu``: the operations that ``rows`` take at the least, over what the workers' cards could have done."""
         laid_out = max(1, self.policy.laid_out)
-        found: dict[str, Any] = {"attention": self.policy.attention, "padding": self.policy.padding / laid_out}
+        figures: dict[str, Any] = {"attention": self.policy.attention, "padding": self.policy.padding / laid_out}
         if self.on_gpu:
-            found["peak_memory"] = torch.cuda.max_memory_allocated()
+            figures["peak_memory"] = torch.cuda.max_memory_allocated()
         if self.rate is not None:
             work = table.work(rows)
             operations = self.shape.flops(work.tokens, work.scored, work.cells)
-            found["mfu"] = operations / (seconds * world_size() * self.rate)
-        return found
+            figures["mfu"] = operations / (seconds * world_size() * self.rate)
+        return figures

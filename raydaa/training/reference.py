@@ -94,10 +94,10 @@ def _sums(
             block = rows[first : first + BLOCK * workers]
             lengths = table.row_lengths[block]
             for places in split_work(lengths, workers, budget)[worker]:
-                asked = [int(block[place]) for place in places or [int(lengths.argmin())]]
-                logps = policy(table.pack(asked).to(device)).double().cpu().numpy().reshape(-1, responses)
+                numbers = [int(block[index]) for index in places or [int(lengths.argmin())]]
+                logps = policy(table.pack(numbers).to(device)).double().cpu().numpy().reshape(-1, responses)
                 if places:
-                    yield [first + place for place in places], logps
+                    yield [first + index for index in places], logps
 
 
 def write_share(source: str, tables: dict[str, str], folder: Path, scoring: Scoring, mismatch: bool = False) -> float:
@@ -111,9 +111,9 @@ def write_share(source: str, tables: dict[str, str], folder: Path, scoring: Scor
         for name, path in tables.items():
             pairs = read(Path(path))
             table = PairTable(mismatched(pairs) if mismatch else pairs, sharing=policy.sharing)
-            begun = time.monotonic()
+            began = time.monotonic()
             rows, sums = score_share(policy, table, scoring.budget)
-            seconds += time.monotonic() - begun
+            seconds += time.monotonic() - began
             ids = pairs["pair_id"].to_numpy()[rows]
             records = [
                 {"pair_id": int(i), "chosen_logp": float(c), "rejected_logp": float(r)}

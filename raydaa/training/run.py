@@ -72,7 +72,7 @@ class Run:
 
     def train_step(self) -> Metrics:
         """One optimizer step over the next global batch; the metrics of that batch."""
-        begun = time.monotonic()
+        began = time.monotonic()
         indices = self.batches[self.step]
         learning_rate = self.learning_rate(self.step)
         kl = self._kl(self.train.mismatched, indices)
@@ -85,7 +85,7 @@ class Run:
         if not math.isfinite(norm):
             raise NonFiniteLossError(f"the gradient is {norm} at step {self.step + 1}")
         self.step += 1
-        spent = time.monotonic() - begun
+        spent = time.monotonic() - began
         self.seconds += spent
         metrics |= {"grad_norm": norm, "lr": learning_rate, "tokens_per_second": tokens / spent}
         return {**metrics, **self.meter.read(self.train.rows, indices, spent)}
@@ -94,7 +94,7 @@ class Run:
         """Metrics of the held-out table with the current weights, named ``validation/…``."""
         if self.held_out is None:
             return {}
-        begun = time.monotonic()
+        began = time.monotonic()
         self.engine.module.eval()
         sums: Sums = {}
         size, block = len(self.held_out.rows), max(self.spec.recipe.training.batch_size, 256)
@@ -105,7 +105,7 @@ class Run:
                 part, _ = self._pass(self.held_out.rows, rows, kl, train=False)
                 sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
         self.engine.module.train()
-        self.seconds += time.monotonic() - begun
+        self.seconds += time.monotonic() - began
         means = self._means(sums, size)
         if not math.isfinite(means["loss"]):
             raise NonFiniteLossError(f"the held-out loss is {means['loss']} at step {self.step}")
@@ -118,7 +118,7 @@ class Run:
         """
         lengths = table.row_lengths[indices]
         for places in split_work(lengths, world_size(), self.spec.recipe.tokens)[rank()]:
-            rows = [int(indices[place]) for place in places or [int(lengths.argmin())]]
+            rows = [int(indices[index]) for index in places or [int(lengths.argmin())]]
             weight = 1.0 if places else 0.0
             yield rows, table.pack(rows, weight).to(self.device), weight
 
@@ -156,9 +156,9 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Write a resume checkpoint into ``folder``; every worker calls it."""
-        begun = time.monotonic()
+        began = time.monotonic()
         checkpoint.save(folder, self.step, self._fill)
-        self.pace.note(begun)
+        self.pace.note(began)
         self.saved_after = self.seconds
 
     @property
@@ -182,12 +182,12 @@ class Run:
 
     def load(self, folder: Path) -> bool:
         """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
-        found = checkpoint.latest(folder)
-        state = {} if found is None else read_json(found / RUN_STATE)
-        if found is None or state["writer"] != self._writer():
+        newest = checkpoint.latest(folder)
+        state = {} if newest is None else read_json(newest / RUN_STATE)
+        if newest is None or state["writer"] != self._writer():
             return False
-        self.engine.load(found)
-        states = torch.load(found / f"rng-{rank()}.pt", weights_only=True)
+        self.engine.load(newest)
+        states = torch.load(newest / f"rng-{rank()}.pt", weights_only=True)
         torch.set_rng_state(states[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states[1])

@@ -88,16 +88,16 @@ def map_on_workers(
     import ray
 
     remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=2)(_prepared)
-    begun: list[Any] = []
+    started: list[Any] = []
     running: list[Any] = []
-    while len(begun) < len(tasks) or running:
+    while len(started) < len(tasks) or running:
         free = (at_once or len(tasks)) - len(running)
-        for task in tasks[len(begun) :][:free]:
-            begun.append(remote.remote(task, workers))
-            running.append(begun[-1])
+        for task in tasks[len(started) :][:free]:
+            started.append(remote.remote(task, workers))
+            running.append(started[-1])
         _, running = ray.wait(running, num_returns=1)
-        done(len(begun) - len(running))
-    ray.get(begun)
+        done(len(started) - len(running))
+    ray.get(started)
 
 
 def _prepared(task: Callable[[], Any], workers: Workers) -> Any:

@@ -43,7 +43,7 @@ class Bracket:
                 return "go"
             if any(k not in reached and k not in self.over for k in alive):
                 return "wait"
-            order = {k: place for place, k in enumerate(self.members)}
+            order = {k: index for index, k in enumerate(self.members)}
             ranked = sorted(reached, key=lambda k: (self.values[k][rung], order[k]))
             alive = ranked[: max(1, math.ceil(len(ranked) * self.keep))]
             if key not in alive:

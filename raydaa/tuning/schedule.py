@@ -165,8 +165,8 @@ def run(
 
     def configure(trial: SweptTrial) -> dict[str, Any]:
         # Whether it is whole, its workers find out: reading it would stop Tune, and this machine may be a small one.
-        found = newest_first(trial.folder.checkpoint)
-        reached = step_of(found[0]) if found else 0
+        checkpoints = newest_first(trial.folder.checkpoint)
+        reached = step_of(checkpoints[0]) if checkpoints else 0
         assignment = Assignment(trial.folder.path, workers, trial.steps, reached)
         return {KEY: trial.key, POINT: asdict(trial.point), ASSIGNMENT: assignment}
 

@@ -125,10 +125,10 @@ def groups(search: SearchSettings, fraction: Values = (1.0,)) -> list[Group]:
     return [Group(init, method, search, fraction) for method in search.methods for init in search.starts_of(method)]
 
 
-def export(found: list[Group], url: str) -> None:
+def export(groups: list[Group], url: str) -> None:
     """Copy every group's Optuna study into one storage, for optuna-dashboard and Optuna's own tools."""
     taken: dict[str, int] = {}
-    for group in found:
+    for group in groups:
         taken[group.name] = taken.get(group.name, 0) + 1
         name = group.name if taken[group.name] == 1 else f"{group.name}#{taken[group.name]}"
         optuna.copy_study(

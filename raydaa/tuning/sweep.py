@@ -117,10 +117,10 @@ class Sweep:
         trial.requested_by.append((group, number))
         return trial
 
-    def _bracket(self, point: Point, asked: int) -> Bracket:
+    def _bracket(self, point: Point, steps: int) -> Bracket:
         # Trials on less data would lose, and a study of how much is needed would have no answer.
         comparable: dict[str, Any] = {"init": point.init, "method": point.method, "fraction": point.fraction}
-        comparable["asked"] = asked
+        comparable["asked"] = steps
         if self.early is None or self.early.within == "beta":
             # Every objective keeps a finisher: curves over β and Pareto fronts stay whole.
             comparable |= {"parameters": point.parameters, "weights": [point.sft_weight, point.align_weight]}
@@ -255,9 +255,9 @@ class Sweep:
         if not retry:
             shutil.rmtree(trial.folder.checkpoint, ignore_errors=True)
         for group in {id(group): group for group, _ in trial.requested_by}.values():
-            mine = [t for t in self.trials.values() if any(g is group for g, _ in t.requested_by)]
-            if all(t.over for t in mine):
-                for t in mine:
+            members = [t for t in self.trials.values() if any(g is group for g, _ in t.requested_by)]
+            if all(t.over for t in members):
+                for t in members:
                     self._tell(group, t)
                 self._draw(group)
 

@@ -96,19 +96,19 @@ def _write_verdicts(rows: Rows, folder: Path) -> None:
 def _check_readable(context: Context, comparisons: Comparisons, name: str, verdicts: Rows) -> None:
     """InputError where the judge was understood on less than half of what it was asked: its figures would say nothing,
     or speak of the few responses that equal the baseline's."""
-    asked = [
+    judged = [
         row
-        for row, (_, mine, other) in zip(verdicts, comparisons.games(comparisons.responses[name]), strict=True)
-        if mine != other
+        for row, (_, response, other) in zip(verdicts, comparisons.games(comparisons.responses[name]), strict=True)
+        if response != other
     ]
-    readable = sum(row["outcome"] is not None for row in asked)
-    if 2 * readable >= len(asked):
+    readable = sum(row["outcome"] is not None for row in judged)
+    if 2 * readable >= len(judged):
         return
-    unread = next(row for row in asked if row["outcome"] is None)
+    unread = next(row for row in judged if row["outcome"] is None)
     comment = next((unread[key] for key in ("first_comment", "second_comment") if unread.get(key)), None)
     example = "" if comment is None else f", e.g. {' '.join(comment.split())[:120]!r}"
     raise InputError(
-        f"{context.study.where}: evaluation.judge: only {readable} of {len(asked)} verdicts can be read{example}; "
+        f"{context.study.where}: evaluation.judge: only {readable} of {len(judged)} verdicts can be read{example}; "
         f"use another judge, judge.prompt or judge.parameters"
     )
 

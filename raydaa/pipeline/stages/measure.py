@@ -39,8 +39,8 @@ def _measure(context: Context) -> str | None:
     of_models: dict[str, ModelFigures] = {}
     for contestant in wanted.contestants:
         divergence = _distance(context, contestant, wanted.for_kl[contestant.name], distances)
-        said = ModelFigures(divergence, figures[contestant.name])
-        (of_trials if contestant.is_trial else of_models)[contestant.name] = said
+        model_figures = ModelFigures(divergence, figures[contestant.name])
+        (of_trials if contestant.is_trial else of_models)[contestant.name] = model_figures
     context.at.evaluation.write(Evaluation(tuple(about), of_trials, of_models, tuple(notes)))
     context.send()
     removed = reopen_missing(context, TrialResults.load(context.folder).worth_keeping())
