@@ -23,10 +23,10 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, type):
         value = value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value  # a number of numpy's
         return str(value) if isinstance(value, Path) else value
-    from raydaa.algorithms.catalog import use
+    from raydaa.algorithms.catalog import register
 
     try:
-        return use(value)
+        return register(value)
     except ValueError as error:
         raise InputError(str(error)) from None
 

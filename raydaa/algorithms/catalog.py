@@ -22,7 +22,7 @@ def is_known(name: str) -> bool:
     return not is_custom(name) or name in _own
 
 
-def use(cls: type[Method]) -> str:
+def register(cls: type[Method]) -> str:
     """Make a class of your own known under the name it returns, ``package.module:Class``; ValueError if unfit."""
     if not (inspect.isclass(cls) and issubclass(cls, Method)):
         raise ValueError(f"{cls!r} is not a method; derive a class from raydaa.Method")
@@ -44,7 +44,7 @@ def method_class(name: str) -> type[Method]:
     if not is_custom(name):
         raise ValueError(f"{name!r} is not a method; choose from {', '.join(sorted(METHODS))}, or module:Class")
     if name not in _own:
-        use(_imported(name))
+        register(_imported(name))
     return _own[name]
 
 

@@ -21,7 +21,7 @@ from raydaa.data.sources import (
 )
 from raydaa.data.tables import (
     Candidate,
-    Tally,
+    RowCounts,
     each_once,
     parsed,
     split_by_prompt,
@@ -53,7 +53,7 @@ class Tables:
     folders: dict[str, Path]
     report: DataReport
     rejects: str
-    made: bool
+    any_made: bool
 
 
 def table_folder(folder: Path, group: str, key: str) -> Path:
@@ -85,16 +85,16 @@ def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) ->
 
 
 def _pairs(
-    inputs: Inputs, data: DataSettings, tally: Tally
+    inputs: Inputs, data: DataSettings, counts: RowCounts
 ) -> tuple[list[tuple[int, PreferencePair]], list[tuple[int, PreferencePair]]]:
     names = columns_of(data.preferences.columns, "prompt", "chosen", "rejected")
     by_table = {
-        table: parsed(rows, table, lambda row: preference_pair(row, names), tally)
+        table: parsed(rows, table, lambda row: preference_pair(row, names), counts)
         for table, rows in {"train": inputs.train, "validation": inputs.validation}.items()
         if rows is not None
     }
     if data.preferences.unique:
-        by_table = {table: each_once(table, pairs, tally) for table, pairs in by_table.items()}
+        by_table = {table: each_once(table, pairs, counts) for table, pairs in by_table.items()}
     train = by_table["train"]
     if "validation" in by_table:
         return train, by_table["validation"]
@@ -104,36 +104,36 @@ def _pairs(
 
 
 def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
-    train, held_out = _pairs(inputs, data, tally)
-    write_pairs(folder / "train.parquet", "train", train, encoder, tally)
+    counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
+    train, held_out = _pairs(inputs, data, counts)
+    write_pairs(folder / "train.parquet", "train", train, encoder, counts)
     # Held-out pairs of a share come from train's source: that is where their rejects are counted.
     table = "validation" if inputs.validation is not None else "train"
-    kept = tally.rows["train"]
-    write_pairs(folder / "validation.parquet", table, held_out, encoder, tally)
-    tally.rows = {"train": kept, "validation": tally.rows[table]}
-    tally.notes += encoder.notes
-    tally.save(folder)
+    kept = counts.rows["train"]
+    write_pairs(folder / "validation.parquet", table, held_out, encoder, counts)
+    counts.rows = {"train": kept, "validation": counts.rows[table]}
+    counts.notes += encoder.notes
+    counts.save(folder)
 
 
 def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
+    counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
     parts = []
     for table, source, rows in zip(_sft_tables(data), data.sft, inputs.sft, strict=True):
         if rows is None:
-            train, _ = _pairs(inputs, data, Tally())  # what is wrong with pairs is told once, with the pairs
-            train = uniquely_preferred(table, train, tally) if source.unique else train
+            train, _ = _pairs(inputs, data, RowCounts())  # what is wrong with pairs is told once, with the pairs
+            train = uniquely_preferred(table, train, counts) if source.unique else train
             conversations = [
                 (n, Conversation([*pair.prompt, as_message(pair.chosen)], pair.tools)) for n, pair in train
             ]
-            tally.read[table] = len(conversations)
+            counts.read[table] = len(conversations)
         else:
             names = columns_of(source.columns, "messages", "prompt", "response")
-            conversations = parsed(rows, table, partial(conversation, columns=names), tally)
+            conversations = parsed(rows, table, partial(conversation, columns=names), counts)
         parts.append((table, conversations, source.weight))
-    write_examples(folder / "sft.parquet", parts, encoder, tally)
-    tally.notes += encoder.notes
-    tally.save(folder)
+    write_examples(folder / "sft.parquet", parts, encoder, counts)
+    counts.notes += encoder.notes
+    counts.save(folder)
 
 
 def _sft_tables(data: DataSettings) -> list[str]:
@@ -142,19 +142,19 @@ def _sft_tables(data: DataSettings) -> list[str]:
 
 
 def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> None:
-    tally, encoder = Tally(), Encoder(tokenizer, data.max_length)
+    counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
     source, rows = inputs.prompts[group]
     candidates: list[tuple[int, Candidate]]
     if rows is None:
-        _, held_out = _pairs(inputs, data, Tally())
+        _, held_out = _pairs(inputs, data, RowCounts())
         candidates = [
             (number, Candidate(pair.prompt, text_of(pair.chosen), tools=pair.tools)) for number, pair in held_out
         ]
-        tally.read[group] = len(candidates)
+        counts.read[group] = len(candidates)
     else:
-        candidates = parsed(rows, group, partial(_candidate, names=columns_of(source.columns, *PROMPT_FIELDS)), tally)
-    write_prompts(folder / "prompts.parquet", group, candidates, source.num, encoder, tally)
-    tally.save(folder)
+        candidates = parsed(rows, group, partial(_candidate, names=columns_of(source.columns, *PROMPT_FIELDS)), counts)
+    write_prompts(folder / "prompts.parquet", group, candidates, source.num, encoder, counts)
+    counts.save(folder)
 
 
 def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:

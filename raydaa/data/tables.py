@@ -22,7 +22,7 @@ Numbered = Sequence[tuple[int, T]]
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """What happened to the rows of each table: how many were read, kept and rejected, and what was cut."""
 
     read: dict[str, int] = field(default_factory=dict)
@@ -64,26 +64,26 @@ class _Observed(dict[str, Any]):
         return super().get(name, default)
 
 
-def parsed(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], tally: Tally) -> list[tuple[int, T]]:
+def parsed(rows: Rows, table: str, parse: Callable[[dict[str, Any]], T], counts: RowCounts) -> list[tuple[int, T]]:
     """Every row that ``parse`` accepts, with its row number."""
-    tally.read[table] = len(rows.rows) + len(rows.rejects)
+    counts.read[table] = len(rows.rows) + len(rows.rejects)
     for reject in rows.rejects:
-        tally.reject(table, reject.row, reject.reason)
+        counts.reject(table, reject.row, reject.reason)
     seen: set[str] = set()
-    kept = _kept(rows.rows, table, lambda row: parse(_Observed(row, seen)), tally)
+    kept = _kept(rows.rows, table, lambda row: parse(_Observed(row, seen)), counts)
     unread = [name for name in rows.columns if name not in seen and not (name == SPLIT and rows.by_split)]
     if unread:
-        tally.unread[table] = unread
+        counts.unread[table] = unread
     return kept
 
 
-def _kept(rows: Numbered[Any], table: str, make: Callable[[Any], T], tally: Tally) -> list[tuple[int, T]]:
+def _kept(rows: Numbered[Any], table: str, make: Callable[[Any], T], counts: RowCounts) -> list[tuple[int, T]]:
     kept = []
     for number, row in rows:
         try:
             kept.append((number, make(row)))
         except BadRowError as error:
-            tally.reject(table, number, str(error))
+            counts.reject(table, number, str(error))
     return kept
 
 
@@ -95,19 +95,21 @@ def split_by_prompt(
     return [pair for pair in pairs if _hash_share(pair[1]) >= share], held_out
 
 
-def each_once(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
+def each_once(table: str, pairs: Numbered[PreferencePair], counts: RowCounts) -> list[tuple[int, PreferencePair]]:
     """The pairs without those that stand in the table already."""
     kept = _firsts(pairs, lambda pair: _text(pair, pair.chosen, pair.rejected))
-    tally.notes[f"{table}: the same pair once more, left out"] += len(pairs) - len(kept)
+    counts.notes[f"{table}: the same pair once more, left out"] += len(pairs) - len(kept)
     return kept
 
 
-def uniquely_preferred(table: str, pairs: Numbered[PreferencePair], tally: Tally) -> list[tuple[int, PreferencePair]]:
+def uniquely_preferred(
+    table: str, pairs: Numbered[PreferencePair], counts: RowCounts
+) -> list[tuple[int, PreferencePair]]:
     """One pair for each chosen response to a prompt, and none for a response that another pair rejects."""
     rejected = {_text(pair, pair.rejected) for _, pair in pairs}
     chosen = _firsts(pairs, lambda pair: _text(pair, pair.chosen))
     kept = [(number, pair) for number, pair in chosen if _text(pair, pair.chosen) not in rejected]
-    tally.notes[f"{table}: not uniquely preferred, left out"] += len(pairs) - len(kept)
+    counts.notes[f"{table}: not uniquely preferred, left out"] += len(pairs) - len(kept)
     return kept
 
 
@@ -135,18 +137,18 @@ def _hash_share(pair: PreferencePair) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def write_pairs(path: Path, table: str, pairs: Numbered[PreferencePair], encoder: Encoder, tally: Tally) -> None:
+def write_pairs(path: Path, table: str, pairs: Numbered[PreferencePair], encoder: Encoder, counts: RowCounts) -> None:
     """Preference pairs as token ids."""
     rows = [
         {"pair_id": n, "prompt_tokens": p.prompt, "chosen_tokens": p.chosen, "rejected_tokens": p.rejected}
-        for n, p in _kept(pairs, table, encoder.pair, tally)
+        for n, p in _kept(pairs, table, encoder.pair, counts)
     ]
-    tally.rows[table] = len(rows)
+    counts.rows[table] = len(rows)
     write(path, rows, PAIRS)
 
 
 def write_examples(
-    path: Path, parts: Sequence[tuple[str, Numbered[Conversation], float]], encoder: Encoder, tally: Tally
+    path: Path, parts: Sequence[tuple[str, Numbered[Conversation], float]], encoder: Encoder, counts: RowCounts
 ) -> None:
     """SFT conversations as token ids with the scored ones marked: of each part as many as its weight says."""
 
@@ -157,13 +159,13 @@ def write_examples(
     for table, conversations, weight in parts:
         examples = [
             {"example_id": number, "tokens": example.tokens, "scored": example.scored}
-            for number, several in _kept(conversations, table, encoded, tally)
+            for number, several in _kept(conversations, table, encoded, counts)
             for example in several
         ]
         rows += examples * int(weight)
         if examples and weight % 1:
             rows += [examples[i] for i in subset(len(examples), weight % 1)]
-    tally.rows["sft"] = len(rows)
+    counts.rows["sft"] = len(rows)
     write(path, rows, EXAMPLES)
 
 
@@ -185,7 +187,7 @@ def _question(messages: Messages) -> str:
 
 
 def write_prompts(
-    path: Path, table: str, candidates: Numbered[Candidate], num: int, encoder: Encoder, tally: Tally
+    path: Path, table: str, candidates: Numbered[Candidate], num: int, encoder: Encoder, counts: RowCounts
 ) -> None:
     """The first ``num`` distinct prompts, each with the response that stands beside it where there is one."""
 
@@ -208,7 +210,7 @@ def write_prompts(
     for candidate in candidates:
         if len(rows) == num:
             break
-        for number, row in _kept([candidate], table, make, tally):
+        for number, row in _kept([candidate], table, make, counts):
             rows.setdefault(row["prompt_id"], {"row": number, **row})
-    tally.rows[table] = len(rows)
+    counts.rows[table] = len(rows)
     write(path, list(rows.values()), PROMPTS)

@@ -47,7 +47,7 @@ class Comparisons:
 
 
 @dataclass
-class Spent:
+class JudgeUsage:
     """What one endpoint was asked for in one run, and which options it refuses (with what it wants in their place);
     several judges may share it."""
 
@@ -69,7 +69,7 @@ class JudgeResources:
     precision: str  # of a model on the workers
     trust_remote_code: bool
     workers: Workers
-    spending: dict[str, Spent]
+    spending: dict[str, JudgeUsage]
     tell: Callable[[int, int, str], None]
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from raydaa.errors import RaydaaError
 from raydaa.judging.cache import Ruling, VerdictCache, ruling_key
-from raydaa.judging.judge import JudgeError, Spent
-from raydaa.judging.prompt import Answer, JudgePrompt, Reading
+from raydaa.judging.judge import JudgeError, JudgeUsage
+from raydaa.judging.prompt import Answer, JudgePrompt, ParsedVerdict
 from raydaa.judging.protocol import NoAnswerError, adapted, read_completion, sentence_of
 from raydaa.threads import outside_event_loop
 
@@ -79,10 +79,10 @@ class JudgeClient:
     """Asks for what the cache lacks."""
 
     def __init__(
-        self, endpoint: Endpoint, prompt: JudgePrompt, cache: VerdictCache, spent: Spent | None = None
+        self, endpoint: Endpoint, prompt: JudgePrompt, cache: VerdictCache, spent: JudgeUsage | None = None
     ) -> None:
         self.endpoint, self.asked, self.cache = endpoint, prompt, cache
-        self.spent = spent or Spent()
+        self.spent = spent or JudgeUsage()
         self.heard = time.monotonic()
         self.answered = False  # whether it has said anything at all, now or in the cache
 
@@ -112,7 +112,7 @@ class JudgeClient:
         return ruling_key(game.prompt, game.first, game.second, self._where, self.asked.name, self.asked.version)
 
     async def _ask_all(self, missing: dict[str, Game], tell: Callable[[int], None]) -> None:
-        waiting, fresh = iter(missing.items()), _Fresh(self.cache)
+        waiting, fresh = iter(missing.items()), _VerdictBuffer(self.cache)
         self.heard = time.monotonic()
         refused: list[Ruling] = []  # not kept before something was answered: it may not be about the games
 
@@ -157,7 +157,7 @@ class JudgeClient:
 
     async def _ruling(self, client: Any, key: str, game: Game) -> Ruling:
         messages = self.asked.messages(game.prompt, game.first, game.second)
-        reading: Reading | None = None
+        reading: ParsedVerdict | None = None
         spent, answer = (0, 0), Answer("")
         for _ in range(READINGS):
             answer, used = await self._answer(client, messages)
@@ -270,7 +270,7 @@ class JudgeClient:
         return self.endpoint.title
 
 
-class _Fresh:
+class _VerdictBuffer:
     """Rulings that are not kept yet."""
 
     def __init__(self, cache: VerdictCache) -> None:

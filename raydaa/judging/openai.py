@@ -11,7 +11,7 @@ from raydaa.compat.imports import is_installed
 from raydaa.errors import InputError
 from raydaa.judging import judge
 from raydaa.judging.cache import Ruling, VerdictCache
-from raydaa.judging.judge import Comparisons, JudgeResources, Rows, Spent
+from raydaa.judging.judge import Comparisons, JudgeResources, JudgeUsage, Rows
 from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.prompt import JudgePrompt, judge_prompt
 from raydaa.settings.judge import LanguageJudgeSettings, OpenAIJudge
@@ -49,7 +49,7 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
 
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
         cache = VerdictCache(resources.verdicts)
-        endpoint, spent = self._endpoint(), resources.spending.setdefault(self._account, Spent())
+        endpoint, spent = self._endpoint(), resources.spending.setdefault(self._account, JudgeUsage())
         client = JudgeClient(endpoint, self.prompt, cache, spent)
         games = self._games(comparisons, resources.seed)
         with self._reached(client, games):

@@ -54,7 +54,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedVerdict:
     """How good the first response is against the second, in [0, 1], and what the game weighs."""
 
     outcome: float
@@ -87,7 +87,7 @@ class JudgePrompt:
         """Whether the answer says by how much a response is better."""
         return self.answer == "degrees"
 
-    def read(self, answer: Answer) -> Reading | None:
+    def read(self, answer: Answer) -> ParsedVerdict | None:
         """What the judge said; None where it can't be read."""
         return _READERS[self.answer](answer)
 
@@ -101,20 +101,24 @@ def judge_prompt(name: str) -> JudgePrompt:
     return JudgePrompt(name=name, **yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
-def _token(answer: Answer) -> Reading | None:
+def _token(answer: Answer) -> ParsedVerdict | None:
     """e^{l_m} / (e^{l_m} + e^{l_M}); a label that is not among the likeliest tokens counts 0."""
     shares = [sum(math.exp(logp) for token, logp in answer.first_token if token.strip() == label) for label in LABELS]
-    return Reading(shares[0] / sum(shares)) if sum(shares) > 0 else None
+    return ParsedVerdict(shares[0] / sum(shares)) if sum(shares) > 0 else None
 
 
-def _degrees(answer: Answer) -> Reading | None:
+def _degrees(answer: Answer) -> ParsedVerdict | None:
     verdict = read_verdict(answer.verdict)
-    return None if verdict is None else Reading(*DEGREES[verdict])
+    return None if verdict is None else ParsedVerdict(*DEGREES[verdict])
 
 
-def _winner(answer: Answer) -> Reading | None:
+def _winner(answer: Answer) -> ParsedVerdict | None:
     winners = _WINNER.findall(_TAG.sub("", html.unescape(answer.verdict)))
-    return Reading(WINNERS[winners[-1]]) if winners else None
+    return ParsedVerdict(WINNERS[winners[-1]]) if winners else None
 
 
-_READERS: dict[str, Callable[[Answer], Reading | None]] = {"token": _token, "degrees": _degrees, "winner": _winner}
+_READERS: dict[str, Callable[[Answer], ParsedVerdict | None]] = {
+    "token": _token,
+    "degrees": _degrees,
+    "winner": _winner,
+}

@@ -53,7 +53,7 @@ class _Judged:
         self.benchmark, self.texts, self.verdicts = benchmark, texts, verdicts
         self.outcomes = {name: table["outcome"].to_numpy() for name, table in verdicts.items()}
         self.against = texts[benchmark.baseline] if benchmark.fixed is None else list(benchmark.fixed)
-        self.published = Published(benchmark.table, benchmark.settings)
+        self.published = PublishedDifficulty(benchmark.table, benchmark.settings)
         self.draws = context.settings.evaluation.bootstrap_draws
 
     def figures(self, name: str, figures: BenchmarkFigures) -> BenchmarkFigures:
@@ -97,7 +97,7 @@ def arena_of(verdicts: pa.Table, orders: int, draws: int) -> ArenaScore:
     return score_of_games(questions, outcomes, weights, draws)
 
 
-class Published:
+class PublishedDifficulty:
     """What a benchmark's authors say of its prompts, for length control, in the order of our table.
 
     DataError where a file of theirs can't be read, lacks a column, or says nothing of a prompt.

@@ -12,7 +12,7 @@ from raydaa.errors import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing
 from raydaa.judging.judge import judge_of
-from raydaa.pipeline.benchmark_figures import Published
+from raydaa.pipeline.benchmark_figures import PublishedDifficulty
 from raydaa.pipeline.benchmarks import fixed_baseline
 from raydaa.pipeline.context import Context, Prepared
 from raydaa.pipeline.named_models import models_named, sft_fraction
@@ -52,7 +52,7 @@ def check_baselines(settings: StudySettings, prepared: Prepared) -> None:
         if benchmark.judged_by(settings.evaluation.judge).judges:
             fixed_baseline(settings, prepared, benchmark)
             try:
-                Published(prepared.table(benchmark.group), benchmark)
+                PublishedDifficulty(prepared.table(benchmark.group), benchmark)
             except DataError as error:
                 raise InputError(f"{benchmark.name}: {error}") from None
 

@@ -12,7 +12,7 @@ from raydaa.algorithms.catalog import is_custom, method_class
 from raydaa.algorithms.method import Method
 from raydaa.cluster import Resources, counted
 from raydaa.compat.ray import send_with_code
-from raydaa.judging.judge import Spent
+from raydaa.judging.judge import JudgeUsage
 from raydaa.pipeline.named_models import ModelRef
 from raydaa.pipeline.resolve import Resolved, resolve
 from raydaa.progress import Progress
@@ -49,7 +49,7 @@ class Context:
     progress: Progress
     resources: Resources
     prepared: Prepared
-    spending: dict[str, Spent] = field(default_factory=dict)  # of each model that judges: limits are the run's
+    spending: dict[str, JudgeUsage] = field(default_factory=dict)  # of each model that judges: limits are the run's
     failures: list[str] = field(default_factory=list)  # that nothing else waits for, in one line each
     _known: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
 

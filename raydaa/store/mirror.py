@@ -107,6 +107,6 @@ def _sender() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "mirror")  # one for the process: a context travels with Tune's state, a thread can't
 
 
-def push_soon(mirror: Mirror, folder: Path, name: str) -> "Future[None]":
+def push_in_background(mirror: Mirror, folder: Path, name: str) -> "Future[None]":
     """`Mirror.push` while the caller goes on."""
     return _sender().submit(mirror.push, folder, name)

@@ -109,7 +109,7 @@ def _attend(
 
 @lru_cache(maxsize=32)  # every layer of a batch asks for the same ones
 def _mask(num_queries: int, seen: int, window: int | None, device: torch.device) -> Tensor:
-    """(num_queries, seen) bool: the last ``num_queries`` of ``seen`` positions look back, over ``window`` of them at most."""
+    """(num_queries, seen) bool: the last queries of ``seen`` positions look back, over ``window`` of them at most."""
     everything = torch.ones(num_queries, seen, dtype=torch.bool, device=device)
     mask = everything.tril(seen - num_queries)
     return mask if window is None else mask & everything.triu(seen - num_queries - window + 1)

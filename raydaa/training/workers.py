@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydaa.algorithms.catalog import use
+from raydaa.algorithms.catalog import register
 from raydaa.algorithms.method import Method
 from raydaa.compat.glibc import give_memory_back, keep_freed_memory
 from raydaa.compat.ray import train_options
@@ -41,7 +41,7 @@ def prepare_process(threads: int, methods: tuple[type[Method], ...] = ()) -> Non
     import torch
 
     for cls in methods:
-        use(cls)
+        register(cls)
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         # Every micro-batch has another size: segments of a fixed one would fill with gaps.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raydaa import Method, PairLogps, Study
-from raydaa.algorithms.catalog import code_hash, display_name, is_known, loss, method_class, use
+from raydaa.algorithms.catalog import code_hash, display_name, is_known, loss, method_class, register
 from raydaa.errors import InputError
 from raydaa.settings.search import MethodSettings
 from raydaa.testing import check_loss
@@ -117,7 +117,7 @@ def test_a_loss_that_breaks_a_law_is_told_which(cls: type[Method], law: str) -> 
 
 
 def test_names_and_classes_lead_to_the_same_method() -> None:
-    name = use(Exponential)
+    name = register(Exponential)
     assert name == f"{HERE}:Exponential"
     assert is_known(name)
     assert method_class(name) is Exponential
@@ -180,7 +180,7 @@ def test_two_methods_of_one_name_are_refused() -> None:
 def test_identity_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed source is another method; a built-in one has no identity of its own."""
     assert code_hash("dpo") is None
-    assert code_hash(use(Exponential)) == code_hash(use(Overflowing))  # one module, one source
+    assert code_hash(register(Exponential)) == code_hash(register(Overflowing))  # one module, one source
     script = "import sys; sys.path.insert(0, sys.argv[1]); from raydaa.algorithms.catalog import code_hash; "
     script += "print(code_hash('theirs:Theirs'))"
 

@@ -13,7 +13,7 @@ from raydaa.data.sources import prompt_of
 from raydaa.errors import InputError
 from raydaa.evaluation.figures import BenchmarkFigures
 from raydaa.judging.cache import VerdictCache
-from raydaa.judging.judge import JudgeError, Spent, judge_of
+from raydaa.judging.judge import JudgeError, JudgeUsage, judge_of
 from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.prompt import judge_prompt
 from raydaa.pipeline.benchmark_figures import arena_of
@@ -232,7 +232,7 @@ def test_games_that_nobody_was_asked_for_are_ties() -> None:
 
 
 def test_several_benchmarks_have_one_budget(tmp_path: Path) -> None:
-    spent, games = Spent(), [Game(f"question {i}", "a", "bb") for i in range(6)]
+    spent, games = JudgeUsage(), [Game(f"question {i}", "a", "bb") for i in range(6)]
     with serving(lambda number, body: Reply(completion("Winner: A"))) as server:
         endpoint = Endpoint("judge", server.url, api_key_env=None, concurrency=1, max_requests=8)
         asked = [JudgeClient(endpoint, judge_prompt(n), VerdictCache(tmp_path), spent) for n in ("tldr", "arena_hard")]

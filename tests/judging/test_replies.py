@@ -12,7 +12,7 @@ from raydaa.judging import language
 from raydaa.judging.cache import VerdictCache
 from raydaa.judging.judge import JudgeError
 from raydaa.judging.language import READINGS, JudgeClient
-from raydaa.judging.prompt import Answer, Reading, judge_prompt
+from raydaa.judging.prompt import Answer, ParsedVerdict, judge_prompt
 from raydaa.judging.protocol import read_completion
 from tests.judging.server import Body, Reply, completion, serving
 from tests.judging.test_language import GAMES, KEY, expected, judge, said
@@ -275,7 +275,7 @@ def test_proxies_never_stand_before_what_this_machine_serves(tmp_path: Path, mon
 def test_degrees_are_read_in_markdown(text: str, verdict: str | None) -> None:
     assert read_verdict(text) == verdict
     assert judge_prompt("arena_hard").read(Answer(f"<think>[[A=B]]</think>{text}")) == (
-        None if verdict is None else Reading(*DEGREES[verdict])
+        None if verdict is None else ParsedVerdict(*DEGREES[verdict])
     )
 
 

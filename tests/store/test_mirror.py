@@ -16,7 +16,7 @@ from raydaa.pipeline.run import _restore
 from raydaa.progress import Progress
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import intact, make_folder
-from raydaa.store.mirror import STUDY, Mirror, MirrorError, push_soon
+from raydaa.store.mirror import STUDY, Mirror, MirrorError, push_in_background
 from raydaa.store.records import FormatRecord
 from raydaa.store.study_folder import FORMAT, StudyFolder
 from raydaa.study import Study
@@ -56,7 +56,7 @@ def test_what_is_finished_comes_back(store: str, tmp_path: Path) -> None:
     (here / "trials" / "b" / "checkpoint" / "step-1").mkdir(parents=True)
     (here / "trials" / "b" / "checkpoint" / "step-1" / "engine.pt").write_text("at work")
     (here / ".lock").write_text("")
-    push_soon(mirror, here, "study").result()
+    push_in_background(mirror, here, "study").result()
     assert mirror.pull(there, "study") == 3
     assert intact(there / "trials" / "a" / "model")
     assert (there / "trials" / "a" / "record.json").read_text() == "{}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydaa.algorithms.catalog import use
+from raydaa.algorithms.catalog import register
 from raydaa.algorithms.logprobs import PairLogps
 from raydaa.algorithms.method import Method
 from raydaa.data.batches import split_work
@@ -109,7 +109,7 @@ def variants(spec: RunSpec) -> dict[str, RunSpec]:
         "saving-3": changed(stages["deepspeed-3"], **saving),
         "kto": changed(stages["deepspeed-2"], method="kto", parameters={"beta": 0.5}, learning_rate=3e-3),
         "bf16": changed(deepspeed, zero_stage=1, precision="bf16"),
-        "own": changed(spec, method=use(Hinge), parameters={"beta": 0.5}),
+        "own": changed(spec, method=register(Hinge), parameters={"beta": 0.5}),
     }
 
 

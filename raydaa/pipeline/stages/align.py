@@ -18,7 +18,7 @@ from raydaa.pipeline.stages.sft import starts
 from raydaa.pipeline.token_budget import lower_tokens, tokens_of
 from raydaa.pipeline.trials import keyed_recipe, make_sweep, sweep_before, trials_listed, trials_to_evaluate
 from raydaa.reporting.tensorboard import export_trial
-from raydaa.store.mirror import STUDY, push_soon
+from raydaa.store.mirror import STUDY, push_in_background
 from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialState
 from raydaa.training.spec import DataSpec, Recipe, RunSpec
 from raydaa.tuning.search_space import export, label_of, title_of
@@ -121,7 +121,7 @@ class _News:
         if trial.over:
             export_trial(trial.folder, context.at.tensorboard / name)
             if context.mirror is not None:
-                push_soon(context.mirror, trial.folder.path, f"{STUDY}/trials/{trial.key}")
+                push_in_background(context.mirror, trial.folder.path, f"{STUDY}/trials/{trial.key}")
         if trial.state == TrialState.FAILED:
             record = trial.folder.record.read()
             progress.line(f"align     {name} failed: {record and record.reason}")

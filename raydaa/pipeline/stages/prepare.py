@@ -52,7 +52,7 @@ def prepare(study: Study, progress: Progress) -> Prepared:
     StudyFolder(study.folder).data_report.write(tables.report)
     counts = ", ".join(f"{count} {name}" for name, count in prepared.rows.items())
     rejected = sum(tables.report.rejected.values())
-    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.made else f'; {KEPT}'}")
+    progress.end(f"{counts}; {rejected} rejected{_unread(tables.report)}{'' if tables.any_made else f'; {KEPT}'}")
     for note, count in tables.report.notes.items():
         if count:
             progress.line(f"prepare   {count} {note}")
