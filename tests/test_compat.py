@@ -15,6 +15,7 @@ import pytest
 
 import raydaa
 from raydaa.compat import ray as compat_ray
+from raydaa.compat.ray_tune import silent_reporter
 
 ROOT = Path(raydaa.__file__).parent
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
@@ -91,6 +92,8 @@ def test_ray_tune() -> None:
     assert takes(TuneController.stop_trial, "trial")
     assert callable(TuneController.get_trials)
     assert {Trial.PENDING, Trial.PAUSED} == {"PENDING", "PAUSED"}
+    assert 'os.environ.get("RAY_AIR_NEW_OUTPUT", "1") == "0"' in source_of("ray.tune.experimental.output")
+    assert not silent_reporter().should_report([], done=True)
 
 
 def test_wandb() -> None:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 # A notebook's process: it has a backend, log levels and handlers of its own, and torch is there already.
 SCRIPT = """
-import json, logging, os, signal, sys, warnings
+import json, logging, os, signal, sys, threading, warnings
 from pathlib import Path
 
 import matplotlib
@@ -62,10 +62,22 @@ def looks():
 before = looks()
 import raydaa
 
+class Cell:  # a notebook's output: no file, and nothing that could be copied to another process
+    def __init__(self):
+        self.text, self.lock = "", threading.Lock()
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
 imported = looks()
+sys.stdout = cell = Cell()
 results = raydaa.Study.load(sys.argv[1]).with_values(
     {"storage.study": sys.argv[2], "search.methods": [{"name": "dpo", "beta": [0.1]}]}
 ).run()
+kept, sys.stdout = sys.stdout is cell, sys.__stdout__
 run = looks()
 results.report(sys.argv[3])
 reported = looks()
@@ -75,7 +87,7 @@ bars = transformers.utils.logging.is_progress_bar_enabled()
 figures = 0
 if "matplotlib.pyplot" in sys.modules:
     figures = len(sys.modules["matplotlib.pyplot"].get_fignums())
-Path(sys.argv[4]).write_text(json.dumps([before, imported, run, reported, bars, figures]))
+Path(sys.argv[4]).write_text(json.dumps([before, imported, run, reported, kept, cell.text, bars, figures]))
 print("the script goes on")
 """
 
@@ -128,3 +140,11 @@ def test_it_is_as_it_was(seen: list[dict[str, object]], what: str) -> None:
 
 def test_nothing_is_left_drawn_and_bars_are_shown_again(seen: list[object]) -> None:
     assert seen[-2:] == [True, 0]
+
+
+def test_what_a_study_says_is_in_the_cell(seen: list[object]) -> None:
+    kept, text = seen[4:6]
+    assert kept is True
+    assert isinstance(text, str)
+    stages = [line.partition("] ")[2].split()[0] for line in text.splitlines()]
+    assert list(dict.fromkeys(stages)) == "prepare sft reference align generate score judge report".split()

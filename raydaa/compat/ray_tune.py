@@ -12,6 +12,21 @@ def set_options() -> None:
     that, and at a few hundred trials it takes seconds and 300 MB."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # that one has a reporter of its own, except in notebooks
+
+
+def silent_reporter() -> Any:
+    """Tune shows nothing. In a notebook it would clear the cell first, and with it what the study has said."""
+    from ray.tune import ProgressReporter
+
+    class Silent(ProgressReporter):
+        def should_report(self, trials: list[Any], done: bool = False) -> bool:
+            return False
+
+        def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+            """Nothing."""
+
+    return Silent()
 
 
 def share_processes() -> None:

@@ -60,10 +60,6 @@ class Context:
         known: Value = self._known[ask]
         return known
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What travels with Tune's state: not what was asked before."""
-        return {**vars(self), "_known": {}}
-
     @property
     def settings(self) -> StudySettings:
         """The study's settings."""

@@ -104,7 +104,7 @@ def _finished(folder: Path) -> list[Path]:
 
 @cache
 def _sender() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "mirror")  # one for the process: a context travels with Tune's state, a thread can't
+    return ThreadPoolExecutor(1, "mirror")
 
 
 def push_in_background(mirror: Mirror, folder: Path, name: str) -> "Future[None]":

@@ -26,7 +26,17 @@ from raydaa.tuning.trial import ASSIGNMENT, KEY, POINT, Assignment, GroupTrial, 
 Limit = Callable[[], int]
 
 
-class _Points(Searcher):
+class _NotWritten:
+    """Tune writes its searcher and scheduler down and never reads them here: trial folders are the state.
+
+    What these know of the run, a notebook's output stream among it, need not be of a kind that can be written.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Points(_NotWritten, Searcher):
     """Hands the sweep's trials to Tune, never more than ``limit()`` at a time."""
 
     def __init__(
@@ -60,7 +70,7 @@ class _Points(Searcher):
         """Nothing: the trial folders are the state."""
 
 
-class _Brackets(TrialScheduler):
+class _Brackets(_NotWritten, TrialScheduler):
     """Pauses trials at rungs until their bracket has decided, and has those handed out again that failed."""
 
     def __init__(
@@ -167,7 +177,8 @@ def run(
         # Whether it is whole, its workers find out: reading it would stop Tune, and this machine may be a small one.
         checkpoints = newest_first(trial.folder.checkpoint)
         reached = step_of(checkpoints[0]) if checkpoints else 0
-        assignment = Assignment(trial.folder.path, workers, trial.steps, reached)
+        label = label_of(trial.point, trial.key)
+        assignment = Assignment(label, trial.folder.path, workers, trial.steps, reached)
         return {KEY: trial.key, POINT: asdict(trial.point), ASSIGNMENT: assignment}
 
     ray_tune.share_processes()
@@ -185,7 +196,7 @@ def run(
             scheduler=_Brackets(sweep, limit, workers.max_failures, notify),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: label_of(sweep.trials[trial.config[KEY]].point, trial.config[KEY]),
+            trial_name_creator=lambda trial: trial.config[ASSIGNMENT].label,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -196,6 +207,7 @@ def run(
             # have Tune draw its picture at every one of them.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[*trackers],  # with none of its own Tune does not look for mlflow and wandb: 3 s where they lie
+            progress_reporter=ray_tune.silent_reporter(),
             verbose=0,
         ),
     )

@@ -35,6 +35,7 @@ def _failed(folder: TrialFolder, step: int, reason: str) -> dict[str, Any]:
 class Assignment:
     """What an actor is told of the trial that it is to run."""
 
+    label: str
     folder: Path
     workers: Workers
     steps: int

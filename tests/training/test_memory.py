@@ -133,7 +133,7 @@ def trial_of(spec: RunSpec, folder: Path) -> OneWorkerTrial:
 def trial_in(folder: Path) -> OneWorkerTrial:
     """The trial in a folder, as Tune makes it."""
     workers = Workers(1, 1.0, 0.0, None, 1, str(folder), 0)
-    return OneWorkerTrial({KEY: "x", ASSIGNMENT: Assignment(folder, workers, 0, 0)})
+    return OneWorkerTrial({KEY: "x", ASSIGNMENT: Assignment("x", folder, workers, 0, 0)})
 
 
 def finish(trial: OneWorkerTrial) -> dict[str, object]:
