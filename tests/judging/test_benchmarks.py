@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -118,7 +119,9 @@ def test_four_benchmarks(command: Command, undisturbed: tuple[Path, str], pocket
     assert "Win rates are of validation (rule lengths:reward)" in page
     assert page.count(" tokens were sent and ") == 3
     again = done(command.run("run", str(study), "--output", str(folder), "--allow-code"))  # the judge is gone by now
-    assert "0 models generated" in again
+    kept = re.findall(r"\] (\w+) +kept from before", again)
+    assert kept.count("judge") == len(results.benchmarks) + 1  # the second judge's as well
+    assert "generate" in kept
 
 
 def check_validation(folder: Path, mine: BenchmarkFigures, start: BenchmarkFigures) -> None:
