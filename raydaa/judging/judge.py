@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from raydaa.errors import RaydaaError
 from raydaa.settings.judge import JudgeSettings
+from raydaa.store.models import local_model, model_identity
 from raydaa.training.workers import Workers
 
 Rows = list[dict[str, Any]]
@@ -108,3 +110,17 @@ def judge_of(settings: JudgeSettings) -> Judge[Any]:
     """The judge of these settings, which must be some judge's."""
     judge: Judge[Any] = import_module(f"raydaa.judging.{settings.kind}").Judge(settings)
     return judge
+
+
+class LocalModel:
+    """Of judges that are models in a folder here: where it lies, and what its weights are known by."""
+
+    settings: Any
+
+    @cached_property
+    def _folder(self) -> Path:
+        return local_model(self.settings.model)
+
+    @cached_property
+    def _weights(self) -> str:
+        return model_identity(self._folder)

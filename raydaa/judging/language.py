@@ -240,10 +240,10 @@ class JudgeClient:
 
     def _adapt(self, options: dict[str, Any], text: str) -> bool:
         """Whether the judge refuses an option, which is then sent no more, or by the name that it wants."""
-        options_now = adapted(options, text)
-        if options_now is None:
+        replacement = adapted(options, text)
+        if replacement is None:
             return False
-        name, instead = options_now
+        name, instead = replacement
         if name in ("logprobs", "top_logprobs") and self.asked.by_token:
             raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
         if name in self.spent.adapted or instead in self.spent.adapted:  # it refuses what it asked for

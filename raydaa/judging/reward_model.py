@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.judging.rule import compared
 from raydaa.settings.judge import RewardModelJudge
 from raydaa.store.artifacts import read_json
-from raydaa.store.models import local_model, model_identity
 from raydaa.store.output import Output
 from raydaa.store.tables import REWARDS, column
 from raydaa.training.device import device_of_worker
@@ -26,7 +24,7 @@ from raydaa.training.workers import map_on_workers
 BATCH = 16
 
 
-class Judge(judge.Judge[RewardModelJudge]):
+class Judge(judge.LocalModel, judge.Judge[RewardModelJudge]):
     """The higher reward wins; a response that was scored before is not scored again."""
 
     @property
@@ -41,14 +39,6 @@ class Judge(judge.Judge[RewardModelJudge]):
             check_reward_model(self._folder)
         except ValueError as error:
             raise InputError(f"{setting}.model: {error}") from None
-
-    @cached_property
-    def _folder(self) -> Path:
-        return local_model(self.settings.model)
-
-    @cached_property
-    def _weights(self) -> str:
-        return model_identity(self._folder)
 
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
         workers = resources.workers

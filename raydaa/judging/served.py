@@ -3,19 +3,18 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from raydaa.errors import InputError
 from raydaa.generation.serving import available, missing
+from raydaa.judging.judge import LocalModel
 from raydaa.judging.language import Endpoint, Game, JudgeClient
 from raydaa.judging.openai import LanguageJudge
 from raydaa.settings.judge import ServedJudge
-from raydaa.store.models import local_model, model_identity
+from raydaa.store.models import local_model
 
 
-class Judge(LanguageJudge[ServedJudge]):
+class Judge(LocalModel, LanguageJudge[ServedJudge]):
     """Its verdicts are known by its weights, wherever they lie."""
 
     def identity(self) -> dict[str, Any]:
@@ -26,14 +25,6 @@ class Judge(LanguageJudge[ServedJudge]):
             raise InputError(f"{setting}: {missing(on_gpus)}")
         super().check(setting, on_gpus)
         local_model(self.settings.model)
-
-    @cached_property
-    def _folder(self) -> Path:
-        return local_model(self.settings.model)
-
-    @cached_property
-    def _weights(self) -> str:
-        return model_identity(self._folder)
 
     def _endpoint(self) -> Endpoint:
         return replace(super()._endpoint(), name=f"{self._folder.name} {self._weights}")
