@@ -170,9 +170,8 @@ def _refuse(inputs: Inputs, data: DataSettings, report: DataReport, rejects: str
     sources = {"train": inputs.train.source, "validation": inputs.train.source}
     sources |= {"sft": ", ".join(source.source for source in data.sft)}
     sources |= dict(zip(_sft_tables(data), (source.source for source in data.sft), strict=True))
-    for table, source in (
-        sources | {group: prompt_source.source for group, (prompt_source, _) in inputs.prompts.items()}
-    ).items():
+    sources |= {group: prompts.source for group, (prompts, _) in inputs.prompts.items()}
+    for table, source in sources.items():
         rejected = [line for line in lines if line["table"] == table]
         total = report.read.get(table, 0)
         if len(rejected) > data.max_rejected_share * total:

@@ -117,10 +117,10 @@ class Sweep:
         trial.requested_by.append((group, number))
         return trial
 
-    def _bracket(self, point: Point, steps: int) -> Bracket:
+    def _bracket(self, point: Point, drawn: int) -> Bracket:
         # Trials on less data would lose, and a study of how much is needed would have no answer.
         comparable: dict[str, Any] = {"init": point.init, "method": point.method, "fraction": point.fraction}
-        comparable["asked"] = steps
+        comparable["drawn"] = drawn
         if self.early is None or self.early.within == "beta":
             # Every objective keeps a finisher: curves over β and Pareto fronts stay whole.
             comparable |= {"parameters": point.parameters, "weights": [point.sft_weight, point.align_weight]}
