@@ -60,6 +60,10 @@ class Context:
         known: Value = self._known[ask]
         return known
 
+    def know(self, ask: Callable[["Context"], Value], value: Value) -> None:
+        """What `once` shall say: who has just made it need not read it again."""
+        self._known[ask] = value
+
     @property
     def settings(self) -> StudySettings:
         """The study's settings."""

@@ -8,22 +8,15 @@ from graphlib import TopologicalSorter
 from raydaa.pipeline import stages
 from raydaa.pipeline.stage import RunnableStage, Stage
 
-REPORT = "report"
-
 
 @cache
 def all_stages() -> tuple[Stage, ...]:
-    """Every stage after those whose outputs it needs; the report last.
+    """Every stage after those whose outputs it needs; those that say so last.
 
     Among stages that could come next, those that keep the cluster's machines busy come first, then the alphabet says.
     """
-    by_name: dict[str, Stage] = {}
-    for module in pkgutil.iter_modules(stages.__path__):
-        stage = importlib.import_module(f"{stages.__name__}.{module.name}").STAGE
-        by_name[stage.name] = stage
-    predecessors = {name: set(stage.after) for name, stage in by_name.items()}
-    predecessors[REPORT] = set(by_name) - {REPORT}
-    sorter = TopologicalSorter(predecessors)
+    by_name = {stage.name: stage for stage in _found_stages()}
+    sorter = TopologicalSorter({name: before(stage) for name, stage in by_name.items()})
     sorter.prepare()
     ordered: list[Stage] = []
     while sorter.is_active():
@@ -39,6 +32,19 @@ def runnable_stages() -> list[RunnableStage]:
     return [stage for stage in all_stages() if isinstance(stage, RunnableStage)]
 
 
-def before(stage: Stage) -> list[str]:
+def before(stage: Stage) -> tuple[str, ...]:
     """The stages whose outputs one needs."""
-    return [other.name for other in all_stages()[:-1]] if stage.name == REPORT else list(stage.after)
+    if not _is_last(stage):
+        return stage.after
+    return tuple(other.name for other in _found_stages() if not _is_last(other))
+
+
+def _is_last(stage: Stage) -> bool:
+    return isinstance(stage, RunnableStage) and stage.last
+
+
+@cache
+def _found_stages() -> tuple[Stage, ...]:
+    """By their files."""
+    names = [f"{stages.__name__}.{module.name}" for module in pkgutil.iter_modules(stages.__path__)]
+    return tuple(importlib.import_module(name).STAGE for name in names)

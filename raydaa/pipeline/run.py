@@ -31,7 +31,6 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     """
     from raydaa.cluster import connecting
     from raydaa.pipeline.context import Context
-    from raydaa.reporting.results import TrialResults
 
     folder = study.folder
     at = StudyFolder(folder)
@@ -60,8 +59,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
                 note_versions(at)
                 context = Context(study, progress, ready(), prepared)
                 _run_stages(context)
-            _run_report(context)
-            return TrialResults.load(folder)
+            return _run_last(context)
 
 
 def _restore(study: Study, progress: Progress) -> None:
@@ -107,28 +105,31 @@ def _preload(study: Study) -> list[str]:
 
 
 def _run_stages(context: "Context") -> None:
-    """Every stage but the report in its order; one may ask for another that was passed."""
+    """Every stage that needs the cluster in its order; one may ask for another that was passed."""
     from raydaa.pipeline.checks import check_cluster
     from raydaa.pipeline.graph import runnable_stages
     from raydaa.pipeline.token_budget import measure_tokens
 
     check_cluster(context)
     measure_tokens(context)
-    stages = runnable_stages()[:-1]
+    stages = [stage for stage in runnable_stages() if not stage.last]
     names = [stage.name for stage in stages]
     number = 0
     while number < len(stages):
         again = stages[number].run(context)
-        context.send()
         number += 1
         if again is not None:
             context, number = replace(context), names.index(again)  # what was known of this run may have changed
 
 
-def _run_report(context: "Context") -> None:
-    """The last stage, without Ray; then InputError about what of the others failed."""
+def _run_last(context: "Context") -> "TrialResults":
+    """What comes after them, without Ray; then InputError about what of the others failed."""
     from raydaa.pipeline.graph import runnable_stages
+    from raydaa.pipeline.stages.report import results
 
-    runnable_stages()[-1].run(context)
+    for stage in runnable_stages():
+        if stage.last:
+            stage.run(context)
     if context.failures:  # what was found without it is there all the same
         raise InputError(f"{context.study.where}: {context.failures[0]}; what is done is kept")
+    return context.once(results)

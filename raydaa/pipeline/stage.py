@@ -42,10 +42,12 @@ class Stage:
 class RunnableStage(Stage):
     """A stage that runs once the tables are prepared and there is a cluster.
 
-    ``elsewhere``: its work is done by machines that are not the cluster's, and comes after what needs those.
+    ``elsewhere``: its work is done by machines that are not the cluster's, and comes after what needs those; ``last``:
+    it comes after everything, when the cluster is not needed any more.
     """
 
     elsewhere: bool = False
+    last: bool = False
 
     def run(self, context: Context) -> str | None:
         """Make what is missing; the name of the stage to go back to, where something that was there is needed again."""
@@ -126,6 +128,8 @@ class OutputStage(RunnableStage, Generic[SomeWork]):
                 context.mirror.pull(item.output.folder, f"{item.output.shared}/{item.output.key}")
             left = missing(left)
         summary = self.make(context, left) if left else ""
+        if left:
+            context.send()
         for item in batch.work:  # another study may have made it and told no mirror
             if item.output.shared is not None:
                 context.send(item.output.folder, f"{item.output.shared}/{item.output.key}")

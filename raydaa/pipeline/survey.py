@@ -48,7 +48,8 @@ def _looking_context(study: Study, base: Path) -> Context:
 
 def _described(stage: Stage) -> Stage:
     """What a stage is, without what it does."""
-    return Stage(stage.name, stage.writes, stage.depends_on, stage.engine, tuple(before(stage)))
+    after = [other.name for other in all_stages() if other.name in before(stage)]
+    return Stage(stage.name, stage.writes, stage.depends_on, stage.engine, tuple(after))
 
 
 def _surveyed(stage: Stage, count: Count) -> StageSurvey:

@@ -8,22 +8,27 @@ from pathlib import Path
 import pytest
 
 import raydaa
-from raydaa.pipeline import stages
+from raydaa.pipeline import graph, stages
 from raydaa.pipeline.graph import all_stages, before
 from raydaa.pipeline.survey import stages_table
 
 PAGE = Path(raydaa.__file__).parent / "docs" / "architecture.md"
 
 
+def forget_stages() -> None:
+    graph._found_stages.cache_clear()
+    all_stages.cache_clear()
+
+
 @pytest.fixture
 def more_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose modules are stages as well."""
     monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path)])
-    all_stages.cache_clear()
+    forget_stages()
     yield tmp_path
     for path in tmp_path.glob("*.py"):
         sys.modules.pop(f"{stages.__name__}.{path.stem}", None)
-    all_stages.cache_clear()
+    forget_stages()
 
 
 def test_every_stage_comes_after_those_it_needs() -> None:

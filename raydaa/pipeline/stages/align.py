@@ -29,9 +29,10 @@ def _align(context: Context) -> None:
     """Every trial of the study finished, stopped or failed, and those with a model that have something to answer."""
     while True:
         trials = _sweep(context)
-        if not reopen_missing(context, _unanswered(context, trials)):
-            return
         context.send()
+        if not reopen_missing(context, _unanswered(context, trials)):
+            context.know(trials_listed, trials)
+            return
 
 
 def _look(context: Context) -> Count:
@@ -50,7 +51,7 @@ def _sweep(context: Context) -> list[Trial]:
 
     settings = context.settings
     sweep = make_sweep(context, partial(_recipe_with_tokens, context))
-    context.progress.start("align", f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
+    context.progress.start(STAGE.name, f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
     news = _News(context, sweep)
     news.write_list()
     callbacks = list(trackers(settings.tracking, settings.name, context.at).values())

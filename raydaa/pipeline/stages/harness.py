@@ -36,7 +36,7 @@ def _harness_work(context: Context) -> list[HarnessWork]:
     common = {"tokenizer": context.prepared.tokenizer.name, "tasks": identity(settings)}
     work: list[HarnessWork] = []
     for title, model in models.items():
-        output = Output(context.at.of_stage("harness"), {"model": model_hash(model), **common})
+        output = Output(context.at.of_stage(STAGE.name), {"model": model_hash(model), **common})
         work.append(HarnessWork(title, model, output))
     return work
 

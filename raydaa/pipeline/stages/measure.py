@@ -18,6 +18,7 @@ from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.prune_models import reopen_missing
 from raydaa.pipeline.responses import GenerationWork, repeatable
 from raydaa.pipeline.stage import Count, RecordStage
+from raydaa.pipeline.stages import align
 from raydaa.pipeline.stages.judge import verdicts_of
 from raydaa.pipeline.stages.score import AGREEMENT, Scores, scorers_gap, scores
 from raydaa.results import TrialResults
@@ -44,7 +45,7 @@ def _measure(context: Context) -> str | None:
     context.at.evaluation.write(Evaluation(tuple(about), of_trials, of_models, tuple(notes)))
     context.send()
     removed = reopen_missing(context, TrialResults.load(context.folder).worth_keeping())
-    return "align" if removed else None
+    return align.STAGE.name if removed else None
 
 
 def _look(context: Context) -> Count:

@@ -10,13 +10,18 @@ from raydaa.reporting.report import write_report
 from raydaa.reporting.results import TrialResults
 
 
+def results(context: Context) -> TrialResults:
+    """What came out of the study."""
+    return TrialResults.load(context.folder)
+
+
 def _report(context: Context) -> None:
     shutil.rmtree(context.at.ray, ignore_errors=True)
-    context.progress.start("report", str(context.at.page))
-    results = TrialResults.load(context.folder)
-    export_best(results)
-    results = remove_dominated(context, results)
-    write_report(results, context.at.report)
+    context.progress.start(STAGE.name, str(context.at.page))
+    every = TrialResults.load(context.folder)
+    export_best(every)
+    context.know(results, remove_dominated(context, every))
+    write_report(context.once(results), context.at.report)
     context.send()
     context.progress.end("written")
 
@@ -30,6 +35,7 @@ STAGE = RecordStage(
     writes="tables, figures, one page, the best models",
     depends_on="everything above",
     engine="this process",
+    last=True,
     go=_report,
     look=_look,
 )

@@ -47,7 +47,7 @@ class ScoreWork:
 
 def scores(context: Context) -> dict[str, Scores]:
     """Where the scores of each model that has moved lie."""
-    own = _own_work(context) if scorers_gap(context) > AGREEMENT else {}
+    own = _own_work(context) if context.once(scorers_gap) > AGREEMENT else {}
     under_start = _start_work(context)
     return {
         name: Scores(work.output.folder, own[name].output.folder if name in own else None)
@@ -78,7 +78,7 @@ def _batches(context: Context) -> Iterator[Batch[ScoreWork]]:
     work = list(_start_work(context).values())
     compared = _compared_work(context)
     yield Batch(f"{len(work)} models under what they started from", [*work, *([compared] if compared else [])])
-    if scorers_gap(context) > AGREEMENT:
+    if context.once(scorers_gap) > AGREEMENT:
         own = list(_own_work(context).values())
         yield Batch(f"{len(own)} models under themselves", own)
 

@@ -59,7 +59,7 @@ def _sft_work(context: Context, fraction: float) -> SftWork:
     training = replace(settings.training, epochs=sft.epochs, batch_size=sft.batch_size or settings.training.batch_size)
     recipe = replace(supervised_recipe(context, training, sft.learning_rate, sft.seed), fraction=fraction)
     depends_on = recipe.depends_on(prepared.base.hash, prepared.keys["sft"])
-    output = Output(context.at.of_stage("sft"), depends_on, inside=MODEL)
+    output = Output(context.at.of_stage(STAGE.name), depends_on, inside=MODEL)
     return SftWork(fraction, recipe, recipe.steps(prepared.rows["sft"]), output)
 
 
