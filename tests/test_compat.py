@@ -100,6 +100,7 @@ def test_wandb() -> None:
     text = source_of("ray.air.integrations.wandb")
     assert re.search(r"def _cleanup_logging_actor\(self, trial: \S+\)", text)
     assert "self._trial_logging_actors" in text
+    assert "def __ray_call__" in source_of("ray.actor")
 
 
 def test_cloudpickle() -> None:

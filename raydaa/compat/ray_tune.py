@@ -57,14 +57,24 @@ def stop_trial(controller: Any, trial: Any) -> None:
 
 def patient_wandb() -> Any:
     """Ray's callback for W&B, but for the end of a run: its own kills the actor there, and with it W&B's service, which
-    may not have written the run down yet."""
+    may not have written the run down yet.
+
+    The actor is not asked to end itself either: a worker of Ray's that exits so may wait for itself forever.
+    """
     import ray
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     class Patient(WandbLoggerCallback):
         def _cleanup_logging_actor(self, trial: Any) -> None:
             actor = self._trial_logging_actors[trial]
-            ray.wait([actor.__ray_terminate__.options(max_task_retries=0).remote()], timeout=PATIENCE)
+            ray.wait([actor.__ray_call__.remote(_end_service)], timeout=PATIENCE)
             super()._cleanup_logging_actor(trial)
 
     return Patient
+
+
+def _end_service(_: Any) -> None:
+    """In the actor: W&B's service writes down what it has, and ends."""
+    import wandb
+
+    wandb.teardown()
