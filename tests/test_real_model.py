@@ -10,9 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydaa.data.inputs import open_inputs
 from raydaa.data.packing import PairTable
-from raydaa.data.prepare import prepare
 from raydaa.data.sources import PreferencePair
 from raydaa.data.tokenize import Encoder
 from raydaa.generation.sample import Response, Sampling, generate
@@ -35,6 +33,7 @@ from raydaa.training.tokenizer import load_tokenizer, stops_of, study_tokenizer
 from raydaa.training.workers import Workers
 from tests.command import Command
 from tests.studies import done, written
+from tests.tables import folder_of, prepare
 from tests.training.runs import run_spec
 
 pytestmark = pytest.mark.slow
@@ -127,8 +126,8 @@ def tables(real_model: Path, chat: Path, pairs: Path, tmp_path_factory: pytest.T
     """The prepared pairs, and their log-probabilities under the model."""
     study = Study.from_tree(study_tree(real_model, pairs))
     folder = tmp_path_factory.mktemp("tables")
-    made = prepare(open_inputs(study.settings, chat), study.settings.data, load_tokenizer(chat), folder)
-    names = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
+    made = prepare(study, chat, folder)
+    names = {name: str(folder_of(made, "pairs") / f"{name}.parquet") for name in ("train", "validation")}
     reference = folder / "reference"
     reference.mkdir()
     alone = Workers(1, 2, 0, None, threads=2, storage=str(folder / "ray"), max_failures=0, in_process=True)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raydaa.data.files import DataError, Rows, names_files, read_rows
 from raydaa.data.sources import CONTEXT_COLUMNS, is_alpaca, is_transcript
@@ -25,13 +26,13 @@ VERSION = 5  # of the tables' content; raise it when the same input gives other 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The sources' rows, read once, and the key of each group of tables (``pairs``, ``sft``, ``prompts``, …)."""
+    """The sources' rows, read once, and what each group of tables (``pairs``, ``sft``, ``prompts``, …) depends on."""
 
     train: Rows
     validation: Rows | None  # None: a share of train's prompts
     sft: tuple[Rows | None, ...]  # in the order of the mixture; None: train's chosen responses
     prompts: dict[str, tuple[PromptSource, Rows | None]]  # by group; None: the held-out pairs' prompts
-    keys: dict[str, str]
+    depends_on: dict[str, Mapping[str, Any]]
 
 
 def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
@@ -43,23 +44,24 @@ def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     sources |= {b.group: b.prompts for b in settings.evaluation.benchmarks if b.prompts is not None}
     prompts = {group: (source, _open_prompts(source, world)) for group, source in sources.items()}
     common = {"version": VERSION, "tokenizer": tokenizer_hash(tokenizer_folder), "max_length": data.max_length}
-    pairs = key_of(
+    of_pairs = {
         **common,
-        train=train.fingerprint,
-        validation=validation.fingerprint if validation else data.preferences.validation,
-        settings=data.preferences.key_fields(),
-    )
-    keys = {"pairs": pairs}
+        "train": train.fingerprint,
+        "validation": validation.fingerprint if validation else data.preferences.validation,
+        "settings": data.preferences.key_fields(),
+    }
+    pairs = key_of(**of_pairs)
+    depends_on: dict[str, Mapping[str, Any]] = {"pairs": of_pairs}
     if data.sft:
         mixture = [
             {"source": rows.fingerprint if rows else pairs, **source.key_fields()}
             for source, rows in zip(data.sft, sft, strict=True)
         ]
-        keys["sft"] = key_of(**common, mixture=mixture)
+        depends_on["sft"] = {**common, "mixture": mixture}
     for group, (prompt_source, rows) in prompts.items():
         source = rows.fingerprint if rows else pairs
-        keys[group] = key_of(**common, source=source, settings=prompt_source.key_fields())
-    return Inputs(train, validation, sft, prompts, keys)
+        depends_on[group] = {**common, "source": source, "settings": prompt_source.key_fields()}
+    return Inputs(train, validation, sft, prompts, depends_on)
 
 
 def _open_pairs(preferences: PreferenceSource, world: PocketSettings) -> tuple[Rows, Rows | None]:

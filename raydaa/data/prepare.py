@@ -1,8 +1,7 @@
-"""The prepare stage: sources in, tokenized tables out, each kept under a key of what it depends on."""
+"""Sources in, tokenized tables out, each group kept under a key of what it depends on."""
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,8 @@ from raydaa.data.tables import (
 )
 from raydaa.data.tokenize import Encoder
 from raydaa.settings.data import DataSettings
-from raydaa.store.artifacts import make_folder, read_json
+from raydaa.store.artifacts import read_json
+from raydaa.store.output import Output
 from raydaa.store.plain import from_plain
 from raydaa.store.records import DataReport
 from raydaa.store.tables import PREPARED_REJECTS, PREPARED_REPORT
@@ -47,41 +47,59 @@ class TooManyRejectsError(DataError):
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The folders of the prepared tables, and the merged report of what became of the rows."""
+class TableGroup:
+    """Tables that are made together, their report and their rejects: ``pairs``, ``sft``, ``prompts``, …"""
 
-    folders: dict[str, Path]
-    report: DataReport
-    rejects: str
-    any_made: bool
+    name: str
+    output: Output
+
+    def read_report(self) -> DataReport:
+        """What became of the rows that it was made of."""
+        return from_plain(DataReport, read_json(self.output.folder / PREPARED_REPORT))
+
+    def read_rejects(self) -> str:
+        """The rows that can't be used, as JSON lines."""
+        return (self.output.folder / PREPARED_REJECTS).read_text(encoding="utf-8")
 
 
-def table_folder(folder: Path, group: str, key: str) -> Path:
-    """Where a group of tables lies."""
-    return folder / f"{group}-{key}"
+@dataclass(frozen=True)
+class Preparation:
+    """What a study's tables are made of, and where they lie: below ``folder``."""
 
+    inputs: Inputs
+    data: DataSettings
+    folder: Path
 
-def prepare(inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> Tables:
-    """Make the groups of tables that ``folder`` does not hold yet.
+    @property
+    def groups(self) -> list[TableGroup]:
+        """All groups of tables, in the order in which they are made."""
+        return [TableGroup(name, Output(self.folder / name, of)) for name, of in self.inputs.depends_on.items()]
 
-    TooManyRejectsError where a source has too little that can be used.
-    """
-    makers: dict[str, Callable[[Path], None]] = {
-        "pairs": lambda target: _make_pairs(target, inputs, data, tokenizer),
-        "sft": lambda target: _make_sft(target, inputs, data, tokenizer),
-    }
-    makers |= {group: partial(_make_prompts, group, inputs, data, tokenizer) for group in inputs.prompts}
-    any_made = False
-    folders: dict[str, Path] = {}
-    merged = DataReport({}, {}, {}, {})
-    rejects = ""
-    for group, key in inputs.keys.items():
-        folders[group] = table_folder(folder, group, key)
-        any_made |= make_folder(folders[group], makers[group])
-        merged = merged.with_more(from_plain(DataReport, read_json(folders[group] / PREPARED_REPORT)))
-        rejects += (folders[group] / PREPARED_REJECTS).read_text(encoding="utf-8")
-        _refuse(inputs, data, merged, rejects)
-    return Tables(folders, merged, rejects, any_made)
+    def make(self, group: TableGroup, tokenizer: Any) -> None:
+        """Make a group of tables; TooManyRejectsError where a source has too little that can be used."""
+        makers = {"pairs": _make_pairs, "sft": _make_sft}
+        maker = makers.get(group.name, partial(_make_prompts, group.name))
+        group.output.seal(lambda folder: maker(folder, self.inputs, self.data, tokenizer))
+        self.check(group)
+
+    def check(self, group: TableGroup) -> None:
+        """TooManyRejectsError where a group that is there was made of too little that can be used."""
+        _refuse(self.inputs, self.data, group.read_report(), group.read_rejects())
+
+    def make_missing(self, tokenizer: Any) -> None:
+        """Make what is not there; TooManyRejectsError where a source has too little that can be used."""
+        for group in self.groups:
+            if group.output.done:
+                self.check(group)
+            else:
+                self.make(group, tokenizer)
+
+    def read_report(self) -> DataReport:
+        """What became of the rows of all sources."""
+        report = DataReport({}, {}, {}, {})
+        for group in self.groups:
+            report = report.with_more(group.read_report())
+        return report
 
 
 def _pairs(
@@ -141,7 +159,7 @@ def _sft_tables(data: DataSettings) -> list[str]:
     return ["sft"] if len(data.sft) == 1 else [f"sft[{number}]" for number in range(len(data.sft))]
 
 
-def _make_prompts(group: str, inputs: Inputs, data: DataSettings, tokenizer: Any, folder: Path) -> None:
+def _make_prompts(group: str, folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
     counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
     source, rows = inputs.prompts[group]
     candidates: list[tuple[int, Candidate]]

@@ -10,7 +10,8 @@ from raydaa.data.files import DataError, read_rows
 from raydaa.errors import InputError
 from raydaa.generation.sample import Sampling
 from raydaa.judging.judge import Judge, judge_of
-from raydaa.pipeline.context import Context, Prepared
+from raydaa.pipeline.context import Context
+from raydaa.pipeline.prepared import Prepared, prepared_data
 from raydaa.settings.evaluation import CHOSEN, BenchmarkSettings, is_model
 from raydaa.settings.judge import JudgeSettings
 from raydaa.settings.study import StudySettings
@@ -66,7 +67,7 @@ def benchmarks(context: Context) -> list[Benchmark]:
 
 
 def _benchmark(context: Context, settings: BenchmarkSettings) -> Benchmark:
-    prepared, evaluation = context.prepared, context.settings.evaluation
+    prepared, evaluation = context.once(prepared_data), context.settings.evaluation
     chosen = settings.judged_by(evaluation.judge)
     judge = judge_of(chosen) if chosen.judges else None
     fixed = None if judge is None else fixed_baseline(context.settings, prepared, settings)

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from raydaa.accelerators import ACCELERATORS, name_there
 from raydaa.cluster import blind_nodes
-from raydaa.compat.imports import is_installed
+from raydaa.compat.imports import is_installed, quiet_transformers
 from raydaa.data.files import DataError
 from raydaa.errors import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
@@ -14,15 +14,33 @@ from raydaa.generation.serving import available, missing
 from raydaa.judging.judge import judge_of
 from raydaa.pipeline.benchmark_figures import PublishedDifficulty
 from raydaa.pipeline.benchmarks import fixed_baseline
-from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.named_models import models_named, sft_fraction
+from raydaa.pipeline.context import Context
+from raydaa.pipeline.model_checks import check_caches, check_model
+from raydaa.pipeline.named_models import base_model, models_named, sft_fraction
+from raydaa.pipeline.prepared import Prepared, prepared_data
 from raydaa.pipeline.responses import engine_of, on_gpus
 from raydaa.settings.base import values_of
 from raydaa.settings.study import StudySettings
 from raydaa.store.artifacts import read_json, tokenizer_hash
 from raydaa.store.models import local_model
 from raydaa.store.tables import read
+from raydaa.study import Study
 from raydaa.training.device import card_memory
+
+
+def check_inputs(context: Context) -> None:
+    """What the study names is there and can be worked with, before anything is made."""
+    quiet_transformers()
+    check_caches(context.study)
+    check_models(context.settings, base_model(context.study))
+
+
+def check_prepared(context: Context) -> None:
+    """The models can be trained on the prepared data, and compared with what was asked for."""
+    prepared = context.once(prepared_data)
+    check_lengths(context.study, prepared)
+    check_baselines(context.settings, prepared)
+    check_model(context.study, prepared)
 
 
 def check_models(settings: StudySettings, base: Path) -> None:
@@ -68,9 +86,10 @@ def check_tracking(context: Context) -> None:
             raise InputError(f"tracking.{name}: {first_line(error)}") from None
 
 
-def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
+def check_lengths(study: Study, prepared: Prepared) -> None:
     """Sequences of training and generation fit into the model's positions."""
-    config = read_json(prepared.base.folder / "config.json")
+    settings = study.settings
+    config = read_json(base_model(study) / "config.json")
     positions = config.get("max_position_embeddings")
     if positions is None:
         return
@@ -90,15 +109,12 @@ def check_lengths(settings: StudySettings, prepared: Prepared) -> None:
 
 
 def check_cluster(context: Context) -> None:
-    """The cluster can do what the study asks for; InputError, with the study's file, where not."""
-    try:
-        check_accelerator(context)
-        check_room(context)
-        check_folders(context)
-        check_installed(context)
-        check_tracking(context)
-    except InputError as error:
-        raise InputError(f"{context.study.where}: {error}") from None
+    """The cluster can do what the study asks for."""
+    check_accelerator(context)
+    check_room(context)
+    check_folders(context)
+    check_installed(context)
+    check_tracking(context)
 
 
 def check_folders(context: Context) -> None:

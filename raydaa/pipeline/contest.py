@@ -8,6 +8,7 @@ from raydaa.generation.sample import Sampling
 from raydaa.pipeline.benchmarks import Benchmark, benchmarks
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.named_models import ModelRef
+from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.responses import GenerationWork, engine_of
 from raydaa.pipeline.stages.sft import starts
 from raydaa.pipeline.trials import trials_listed, trials_to_evaluate
@@ -90,7 +91,7 @@ def wanted_responses(
     context: Context, every: Sequence[Benchmark], contestants: Sequence[EvaluatedModel]
 ) -> tuple[dict[str, dict[str, GenerationWork]], dict[str, GenerationWork]]:
     """For each benchmark and contestant the responses to judge, and those KL is measured on (often the same)."""
-    settings, prepared = context.settings.evaluation, context.prepared
+    settings, prepared = context.settings.evaluation, context.once(prepared_data)
     judged: dict[str, dict[str, GenerationWork]] = {}
     for b in every:
         size = b.prompts if b.judge is not None else min(b.prompts, settings.kl_prompts)
@@ -115,10 +116,10 @@ def _work(
         "data": data,
         "prompts": prompts,
         "sampling": asdict(sampling),
-        "stops": stops_of(context.prepared.tokenizer),
+        "stops": stops_of(context.once(prepared_data).tokenizer),
         "engine": engine.name,
         "batch_size": context.settings.generation.rows if engine.by_rows else None,
         "settings": context.settings.generation.key_fields(),
     }
     output = Output(context.at.generations, depends_on)
-    return GenerationWork(model, sampling, table, prompts, output, context.prepared.tokenizer)
+    return GenerationWork(model, sampling, table, prompts, output, context.once(prepared_data).tokenizer)

@@ -1,19 +1,19 @@
 """What every stage needs to know: the study, its folders, its workers."""
 
+import io
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from raydaa.algorithms.catalog import is_custom, method_class
 from raydaa.algorithms.method import Method
-from raydaa.cluster import Resources, counted
+from raydaa.cluster import Resources, counted, expected_resources
 from raydaa.compat.ray import send_with_code
 from raydaa.judging.judge import JudgeUsage
-from raydaa.pipeline.named_models import ModelRef
 from raydaa.pipeline.resolve import Resolved, resolve
 from raydaa.progress import Progress
 from raydaa.settings.study import StudySettings
@@ -27,31 +27,16 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the prepare stage leaves: the base model, the tables, and what is in them."""
-
-    base: ModelRef
-    tokenizer: Path  # folder, with the chat template that the study speaks
-    folders: dict[str, Path]  # of the table groups pairs, sft, prompts, prompts.<benchmark>
-    keys: dict[str, str]
-    rows: dict[str, int]
-
-    def table(self, name: str) -> Path:
-        """The Parquet file of table ``name`` (train, validation, sft, prompts, prompts.<benchmark>)."""
-        return self.folders.get(name, self.folders["pairs"]) / f"{name.partition('.')[0]}.parquet"
-
-
-@dataclass(frozen=True)
 class Context:
-    """One run of a study on one cluster."""
+    """One run of a study on one cluster; ``ready`` waits for that, and says what it has."""
 
     study: Study
     progress: Progress
-    resources: Resources
-    prepared: Prepared
+    ready: Callable[[], Resources]
     spending: dict[str, JudgeUsage] = field(default_factory=dict)  # of each model that judges: limits are the run's
     failures: list[str] = field(default_factory=list)  # that nothing else waits for, in one line each
     _known: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
+    _settled: set[Callable[..., Any]] = field(default_factory=set, init=False, repr=False)
 
     def once(self, ask: Callable[["Context"], Value]) -> Value:
         """What ``ask`` says of this run, asked once: what stages leave for those after them is such a function."""
@@ -63,6 +48,15 @@ class Context:
     def know(self, ask: Callable[["Context"], Value], value: Value) -> None:
         """What `once` shall say: who has just made it need not read it again."""
         self._known[ask] = value
+
+    def settle(self) -> None:
+        """What is known by now stays known: nothing that a later stage does can change it."""
+        self._settled.update(self._known)
+
+    def forget(self) -> None:
+        """A stage that was passed runs again: what was known after that may have changed."""
+        for ask in set(self._known) - self._settled:
+            del self._known[ask]
 
     @property
     def settings(self) -> StudySettings:
@@ -97,6 +91,11 @@ class Context:
         return True
 
     @cached_property
+    def resources(self) -> Resources:
+        """What the cluster has."""
+        return self.ready()
+
+    @cached_property
     def resolved(self) -> Resolved:
         """What the settings come to on this cluster."""
         return resolve(self.settings, self.resources)
@@ -127,6 +126,11 @@ class Context:
         if not self.workers.in_process:
             return self.whole_machine
         return replace(self.workers, count=1, threads=max(self.workers.threads, self.resources.cpus))
+
+
+def looking_context(study: Study) -> Context:
+    """A run that never begins and says nothing, on the machines that are expected."""
+    return Context(study, Progress(io.StringIO()), partial(expected_resources, study.settings.scaling.accelerator))
 
 
 class LiveSlots:

@@ -6,7 +6,7 @@ from functools import cache
 from graphlib import TopologicalSorter
 
 from raydaa.pipeline import stages
-from raydaa.pipeline.stage import RunnableStage, Stage
+from raydaa.pipeline.stage import Stage
 
 
 @cache
@@ -21,26 +21,17 @@ def all_stages() -> tuple[Stage, ...]:
     ordered: list[Stage] = []
     while sorter.is_active():
         ready = [by_name[name] for name in sorter.get_ready()]
-        ready.sort(key=lambda stage: (isinstance(stage, RunnableStage) and stage.elsewhere, stage.name))
+        ready.sort(key=lambda stage: (stage.elsewhere, stage.name))
         ordered += ready
         sorter.done(*(stage.name for stage in ready))
     return tuple(ordered)
 
 
-def runnable_stages() -> list[RunnableStage]:
-    """Those that are run once the tables are prepared and there is a cluster."""
-    return [stage for stage in all_stages() if isinstance(stage, RunnableStage)]
-
-
 def before(stage: Stage) -> tuple[str, ...]:
     """The stages whose outputs one needs."""
-    if not _is_last(stage):
+    if not stage.last:
         return stage.after
-    return tuple(other.name for other in _found_stages() if not _is_last(other))
-
-
-def _is_last(stage: Stage) -> bool:
-    return isinstance(stage, RunnableStage) and stage.last
+    return tuple(other.name for other in _found_stages() if not other.last)
 
 
 @cache

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raydaa.errors import InputError, first_line
-from raydaa.pipeline.context import Prepared
-from raydaa.pipeline.named_models import models_named, sft_fraction
+from raydaa.pipeline.named_models import base_model, models_named, sft_fraction
+from raydaa.pipeline.prepared import Prepared
 from raydaa.store.artifacts import file_hash, key_of, make_folder, read_json, write_json
 from raydaa.store.models import local_model
 from raydaa.store.tables import read
@@ -27,14 +27,14 @@ def check_model(study: Study, prepared: Prepared) -> None:
     """The study's models can be asked for log-probabilities and trained as it says; InputError where not."""
     settings, trust = study.settings, study.settings.model.trust_remote_code
     starts = [local_model(name) for name in models_named(settings) if sft_fraction(settings, name) is None]
-    base = prepared.base.folder
+    base = base_model(study)
     laid_out = _laid_out(base, trust)
     if settings.training.lora is not None:
         try:
             adapted_layers(laid_out, settings.training.lora.targets)
         except ValueError as error:
             raise InputError(f"training.lora.targets: {error}") from None
-    _check_ids(prepared, laid_out.get_input_embeddings().weight.shape[0])
+    _check_ids(base, prepared, laid_out.get_input_embeddings().weight.shape[0])
     for folder in dict.fromkeys([base, *starts]):
         _check_architecture(folder, study.cache / "prepared", trust)
 
@@ -52,12 +52,12 @@ def _laid_out(folder: Path, trust: bool) -> Any:
         raise InputError(f"{folder}: is no causal language model that can be loaded: {first_line(error)}") from None
 
 
-def _check_ids(prepared: Prepared, size: int) -> None:
+def _check_ids(base: Path, prepared: Prepared, size: int) -> None:
     """Every token of the study has a row of the embedding."""
     largest = max([*_largest_ids(prepared), *stops_of(prepared.tokenizer)])
     if largest >= size:
         raise InputError(
-            f"{prepared.base.folder}: the tokenizer gives token {largest}, and the model's embedding has {size} rows; "
+            f"{base}: the tokenizer gives token {largest}, and the model's embedding has {size} rows; "
             f"save the model with the tokenizer that it was made for"
         )
 

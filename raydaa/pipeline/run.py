@@ -5,12 +5,13 @@ Stages are imported by the functions that run them: Ray starts in a thread meanw
 
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import yaml
 
-from raydaa.errors import InputError
+from raydaa.errors import InputError, RaydaaError
 from raydaa.pipeline.lock import locked
 from raydaa.pipeline.versions import note_versions
 from raydaa.progress import Progress, captured, warned
@@ -32,34 +33,40 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
     from raydaa.cluster import connecting
     from raydaa.pipeline.context import Context
 
-    folder = study.folder
-    at = StudyFolder(folder)
-    existed = folder.exists()
-    with locked(folder) as locks, captured(at.log) as terminal:
+    at = StudyFolder(study.folder)
+    existed = study.folder.exists()
+    with locked(study.folder) as locks, captured(at.log) as terminal, input_errors_of(study):
         at.check_format()
         progress = Progress(terminal, latest=at.progress)
         with warned(progress):
             if not locks:
-                progress.line(f"{folder}: its file system knows no locks; see that no other run works in it")
+                progress.line(f"{study.folder}: its file system knows no locks; see that no other run works in it")
             with connecting(address, _surely_prepared(study), _preload(study)) as ready:
-                from raydaa.pipeline.stages.prepare import prepare
-
+                context = Context(study, progress, ready)
                 try:
                     _restore(study, progress)
-                    prepared = prepare(study, progress)
-                except InputError:
+                    run_first(context)
+                except RaydaaError:
                     if not existed:  # nothing was begun: only the list of rejects is worth keeping
                         at.progress.remove()
                         if not at.rejects.exists():
-                            shutil.rmtree(folder)
+                            shutil.rmtree(study.folder)
                     raise
-                at.write_format()
-                settings = json.loads(study.settings.model_dump_json())
-                write_text(at.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-                note_versions(at)
-                context = Context(study, progress, ready(), prepared)
+                _begin(context)
                 _run_stages(context)
             return _run_last(context)
+
+
+@contextmanager
+def input_errors_of(study: Study) -> Iterator[None]:
+    """What is wrong with the user's input is an InputError that names the study's file."""
+    from raydaa.data.files import DataError
+    from raydaa.training.tokenizer import TokenizerError
+
+    try:
+        yield
+    except (DataError, InputError, TokenizerError) as error:
+        raise InputError(f"{study.where}: {str(error).removeprefix(f'{study.where}: ')}") from None
 
 
 def _restore(study: Study, progress: Progress) -> None:
@@ -73,7 +80,7 @@ def _restore(study: Study, progress: Progress) -> None:
     try:
         fetched = Mirror(url).pull(study.folder, STUDY)
     except MirrorError as error:
-        raise InputError(f"{study.where}: storage.mirror: {error}") from None
+        raise InputError(f"storage.mirror: {error}") from None
     StudyFolder(study.folder).check_format()
     progress.end(f"{fetched} files restored")
 
@@ -104,32 +111,55 @@ def _preload(study: Study) -> list[str]:
     return ["raydaa.tuning.worker_preload"] if wanted else []
 
 
+def run_first(context: "Context") -> None:
+    """What needs no cluster, with what can be known to go wrong before and after it."""
+    from raydaa.pipeline.checks import check_inputs, check_prepared
+    from raydaa.pipeline.graph import all_stages
+
+    context.progress.line(f"{'check':<9} {context.settings.model.source}")
+    check_inputs(context)
+    for stage in all_stages():
+        if stage.first:
+            stage.run(context)
+    check_prepared(context)
+    context.settle()
+
+
+def _begin(context: "Context") -> None:
+    """The study's folder says what study it is of."""
+    context.at.write_format()
+    settings = json.loads(context.settings.model_dump_json())
+    write_text(context.at.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    note_versions(context.at)
+
+
 def _run_stages(context: "Context") -> None:
-    """Every stage that needs the cluster in its order; one may ask for another that was passed."""
+    """Every stage that needs the cluster in its order; one may ask for another that was passed, or for itself again."""
     from raydaa.pipeline.checks import check_cluster
-    from raydaa.pipeline.graph import runnable_stages
+    from raydaa.pipeline.graph import all_stages
     from raydaa.pipeline.token_budget import measure_tokens
 
     check_cluster(context)
     measure_tokens(context)
-    stages = [stage for stage in runnable_stages() if not stage.last]
+    stages = [stage for stage in all_stages() if not (stage.first or stage.last)]
     names = [stage.name for stage in stages]
     number = 0
     while number < len(stages):
         again = stages[number].run(context)
         number += 1
         if again is not None:
-            context, number = replace(context), names.index(again)  # what was known of this run may have changed
+            context.forget()
+            number = names.index(again)
 
 
 def _run_last(context: "Context") -> "TrialResults":
     """What comes after them, without Ray; then InputError about what of the others failed."""
-    from raydaa.pipeline.graph import runnable_stages
+    from raydaa.pipeline.graph import all_stages
     from raydaa.pipeline.stages.report import results
 
-    for stage in runnable_stages():
+    for stage in all_stages():
         if stage.last:
             stage.run(context)
     if context.failures:  # what was found without it is there all the same
-        raise InputError(f"{context.study.where}: {context.failures[0]}; what is done is kept")
+        raise InputError(f"{context.failures[0]}; what is done is kept")
     return context.once(results)

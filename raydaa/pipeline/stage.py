@@ -28,7 +28,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageDescription:
     """What a stage is, for people: `raydaa stages` and the documentation's table are printed from these."""
 
     name: str
@@ -39,13 +39,15 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunnableStage(Stage):
-    """A stage that runs once the tables are prepared and there is a cluster.
+class Stage(StageDescription):
+    """A stage of a study.
 
-    ``elsewhere``: its work is done by machines that are not the cluster's, and comes after what needs those; ``last``:
-    it comes after everything, when the cluster is not needed any more.
+    ``first``: it needs no cluster, and runs while that starts; ``elsewhere``: its work is done by machines that are not
+    the cluster's, and comes after what needs those; ``last``: it comes after everything, when the cluster is not needed
+    any more.
     """
 
+    first: bool = False
     elsewhere: bool = False
     last: bool = False
 
@@ -58,16 +60,32 @@ class RunnableStage(Stage):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordStage(RunnableStage):
-    """A stage that keeps records of its own in the study's folder, and knows by them how to go on."""
+@dataclass(frozen=True)
+class Recorded:
+    """What a stage did, in a few words, and the stage to go back to, where something that was there is needed again."""
 
-    go: Callable[[Context], str | None]
+    summary: str
+    again: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordStage(Stage):
+    """A stage that keeps records in the study's folder, which are written anew whenever they can say more.
+
+    ``about`` says what it is going to do, ``record`` does it, and goes on by what its records say.
+    """
+
+    about: Callable[[Context], str]
+    record: Callable[[Context], Recorded]
     look: Callable[[Context], Count]
 
     def run(self, context: Context) -> str | None:
-        """By its own function."""
-        return self.go(context)
+        """Write the records."""
+        context.progress.start(self.name, self.about(context))
+        recorded = self.record(context)
+        context.send()
+        context.progress.end(recorded.summary)
+        return recorded.again
 
     def count(self, context: Context) -> Count:
         """By its own function."""
@@ -94,7 +112,7 @@ class Batch(Generic[SomeWork]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputStage(RunnableStage, Generic[SomeWork]):
+class OutputStage(Stage, Generic[SomeWork]):
     """A stage that makes sealed folders.
 
     ``batches`` lists them; where it is a generator it goes on when the batch before is made, or, when only looking,
@@ -128,7 +146,7 @@ class OutputStage(RunnableStage, Generic[SomeWork]):
                 context.mirror.pull(item.output.folder, f"{item.output.shared}/{item.output.key}")
             left = missing(left)
         summary = self.make(context, left) if left else ""
-        if left:
+        if left and not self.first:  # until then the folder does not say what study it is of
             context.send()
         for item in batch.work:  # another study may have made it and told no mirror
             if item.output.shared is not None:

@@ -1,17 +1,11 @@
 """What there is of a study, stage by stage: asked of the outputs themselves, before or after a run, without one."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from raydaa.cluster import expected_resources
-from raydaa.pipeline.context import Context
-from raydaa.pipeline.graph import all_stages, before, runnable_stages
-from raydaa.pipeline.named_models import ModelRef, base_model
-from raydaa.pipeline.stage import Count, Stage
-from raydaa.pipeline.stages import prepare
-from raydaa.progress import Progress
+from raydaa.pipeline.context import looking_context
+from raydaa.pipeline.graph import all_stages, before
+from raydaa.pipeline.stage import Stage, StageDescription
 from raydaa.study import Study
 
 
@@ -19,41 +13,30 @@ from raydaa.study import Study
 class StageSurvey:
     """``total`` None: it is known once the stage ``waits_for`` is done."""
 
-    stage: Stage
+    stage: StageDescription
     done: int
     total: int | None
     waits_for: str | None = None
 
 
 def survey(study: Study) -> list[StageSurvey]:
-    """How much of each stage is there; InputError where the study's input can't be read."""
-    base = base_model(study)
-    prepared = prepare.count(study, base)
-    surveys = {prepare.STAGE.name: _surveyed(prepare.STAGE, prepared)}
-    context = _looking_context(study, base) if prepared.complete else None
-    for stage in runnable_stages():
+    """How much of each stage is there; an error of raydaa's own where the study's input can't be read."""
+    context = looking_context(study)
+    surveys: dict[str, StageSurvey] = {}
+    for stage in all_stages():
         waits_for = next(filter(None, (_not_complete(surveys[name]) for name in before(stage))), None)
-        if context is None or waits_for is not None:
+        if waits_for is not None:
             surveys[stage.name] = StageSurvey(_described(stage), 0, None, waits_for)
         else:
-            surveys[stage.name] = _surveyed(stage, stage.count(context))
+            count = stage.count(context)
+            surveys[stage.name] = StageSurvey(_described(stage), count.done, count.total)
     return list(surveys.values())
 
 
-def _looking_context(study: Study, base: Path) -> Context:
-    """A run that never begins, on the machines that are expected."""
-    tables = replace(prepare.tokenized(study, base)[0], base=ModelRef.at("base", base))
-    return Context(study, Progress(io.StringIO()), expected_resources(study.settings.scaling.accelerator), tables)
-
-
-def _described(stage: Stage) -> Stage:
+def _described(stage: Stage) -> StageDescription:
     """What a stage is, without what it does."""
     after = [other.name for other in all_stages() if other.name in before(stage)]
-    return Stage(stage.name, stage.writes, stage.depends_on, stage.engine, tuple(after))
-
-
-def _surveyed(stage: Stage, count: Count) -> StageSurvey:
-    return StageSurvey(_described(stage), count.done, count.total)
+    return StageDescription(stage.name, stage.writes, stage.depends_on, stage.engine, tuple(after))
 
 
 def _not_complete(stage: StageSurvey) -> str | None:
@@ -78,7 +61,7 @@ def render_survey(stages: Sequence[StageSurvey]) -> str:
     return "\n".join(lines)
 
 
-def descriptions() -> list[Stage]:
+def descriptions() -> list[StageDescription]:
     """What each stage is."""
     return [_described(stage) for stage in all_stages()]
 

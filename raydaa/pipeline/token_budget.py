@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from raydaa.pipeline.context import Context
+from raydaa.pipeline.prepared import base_ref, prepared_data
 from raydaa.settings.training import TrainingSettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.plain import to_plain
@@ -20,11 +21,11 @@ def measure_tokens(context: Context) -> None:
     if settings.training.tokens_per_microbatch != "auto" or not context.workers.gpus:
         return
     recipe = supervised_recipe(context, settings.training, settings.sft.learning_rate, 0).with_tokens(1)
-    data = DataSpec(train=str(context.prepared.table("train")))
-    spec = RunSpec(recipe=recipe, data=data, start=str(context.prepared.base.folder))
+    data = DataSpec(train=str(context.once(prepared_data).table("train")))
+    spec = RunSpec(recipe=recipe, data=data, start=str(context.once(base_ref).folder))
     longest = settings.data.max_length
     size = {"workers": context.workers.count, "accelerators": context.resources.accelerators}
-    key = key_of(model=context.prepared.base.hash, recipe=to_plain(recipe), longest=longest, **size)
+    key = key_of(model=context.once(base_ref).hash, recipe=to_plain(recipe), longest=longest, **size)
     measured = context.at.budget.read()
     if measured is not None and measured.key == key:
         return

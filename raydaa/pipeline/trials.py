@@ -7,6 +7,7 @@ from functools import partial
 from raydaa.algorithms.catalog import code_hash
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.named_models import ModelRef
+from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.stages.sft import starts
 from raydaa.settings.base import validated
 from raydaa.settings.study import StudySettings
@@ -44,7 +45,7 @@ def trial_recipe(settings: StudySettings, placement: Placement, point: Point) ->
 def keyed_recipe(context: Context, models: Mapping[str, ModelRef], point: Point) -> tuple[str, Recipe]:
     """A trial's key and recipe, its tokens per micro-batch as the study has them."""
     recipe = trial_recipe(context.settings, context.resolved.placement, point)
-    return recipe.key(models[point.init].hash, context.prepared.keys["pairs"]), recipe
+    return recipe.key(models[point.init].hash, context.once(prepared_data).keys["pairs"]), recipe
 
 
 def make_sweep(context: Context, make: Callable[[Point], tuple[str, Recipe]]) -> Sweep:
@@ -53,7 +54,7 @@ def make_sweep(context: Context, make: Callable[[Point], tuple[str, Recipe]]) ->
     limit = settings.search.budget
     budget = None if limit is None else SweepBudget(limit, workers.count * (workers.gpus or 1))
     points = groups(settings.search, settings.data.preferences.fraction)
-    early, rows = settings.search.early_stopping, context.prepared.rows["train"]
+    early, rows = settings.search.early_stopping, context.once(prepared_data).rows["train"]
     return Sweep(points, make, context.at.trials, early, rows, budget)
 
 

@@ -19,10 +19,10 @@ from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
 from raydaa.errors import InputError, first_line
-from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.context import looking_context
 from raydaa.pipeline.named_models import base_model, sft_fraction
+from raydaa.pipeline.prepared import Prepared, preparation, prepared_data, tokenizer_folder
 from raydaa.pipeline.resolve import Resolved, resolve
-from raydaa.pipeline.stages.prepare import tokenized
 from raydaa.pipeline.token_budget import ON_CPU
 from raydaa.pipeline.trials import trial_recipe
 from raydaa.planning.judging import plan_judging
@@ -35,7 +35,7 @@ from raydaa.training.checkpoint import RATE, foreseen
 from raydaa.training.memory import Layout, Shape, memory
 from raydaa.training.spec import Recipe, in_half
 from raydaa.training.token_budget import SHARE
-from raydaa.training.tokenizer import TokenizerError
+from raydaa.training.tokenizer import TokenizerError, load_tokenizer
 from raydaa.tuning.search_space import groups, title_of
 from raydaa.tuning.simulate import SimulatedSweep, simulate
 from raydaa.tuning.sweep import Sweep, SweepBudget
@@ -91,14 +91,17 @@ def make_plan(study: Study) -> Plan:
 
 
 def _look_at_data(study: Study) -> tuple[Prepared | None, DataPlan | None, list[str]]:
+    context = looking_context(study)
     try:
-        prepared, tables = tokenized(study, base_model(study))
+        tables = context.once(preparation)
+        tables.make_missing(load_tokenizer(context.once(tokenizer_folder), study.settings.model.trust_remote_code))
     except TooManyRejectsError as error:
         return None, None, [f"data: the study would stop here: {error}"]
     except (InputError, DataError, TokenizerError) as error:
         return None, None, [f"data: could not be looked at, so tokens and hours are not known: {error}"]
-    rejected = {reason: count for reason, count in tables.report.rejected.items() if count}
-    notes = {note: count for note, count in tables.report.notes.items() if count}
+    report, prepared = tables.read_report(), context.once(prepared_data)
+    rejected = {reason: count for reason, count in report.rejected.items() if count}
+    notes = {note: count for note, count in report.notes.items() if count}
     return prepared, DataPlan(prepared.rows, rejected, notes), []
 
 

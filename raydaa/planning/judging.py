@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from raydaa.judging.prompt import judge_prompt
-from raydaa.pipeline.context import Prepared
+from raydaa.pipeline.prepared import Prepared
 from raydaa.pipeline.trials import group_of
 from raydaa.planning.values import JudgingPlan
 from raydaa.settings.evaluation import BenchmarkSettings

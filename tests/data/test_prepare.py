@@ -10,14 +10,15 @@ import pytest
 from raydaa.data.batches import subset
 from raydaa.data.files import DataError
 from raydaa.data.inputs import open_inputs
-from raydaa.data.prepare import Tables, TooManyRejectsError, prepare
+from raydaa.data.prepare import Preparation, TooManyRejectsError
 from raydaa.errors import InputError
 from raydaa.pocket import world as pocket
-from raydaa.store.artifacts import intact
+from raydaa.store.artifacts import key_of
 from raydaa.store.tables import read
 from raydaa.study import Study
 from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro
+from tests.tables import folder_of, prepare
 
 
 def study(tmp_path: Path, rows: list[Any], **data: Any) -> Study:
@@ -34,22 +35,18 @@ def pair(i: int) -> dict[str, str]:
     return {"prompt": f"list the animals : {listed}", "chosen": "cat and dog", "rejected": "dog"}
 
 
-def run(study: Study, model: Path, folder: Path) -> Tables:
-    return prepare(open_inputs(study.settings, model), study.settings.data, load_tokenizer(model), folder)
-
-
 def test_tables_and_report(tmp_path: Path, pocket_model: Path) -> None:
     rows = [pair(i) for i in range(40)]
     rows[3] = {**rows[3], "rejected": ""}
     rows[7] = {**rows[7], "rejected": rows[7]["chosen"]}
-    tables = run(study(tmp_path, [*rows, '{"broken": \n'], max_rejected_share=0.2), pocket_model, tmp_path / "out")
-    report = tables.report
+    tables = prepare(study(tmp_path, [*rows, '{"broken": \n'], max_rejected_share=0.2), pocket_model, tmp_path / "out")
+    report = tables.read_report()
     assert report.rejected == {
         "train: broken JSON": 1,
         "train: empty response": 1,
         "train: chosen equals rejected": 1,
     }
-    rejects = [json.loads(line) for line in tables.rejects.splitlines()]
+    rejects = [json.loads(line) for group in tables.groups for line in group.read_rejects().splitlines()]
     assert {(reject["row"], reject["reason"]) for reject in rejects} == {
         (4, "empty response"),
         (8, "chosen equals rejected"),
@@ -62,33 +59,35 @@ def test_tables_and_report(tmp_path: Path, pocket_model: Path) -> None:
     assert not ids[0] & ids[1]
 
 
-def pairs(tables: Tables, name: str) -> pa.Table:
-    return read(tables.folders["pairs"] / f"{name}.parquet")
+def pairs(tables: Preparation, name: str) -> pa.Table:
+    return read(folder_of(tables, "pairs") / f"{name}.parquet")
 
 
 def test_pairs_of_one_prompt_stay_together(tmp_path: Path, pocket_model: Path) -> None:
     rows = [{**pair(i % 10), "chosen": "cat and dog" if i < 10 else "cat"} for i in range(20)]
-    tables = run(study(tmp_path, rows), pocket_model, tmp_path / "out")
+    tables = prepare(study(tmp_path, rows), pocket_model, tmp_path / "out")
     prompts = [set(map(tuple, pairs(tables, name)["prompt_tokens"].to_pylist())) for name in ("train", "validation")]
     assert not prompts[0] & prompts[1]
 
 
 def test_same_input_is_kept_and_damage_is_rebuilt(tmp_path: Path, pocket_model: Path) -> None:
     one = study(tmp_path, [pair(i) for i in range(40)])
-    assert run(one, pocket_model, tmp_path / "out").any_made
-    tables = run(one, pocket_model, tmp_path / "out")
-    assert not tables.any_made
-    table = tables.folders["pairs"] / "train.parquet"
-    table.write_bytes(table.read_bytes()[:-20])
-    assert run(one, pocket_model, tmp_path / "out").any_made
-    assert intact(tables.folders["pairs"])
+    tables = prepare(one, pocket_model, tmp_path / "out")
+    table = folder_of(tables, "pairs") / "train.parquet"
+    made, content = table.stat().st_mtime_ns, table.read_bytes()
+    prepare(one, pocket_model, tmp_path / "out")
+    assert table.stat().st_mtime_ns == made
+    table.write_bytes(content[:-20])
+    prepare(one, pocket_model, tmp_path / "out")
+    assert table.read_bytes() == content
 
 
 def test_keys_see_what_their_tables_depend_on(tmp_path: Path, pocket_model: Path) -> None:
     rows = [pair(i) for i in range(10)]
 
     def keys(rows: list[Any], **data: Any) -> dict[str, str]:
-        return open_inputs(study(tmp_path, rows, **data).settings, pocket_model).keys
+        depends_on = open_inputs(study(tmp_path, rows, **data).settings, pocket_model).depends_on
+        return {name: key_of(**parts) for name, parts in depends_on.items()}
 
     base = keys(rows)
     assert keys(rows, max_rejected_share=0.9) == base
@@ -109,28 +108,28 @@ def test_mixtures_of_sft_sources(tmp_path: Path, pocket_model: Path) -> None:
         {"source": "preferences.chosen", "weight": 0.5},
         {"source": str(tmp_path / "chats.jsonl"), "weight": 2.5},
     ]
-    tables = run(
+    tables = prepare(
         study(tmp_path, [pair(i) for i in range(20)], sft=mixture, max_rejected_share=0.3), pocket_model, tmp_path / "o"
     )
-    assert tables.report.rejected == {"sft[1]: empty response": 1}
-    assert tables.report.read["sft[1]"] == 4
-    half = round(tables.report.rows["train"] / 2)
-    assert tables.report.rows["sft"] == half + 3 * 2 + 2  # half of three is two, rounded to even
+    assert tables.read_report().rejected == {"sft[1]: empty response": 1}
+    assert tables.read_report().read["sft[1]"] == 4
+    half = round(tables.read_report().rows["train"] / 2)
+    assert tables.read_report().rows["sft"] == half + 3 * 2 + 2  # half of three is two, rounded to even
     with pytest.raises(TooManyRejectsError, match=r"chats\.jsonl: 1 of 4 rows can't be used"):
-        run(study(tmp_path, [pair(i) for i in range(20)], sft=mixture), pocket_model, tmp_path / "other")
+        prepare(study(tmp_path, [pair(i) for i in range(20)], sft=mixture), pocket_model, tmp_path / "other")
 
 
 def test_a_lowered_share_is_checked_again(tmp_path: Path, pocket_model: Path) -> None:
     rows = [{**pair(i), "rejected": "cat and dog" if i % 3 == 0 else "no"} for i in range(30)]
-    run(study(tmp_path, rows, max_rejected_share=0.5), pocket_model, tmp_path / "out")
+    prepare(study(tmp_path, rows, max_rejected_share=0.5), pocket_model, tmp_path / "out")
     with pytest.raises(TooManyRejectsError, match="10 of 30 rows"):
-        run(study(tmp_path, rows, max_rejected_share=0.1), pocket_model, tmp_path / "out")
+        prepare(study(tmp_path, rows, max_rejected_share=0.1), pocket_model, tmp_path / "out")
 
 
 def test_a_named_split_needs_its_column(tmp_path: Path, pocket_model: Path) -> None:
     one = study(tmp_path, [pair(i) for i in range(9)], preferences={"validation": "test"})
     with pytest.raises(DataError, match="has no column split, so 'test' can't be held out"):
-        run(one, pocket_model, tmp_path / "out")
+        prepare(one, pocket_model, tmp_path / "out")
 
 
 def test_prompts_that_the_template_refuses_are_rejects(tmp_path: Path, pocket_model: Path) -> None:
@@ -142,8 +141,8 @@ def test_prompts_that_the_template_refuses_are_rejects(tmp_path: Path, pocket_mo
     rows = [pair(i) for i in range(30)]
     rows += [{**pair(i), "prompt": [*system, {"role": "user", "content": f"cat {i}"}]} for i in range(2)]
     one = study(tmp_path, rows)
-    tables = prepare(open_inputs(one.settings, pocket_model), one.settings.data, tokenizer, tmp_path / "out")
-    assert tables.report.rejected["train: the chat template refuses the conversation: no system turn"] == 2
+    tables = prepare(one, pocket_model, tmp_path / "out", tokenizer)
+    assert tables.read_report().rejected["train: the chat template refuses the conversation: no system turn"] == 2
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_prompts_that_the_template_refuses_are_rejects(tmp_path: Path, pocket_mo
 )
 def test_unusable_data(tmp_path: Path, pocket_model: Path, rows: list[Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises((DataError, TooManyRejectsError), match=message):
-        run(study(tmp_path, rows, **data), pocket_model, tmp_path / "out")
+        prepare(study(tmp_path, rows, **data), pocket_model, tmp_path / "out")
 
 
 def test_each_pair_once_and_uniquely_preferred_responses(tmp_path: Path, pocket_model: Path) -> None:
@@ -174,19 +173,19 @@ def test_each_pair_once_and_uniquely_preferred_responses(tmp_path: Path, pocket_
     made = [(good, bad), (good, bad), (good, fair), (fair, bad)]
     rows = [{"prompt": p["prompt"], "chosen": c, "rejected": r} for p in map(pair, range(20)) for c, r in made]
     unique = {"preferences": {"unique": True}, "sft": {"source": "preferences.chosen", "unique": True}}
-    tables = run(study(tmp_path, rows, **unique), pocket_model, tmp_path / "out")
-    assert tables.report.rows["train"] + tables.report.rows["validation"] == 60
-    assert tables.report.notes["train: the same pair once more, left out"] == 20
-    prompts = tables.report.rows["train"] // 3
-    assert tables.report.rows["sft"] == prompts
-    assert tables.report.notes["sft: not uniquely preferred, left out"] == 2 * prompts
+    tables = prepare(study(tmp_path, rows, **unique), pocket_model, tmp_path / "out")
+    assert tables.read_report().rows["train"] + tables.read_report().rows["validation"] == 60
+    assert tables.read_report().notes["train: the same pair once more, left out"] == 20
+    prompts = tables.read_report().rows["train"] // 3
+    assert tables.read_report().rows["sft"] == prompts
+    assert tables.read_report().notes["sft: not uniquely preferred, left out"] == 2 * prompts
     texts = [
         load_tokenizer(pocket_model).decode(t)
-        for t in read(tables.folders["sft"] / "sft.parquet")["tokens"].to_pylist()
+        for t in read(folder_of(tables, "sft") / "sft.parquet")["tokens"].to_pylist()
     ]
     assert all(good in text for text in texts)
-    every = run(study(tmp_path, rows), pocket_model, tmp_path / "out")
-    assert every.report.rows["sft"] == every.report.rows["train"] == 4 * prompts
+    every = prepare(study(tmp_path, rows), pocket_model, tmp_path / "out")
+    assert every.read_report().rows["sft"] == every.read_report().rows["train"] == 4 * prompts
 
 
 def test_only_preferred_responses_can_be_unique(tmp_path: Path) -> None:

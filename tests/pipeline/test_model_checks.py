@@ -11,10 +11,12 @@ import pytest
 import torch
 import transformers
 
+from raydaa.cluster import Resources
 from raydaa.data.tokenize import Encoder
 from raydaa.errors import InputError
-from raydaa.pipeline.context import Prepared
-from raydaa.pipeline.stages import prepare as stage
+from raydaa.pipeline.context import Context
+from raydaa.pipeline.prepared import Prepared, prepared_data
+from raydaa.pipeline.run import input_errors_of, run_first
 from raydaa.progress import Progress
 from raydaa.store.artifacts import read_json
 from raydaa.study import Study
@@ -55,9 +57,12 @@ def study_of(folder: Path, **changes: Any) -> Study:
 def prepare(folder: Path, **changes: Any) -> tuple[Prepared, str]:
     """What the stage leaves, and what it says."""
     with (folder / "terminal").open("w+b") as terminal:
-        prepared = stage.prepare(study_of(folder, **changes), Progress(terminal.fileno()))
+        progress = Progress(terminal.fileno())
+        context = Context(study_of(folder, **changes), progress, lambda: Resources(1, 0, local=True))
+        with input_errors_of(context.study):
+            run_first(context)
         terminal.seek(0)
-        return prepared, terminal.read().decode()
+        return context.once(prepared_data), terminal.read().decode()
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from raydaa.pipeline.stages.prepare import prepare
+from raydaa.cluster import Resources
+from raydaa.pipeline.context import Context
+from raydaa.pipeline.prepared import base_ref, prepared_data
+from raydaa.pipeline.run import run_first
 from raydaa.pipeline.stages.reference import depends_on
 from raydaa.pocket import world as pocket
 from raydaa.progress import Progress
@@ -39,10 +42,15 @@ def world(tmp_path: Path, pocket_model: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
+def key_in(study: Study, precision: str = "fp32") -> str:
+    """By what the study's preparation leaves."""
+    context = Context(study, Progress(os.open(os.devnull, os.O_WRONLY)), lambda: Resources(1, 0, local=True))
+    run_first(context)
+    return key_of(**depends_on(context.once(base_ref), context.once(prepared_data), precision))
+
+
 def key(folder: Path, study: dict[str, Any], precision: str = "fp32") -> str:
-    made = Study.from_tree(study, {"storage.study": str(folder / "study")})
-    prepared = prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
-    return key_of(**depends_on(prepared.base, prepared, precision))
+    return key_in(Study.from_tree(study, {"storage.study": str(folder / "study")}), precision)
 
 
 def weights(folder: Path) -> None:
@@ -92,5 +100,4 @@ def test_what_differs_between_trials_gives_the_same(world: Path) -> None:
     study["training"] = {**study["training"], "batch_size": 8, "tokens_per_microbatch": 999}
     study["search"] = {"learning_rate": [1e-5], "seeds": [3], "methods": [{"name": "ipo", "beta": [0.7]}]}
     made = Study.from_tree(study, {"storage.study": str(world / "elsewhere")})
-    prepared = prepare(made, Progress(os.open(os.devnull, os.O_WRONLY)))
-    assert key_of(**depends_on(prepared.base, prepared, "fp32")) == before
+    assert key_in(made) == before

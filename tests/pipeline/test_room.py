@@ -13,8 +13,7 @@ from raydaa.cluster import Resources
 from raydaa.errors import InputError
 from raydaa.pipeline import checks, responses
 from raydaa.pipeline.checks import check_accelerator, check_room
-from raydaa.pipeline.context import Context, Prepared
-from raydaa.pipeline.named_models import ModelRef
+from raydaa.pipeline.context import Context
 from raydaa.pipeline.token_budget import lower_tokens
 from raydaa.progress import Progress
 from raydaa.store.records import BudgetRecord
@@ -23,8 +22,7 @@ from tests.studies import micro
 
 
 def context(resources: Resources, **scaling: Any) -> Context:
-    prepared = Prepared(ModelRef("base", Path(), ""), Path(), {}, {}, {})
-    return Context(Study.from_tree(micro(scaling=scaling)), Progress(1), resources, prepared)
+    return Context(Study.from_tree(micro(scaling=scaling)), Progress(1), lambda: resources)
 
 
 def test_this_machine_holds_what_it_has_cores_for() -> None:
@@ -152,9 +150,8 @@ def test_what_a_study_imports_is_looked_for_where_it_runs(
     asked = answered(there)
     tree = micro(scaling={"gpus_per_worker": 1, "workers": 8, "accelerator": "A100"})
     tree["training"] |= {"attention": "flash_attention_2"}
-    prepared = Prepared(ModelRef("base", Path(), ""), Path(), {}, {}, {})
     resources = Resources(96, 8, local=False, accelerators=A100, nodes=(BOX,))
-    made = Context(Study.from_tree(tree), Progress(1), resources, prepared)
+    made = Context(Study.from_tree(tree), Progress(1), lambda: resources)
     if told is None:
         checks.check_installed(made)
     else:
@@ -184,9 +181,8 @@ def test_shares_of_gpus(gpus: float, workers: int, told: str | None) -> None:
 
 
 def test_a_budget_that_was_too_much_for_a_trial_is_lowered(tmp_path: Path) -> None:
-    prepared = Prepared(ModelRef("base", Path(), ""), Path(), {}, {}, {})
     study = Study.from_tree(micro(), {"storage.study": str(tmp_path)})
-    made = Context(study, Progress(1), Resources(8, 8, local=False), prepared)
+    made = Context(study, Progress(1), lambda: Resources(8, 8, local=False))
     lower_tokens(made, 512)  # nothing was measured
     assert not made.at.budget.exists()
     made.at.budget.write(BudgetRecord("k", 8192))

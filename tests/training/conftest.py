@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from raydaa.data.inputs import open_inputs
-from raydaa.data.prepare import prepare
 from raydaa.study import Study
 from raydaa.training.spec import RunSpec
-from raydaa.training.tokenizer import load_tokenizer
 from tests.studies import micro
+from tests.tables import folder_of, prepare
 from tests.training.runs import Make, changed, run_spec, write_references
 
 
@@ -18,12 +16,12 @@ def make(tmp_path_factory: pytest.TempPathFactory, pocket_model: Path) -> Make:
     """Specs over a small prepared pocket world with its reference log-probabilities."""
     folder = tmp_path_factory.mktemp("prepared")
     study = Study.from_tree(micro(pocket={"num_sft": 48, "num_pairs": 48, "num_validation": 20, "num_prompts": 5}))
-    inputs = open_inputs(study.settings, pocket_model)
-    made = prepare(inputs, study.settings.data, load_tokenizer(pocket_model), folder / "tables")
-    tables = {name: str(made.folders["pairs"] / f"{name}.parquet") for name in ("train", "validation")}
+    made = prepare(study, pocket_model, folder / "tables")
+    pairs = folder_of(made, "pairs")
+    tables = {name: str(pairs / f"{name}.parquet") for name in ("train", "validation")}
     references = write_references(pocket_model, tables, folder)
 
-    (made.folders["pairs"] / "sft.parquet").write_bytes((made.folders["sft"] / "sft.parquet").read_bytes())
+    (pairs / "sft.parquet").write_bytes((folder_of(made, "sft") / "sft.parquet").read_bytes())
 
     def spec(**changes: object) -> RunSpec:
         base = run_spec(

@@ -10,8 +10,9 @@ from raydaa.errors import InputError
 from raydaa.pipeline.benchmarks import benchmarks
 from raydaa.pipeline.contest import evaluated_trial, wanted_responses
 from raydaa.pipeline.context import Context, LiveSlots
+from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.prune_models import reopen_missing
-from raydaa.pipeline.stage import Count, RecordStage, missing
+from raydaa.pipeline.stage import Count, Recorded, RecordStage, missing
 from raydaa.pipeline.stages.reference import references
 from raydaa.pipeline.stages.score import is_scored
 from raydaa.pipeline.stages.sft import starts
@@ -25,14 +26,27 @@ from raydaa.tuning.search_space import export, label_of, title_of
 from raydaa.tuning.sweep import Sweep, SweptTrial
 
 
-def _align(context: Context) -> None:
-    """Every trial of the study finished, stopped or failed, and those with a model that have something to answer."""
-    while True:
-        trials = _sweep(context)
-        context.send()
-        if not reopen_missing(context, _unanswered(context, trials)):
-            context.know(trials_listed, trials)
-            return
+def _sweep(context: Context) -> Sweep:
+    """The study's sweep, as far as it is."""
+    return make_sweep(context, partial(_recipe_with_tokens, context))
+
+
+def _about(context: Context) -> str:
+    return f"{len(context.once(_sweep).trials)} trials, {context.resolved.slots} at a time"
+
+
+def _align(context: Context) -> Recorded:
+    """Every trial of the study finished, stopped or failed; again, where a removed model has something to answer."""
+    trials = _run_trials(context, context.once(_sweep))
+    context.know(trials_listed, trials)
+    states = [trial.state for trial in trials]
+    summary = ", ".join(f"{states.count(state)} {state}" for state in TrialState if state.is_over and state in states)
+    if TrialState.FINISHED not in states:
+        records = [context.at.trial(trial.key).record.read() for trial in trials]
+        reasons = sorted({record.reason for record in records if record is not None})
+        raise InputError(f"no trial finished: {'; '.join(reasons[:3])}")
+    reopened = reopen_missing(context, _unanswered(context, trials))
+    return Recorded(summary, STAGE.name if reopened else None)
 
 
 def _look(context: Context) -> Count:
@@ -45,13 +59,11 @@ def _look(context: Context) -> Count:
     return Count(len(over), max(len(sweep.trials) + sweep.undrawn, len(over)))
 
 
-def _sweep(context: Context) -> list[Trial]:
+def _run_trials(context: Context, sweep: Sweep) -> list[Trial]:
     from raydaa.tuning.schedule import run
     from raydaa.tuning.trackers import trackers
 
     settings = context.settings
-    sweep = make_sweep(context, partial(_recipe_with_tokens, context))
-    context.progress.start(STAGE.name, f"{len(sweep.trials)} trials, {context.resolved.slots} at a time")
     news = _News(context, sweep)
     news.write_list()
     callbacks = list(trackers(settings.tracking, settings.name, context.at).values())
@@ -59,15 +71,9 @@ def _sweep(context: Context) -> list[Trial]:
     news.write_list()
     context.at.optuna.unlink(missing_ok=True)
     export(sweep.groups, f"sqlite:///{context.at.optuna}")
-    ended = [_trial(trial) for trial in sweep.trials.values()]
-    context.at.trial_list.write(TrialList(tuple(ended)))
-    states = [trial.state for trial in ended]
-    context.progress.end(", ".join(f"{states.count(s)} {s}" for s in TrialState if s.is_over and s in states))
-    if TrialState.FINISHED not in states:
-        records = [context.at.trial(trial.key).record.read() for trial in ended]
-        reasons = sorted({record.reason for record in records if record is not None})
-        raise InputError(f"{context.study.where}: no trial finished: {'; '.join(reasons[:3])}")
-    return ended
+    trials = [_trial(trial) for trial in sweep.trials.values()]
+    context.at.trial_list.write(TrialList(tuple(trials)))
+    return trials
 
 
 def _unanswered(context: Context, trials: Sequence[Trial]) -> list[Trial]:
@@ -93,7 +99,7 @@ def _recipe_with_tokens(context: Context, point: Point) -> tuple[str, Recipe]:
 
 def _spec_of(context: Context, trial: SweptTrial, recipe: Recipe) -> RunSpec:
     """A trial's run with its files."""
-    init, prepared = trial.point.init, context.prepared
+    init, prepared = trial.point.init, context.once(prepared_data)
     reference = context.once(references)[init]
     data = DataSpec(
         train=str(prepared.table("train")),
@@ -151,6 +157,7 @@ STAGE = RecordStage(
     depends_on="the start's weights, tokenized pairs, every setting of the trial that changes its result",
     engine="Ray Tune and Optuna over Ray Train",
     after=("sft", "reference"),
-    go=_align,
+    about=_about,
+    record=_align,
     look=_look,
 )

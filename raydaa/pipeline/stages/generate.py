@@ -11,6 +11,7 @@ from raydaa.generation.sample import Response
 from raydaa.generation.serving import Serving
 from raydaa.pipeline.contest import contest
 from raydaa.pipeline.context import Context
+from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.responses import GenerationWork, engine_of, processes
 from raydaa.pipeline.stage import Batch, OutputStage
 from raydaa.store.artifacts import key_of
@@ -73,7 +74,7 @@ def _by_vllm(context: Context, missing: Sequence[GenerationWork]) -> float:
     from raydaa.training.tokenizer import load_tokenizer, stops_of
 
     settings, workers = context.settings, context.workers
-    tokenizer = load_tokenizer(context.prepared.tokenizer, settings.model.trust_remote_code)
+    tokenizer = load_tokenizer(context.once(prepared_data).tokenizer, settings.model.trust_remote_code)
     missing = sorted(missing, key=lambda work: work.model.hash)  # a replica takes up each model once
     prompts = [work.rows() for work in missing]
     longest = max(
@@ -93,7 +94,7 @@ def _by_vllm(context: Context, missing: Sequence[GenerationWork]) -> float:
         min_replicas=0,
         max_replicas=len(missing) if on_gpu else 1,  # on CPUs a second start costs more than it brings
     )
-    stops = list(stops_of(context.prepared.tokenizer))
+    stops = list(stops_of(context.once(prepared_data).tokenizer))
     with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:
         began, answers = time.monotonic(), []
         for work, rows in zip(missing, prompts, strict=True):

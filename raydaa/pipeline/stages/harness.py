@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raydaa.errors import first_line
 from raydaa.pipeline.context import Context
+from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.stage import Batch, OutputStage
 from raydaa.pipeline.stages.sft import starts
 from raydaa.results import TrialResults
@@ -33,7 +34,7 @@ def _harness_work(context: Context) -> list[HarnessWork]:
     best = TrialResults.load(context.folder).best_of_each()
     models = {row.title: Path(str(row.checkpoint)) for row in best}
     models |= {f"({name})": context.once(starts)[name].folder for name in context.settings.models_beside}
-    common = {"tokenizer": context.prepared.tokenizer.name, "tasks": identity(settings)}
+    common = {"tokenizer": context.once(prepared_data).tokenizer.name, "tasks": identity(settings)}
     work: list[HarnessWork] = []
     for title, model in models.items():
         output = Output(context.at.of_stage(STAGE.name), {"model": model_hash(model), **common})
@@ -68,7 +69,7 @@ def _ask(context: Context, model: Path) -> HarnessScores:
     settings = context.settings.evaluation.lm_eval
     assert settings is not None, "there is work only where there are tasks"
     with serve(model, max_num_seqs=settings.concurrency, gpus=context.settings.generation.gpus) as endpoint:
-        return ask(endpoint, model, context.prepared.tokenizer, settings)
+        return ask(endpoint, model, context.once(prepared_data).tokenizer, settings)
 
 
 def _write_scores(context: Context) -> None:

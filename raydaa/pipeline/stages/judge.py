@@ -108,7 +108,7 @@ def _check_readable(context: Context, comparisons: Comparisons, name: str, verdi
     comment = next((unread[key] for key in ("first_comment", "second_comment") if unread.get(key)), None)
     example = "" if comment is None else f", e.g. {' '.join(comment.split())[:120]!r}"
     raise InputError(
-        f"{context.study.where}: evaluation.judge: only {readable} of {len(judged)} verdicts can be read{example}; "
+        f"evaluation.judge: only {readable} of {len(judged)} verdicts can be read{example}; "
         f"use another judge, judge.prompt or judge.parameters"
     )
 
@@ -116,7 +116,7 @@ def _check_readable(context: Context, comparisons: Comparisons, name: str, verdi
 def _stopped(context: Context, why: str, passing: bool = False) -> InputError:
     """What ends the stage; ``passing``: without anything being mended it may not end the next run."""
     kept = "the same command goes on" if passing else "what is judged is kept"
-    return InputError(f"{context.study.where}: evaluation.judge: {why}; {kept}")
+    return InputError(f"evaluation.judge: {why}; {kept}")
 
 
 STAGE = OutputStage(

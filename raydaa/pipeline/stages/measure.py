@@ -17,7 +17,7 @@ from raydaa.pipeline.context import Context
 from raydaa.pipeline.outputs import write_outputs, write_questions
 from raydaa.pipeline.prune_models import reopen_missing
 from raydaa.pipeline.responses import GenerationWork, repeatable
-from raydaa.pipeline.stage import Count, RecordStage
+from raydaa.pipeline.stage import Count, Recorded, RecordStage
 from raydaa.pipeline.stages import align
 from raydaa.pipeline.stages.judge import verdicts_of
 from raydaa.pipeline.stages.score import AGREEMENT, Scores, scorers_gap, scores
@@ -27,7 +27,11 @@ from raydaa.store.tables import GENERATIONS, SCORES, VERDICTS, column
 Figures = dict[str, dict[str, BenchmarkFigures]]  # by contestant and benchmark
 
 
-def _measure(context: Context) -> str | None:
+def _about(context: Context) -> str:
+    return f"figures of {len(context.once(contest).contestants)} models"
+
+
+def _measure(context: Context) -> Recorded:
     """Write ``evaluation.json``; back to align, where a model is worth keeping and was removed."""
     wanted = context.once(contest)
     figures: Figures = {contestant.name: {} for contestant in wanted.contestants}
@@ -43,9 +47,8 @@ def _measure(context: Context) -> str | None:
         model_figures = ModelFigures(divergence, figures[contestant.name])
         (of_trials if contestant.is_trial else of_models)[contestant.name] = model_figures
     context.at.evaluation.write(Evaluation(tuple(about), of_trials, of_models, tuple(notes)))
-    context.send()
-    removed = reopen_missing(context, TrialResults.load(context.folder).worth_keeping())
-    return align.STAGE.name if removed else None
+    reopened = reopen_missing(context, TrialResults.load(context.folder).worth_keeping())
+    return Recorded("written", align.STAGE.name if reopened else None)
 
 
 def _look(context: Context) -> Count:
@@ -140,6 +143,7 @@ STAGE = RecordStage(
     depends_on="responses, scores, verdicts",
     engine="this process",
     after=("score", "judge"),
-    go=_measure,
+    about=_about,
+    record=_measure,
     look=_look,
 )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from raydaa.algorithms.catalog import method_class
-from raydaa.pipeline.context import Context, Prepared
+from raydaa.pipeline.context import Context
 from raydaa.pipeline.named_models import ModelRef
+from raydaa.pipeline.prepared import Prepared, prepared_data
 from raydaa.pipeline.stage import Batch, OutputStage
 from raydaa.pipeline.stages.sft import starts
 from raydaa.pipeline.token_budget import scoring_of
@@ -79,7 +80,7 @@ def _reference_work(context: Context) -> list[ReferenceWork]:
 def _work(
     context: Context, start: ModelRef, parts: tuple[str, ...], mismatched: bool, methods: tuple[str, ...]
 ) -> ReferenceWork:
-    key_parts = depends_on(start, context.prepared, context.settings.training.precision, parts, mismatched)
+    key_parts = depends_on(start, context.once(prepared_data), context.settings.training.precision, parts, mismatched)
     output = Output(context.study.cache / "reference", key_parts, shared=REFERENCE)
     return ReferenceWork(start, parts, mismatched, methods, output)
 
@@ -92,7 +93,7 @@ def _batches(context: Context) -> Iterator[Batch[ReferenceWork]]:
 
 
 def _make(context: Context, missing: Sequence[ReferenceWork]) -> str:
-    prepared = context.prepared
+    prepared = context.once(prepared_data)
     scoring = scoring_of(context, context.settings.training.attention)
     for work in missing:
         tables = {name: str(prepared.table(name)) for name in work.parts}
@@ -106,7 +107,7 @@ def _make(context: Context, missing: Sequence[ReferenceWork]) -> str:
 
 
 def _num_pairs(context: Context, work: ReferenceWork) -> int:
-    return sum(context.prepared.rows[part] for part in work.parts)
+    return sum(context.once(prepared_data).rows[part] for part in work.parts)
 
 
 def _write_costs(context: Context) -> None:

@@ -5,7 +5,7 @@ import shutil
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.export_best import export_best
 from raydaa.pipeline.prune_models import remove_dominated
-from raydaa.pipeline.stage import Count, RecordStage
+from raydaa.pipeline.stage import Count, Recorded, RecordStage
 from raydaa.reporting.report import write_report
 from raydaa.reporting.results import TrialResults
 
@@ -15,15 +15,17 @@ def results(context: Context) -> TrialResults:
     return TrialResults.load(context.folder)
 
 
-def _report(context: Context) -> None:
+def _about(context: Context) -> str:
+    return str(context.at.page)
+
+
+def _report(context: Context) -> Recorded:
     shutil.rmtree(context.at.ray, ignore_errors=True)
-    context.progress.start(STAGE.name, str(context.at.page))
     every = TrialResults.load(context.folder)
     export_best(every)
     context.know(results, remove_dominated(context, every))
     write_report(context.once(results), context.at.report)
-    context.send()
-    context.progress.end("written")
+    return Recorded("written")
 
 
 def _look(context: Context) -> Count:
@@ -36,6 +38,7 @@ STAGE = RecordStage(
     depends_on="everything above",
     engine="this process",
     last=True,
-    go=_report,
+    about=_about,
+    record=_report,
     look=_look,
 )

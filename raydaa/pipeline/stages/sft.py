@@ -8,6 +8,7 @@ from functools import partial
 from raydaa.errors import InputError
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.named_models import ModelRef, models_named, sft_fraction
+from raydaa.pipeline.prepared import base_ref, prepared_data
 from raydaa.pipeline.stage import Batch, OutputStage
 from raydaa.pipeline.token_budget import supervised_recipe, tokens_of
 from raydaa.signals import looking
@@ -36,7 +37,7 @@ class SftWork:
 
 def starts(context: Context) -> dict[str, ModelRef]:
     """Every model that trials start from or are compared with, once it is there."""
-    models = {"base": context.prepared.base}
+    models = {"base": context.once(base_ref)}
     for name in models_named(context.settings):
         fraction = sft_fraction(context.settings, name)
         folder = local_model(name) if fraction is None else _sft_work(context, fraction).output.folder
@@ -54,11 +55,11 @@ def _batches(context: Context) -> Iterator[Batch[SftWork]]:
 
 
 def _sft_work(context: Context, fraction: float) -> SftWork:
-    settings, prepared = context.settings, context.prepared
+    settings, prepared = context.settings, context.once(prepared_data)
     sft = settings.sft
     training = replace(settings.training, epochs=sft.epochs, batch_size=sft.batch_size or settings.training.batch_size)
     recipe = replace(supervised_recipe(context, training, sft.learning_rate, sft.seed), fraction=fraction)
-    depends_on = recipe.depends_on(prepared.base.hash, prepared.keys["sft"])
+    depends_on = recipe.depends_on(context.once(base_ref).hash, prepared.keys["sft"])
     output = Output(context.at.of_stage(STAGE.name), depends_on, inside=MODEL)
     return SftWork(fraction, recipe, recipe.steps(prepared.rows["sft"]), output)
 
@@ -70,11 +71,11 @@ def _make(context: Context, missing: Sequence[SftWork]) -> str:
 
 
 def _train(context: Context, work: SftWork) -> None:
-    prepared, folder = context.prepared, work.folder
+    prepared, folder = context.once(prepared_data), work.folder
     spec = RunSpec(
         recipe=work.recipe.with_tokens(tokens_of(context, work.recipe.training)),
         data=DataSpec(train=str(prepared.table("sft"))),
-        start=str(prepared.base.folder),
+        start=str(context.once(base_ref).folder),
         tokenizer=str(prepared.tokenizer),
     )
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def _train(context: Context, work: SftWork) -> None:
         setting, value = "sft.learning_rate", spec.recipe.learning_rate
         if result["failed"].startswith("out of memory"):
             setting, value = "training.tokens_per_microbatch", spec.recipe.tokens
-        raise InputError(f"{context.study.where}: {setting}: {value}: {result['failed']}; lower it")
+        raise InputError(f"{setting}: {value}: {result['failed']}; lower it")
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 
