@@ -1,11 +1,15 @@
-"""What a figure shows, before anything is drawn: series of marks over two axes, or bars. Two renderers draw it,
-`raydaa.reporting.with_matplotlib` for files and `raydaa.reporting.with_plotly` for pages; neither selects anything."""
+"""What a figure shows, before anything is drawn: series of marks over two axes, bars, or lines over many axes.
+
+Two renderers draw it, `raydaa.reporting.with_matplotlib` for files and `raydaa.reporting.with_plotly` for pages;
+neither selects anything.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, one for each method.
 COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #7F7F7F #999933 #882255 #44AA99".split()
+WORST, BEST = (178, 186, 194), (213, 94, 0)  # colours that are told apart on white and on black
 
 
 @dataclass(frozen=True)
@@ -114,4 +118,37 @@ class BarChart:
     bars: tuple[Bar, ...]
 
 
-AnyChart = Chart | BarChart
+@dataclass(frozen=True)
+class ParallelAxis:
+    """One of several upright axes; ``ticks`` are texts at places between 0, its foot, and 1."""
+
+    title: str
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class ParallelLine:
+    """One trial's place on each axis; ``rank`` is 1 for the best of all and 0 for the worst."""
+
+    places: tuple[float, ...]
+    rank: float
+    facts: tuple[str, ...] = ()
+
+    @property
+    def colour(self) -> str:
+        """From grey, the worst, to vermilion, the best."""
+        mixed = [round(grey + self.rank * (red - grey)) for grey, red in zip(WORST, BEST, strict=True)]
+        return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+@dataclass(frozen=True)
+class ParallelChart:
+    """Lines over several upright axes, the last drawn over those before."""
+
+    name: str
+    caption: str
+    axes: tuple[ParallelAxis, ...]
+    lines: tuple[ParallelLine, ...]
+
+
+AnyChart = Chart | BarChart | ParallelChart

@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydaa.evaluation.comparison import Comparison, verdict
-from raydaa.reporting import search_figures
 from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import Costs, costs
 from raydaa.reporting.formatting import Table
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.samples import samples, shown
 from raydaa.reporting.scores import benchmark_scores, variants
+from raydaa.reporting.search_charts import search_charts
 from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import settings_of, tables, trial_facts
-from raydaa.reporting.with_matplotlib import draw, save
+from raydaa.reporting.with_matplotlib import draw
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import renew_files
@@ -31,8 +31,8 @@ def write_report(results: TrialResults, folder: Path) -> Path:
     def fill(temporary: Path) -> None:
         comparisons, spent, answers = results.comparisons(), costs(results), samples(results)
         shown_charts = charts(results)
-        drawn = draw(shown_charts, temporary)
-        searches = save(search_figures.drawers(results.at), temporary)
+        searches = search_charts(results.at)
+        drawn = draw([*shown_charts, *searches], temporary)
         _parquet(results, comparisons, spent, answers, temporary)
         every_table = tables(results, comparisons, spent)
         compared = verdict(_compared(results, comparisons), comparisons) if comparisons else ""
@@ -49,7 +49,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "variants": variants(results),
             "lost": [row for row in results if not row.finished],
             "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in shown_charts],
-            "searches": [data_url(path) for path in searches.values()],
+            "searches": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in searches],
             "costs": spent,
             "data": results.at.data_report.read() or DataReport({}, {}, {}, {}),
             "versions": (results.at.versions.read() or VersionsRecord(())).runs,
@@ -60,7 +60,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "samples": answers.num_rows,
         }
         page = {
-            "figures": {chart.name: spec_of(chart) for chart in shown_charts},
+            "figures": {chart.name: spec_of(chart) for chart in [*shown_charts, *searches]},
             "groups": results.methods,
             "trials": {row.key: {"label": row.label, "facts": trial_facts(row)} for row in results},
             "benchmarks": [asdict(benchmark) for benchmark in results.benchmarks],

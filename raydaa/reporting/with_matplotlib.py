@@ -1,7 +1,5 @@
 """Charts as files: SVG (also for pages), PNG and PDF. pyplot belongs to whoever runs this process."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from raydaa.reporting.chart import COLOURS, AnyChart, Axis, BarChart, Chart, Guide, Series
+from raydaa.reporting.chart import COLOURS, AnyChart, Axis, BarChart, Chart, Guide, ParallelChart, Series
 
 MARKERS = {"pairwise": "o", "pointwise": "s"}
 LINES = ("-", "--")  # when colours begin again
@@ -28,22 +26,17 @@ def literal(text: str) -> str:
 
 
 def draw(charts: list[AnyChart], folder: Path) -> dict[str, Path]:
-    """Write every chart into ``folder``; name → SVG path."""
-    return save({chart.name: partial(figure_of, chart) for chart in charts}, folder)
-
-
-def save(drawers: Mapping[str, Callable[[], Figure]], folder: Path) -> dict[str, Path]:
-    """Draw each figure in the reports' style, as SVG, PNG and PDF; name → SVG path."""
+    """Write every chart into ``folder``, as SVG, PNG and PDF; name → SVG path."""
     paths = {}
     with matplotlib.rc_context(STYLE):
-        for name, drawer in drawers.items():
-            figure = drawer()
-            paths[name] = folder / f"{name}.svg"
+        for chart in charts:
+            figure = figure_of(chart)
+            paths[chart.name] = folder / f"{chart.name}.svg"
             # Without a date the same results give the same file.
-            figure.savefig(paths[name], metadata={"Date": None})
+            figure.savefig(paths[chart.name], metadata={"Date": None})
             figure.set_layout_engine("none")  # it was laid out: once is enough
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            figure.savefig(folder / f"{chart.name}.png", dpi=150)
+            figure.savefig(folder / f"{chart.name}.pdf", metadata={"CreationDate": None})
     return paths
 
 
@@ -51,6 +44,8 @@ def figure_of(chart: AnyChart) -> Figure:
     """One chart, drawn."""
     if isinstance(chart, BarChart):
         return _bars(chart)
+    if isinstance(chart, ParallelChart):
+        return _parallel(chart)
     panels = list(dict.fromkeys(series.panel for series in chart.series))
     return _panels(chart, panels) if panels != [None] else _single(chart)
 
@@ -179,5 +174,24 @@ def _bars(chart: BarChart) -> Figure:
         axes.bar_label(drawn, labels, label_type="center", color=part.ink, fontsize=8)
         left = [before + length for before, length in zip(left, lengths, strict=True)]
     axes.set(xlim=chart.x.limits, xlabel=literal(chart.x.title))
-    axes.legend(frameon=False, ncols=len(chart.parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    if len(chart.parts) > 1:
+        axes.legend(frameon=False, ncols=len(chart.parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def _parallel(chart: ParallelChart) -> Figure:
+    figure = Figure(figsize=(max(7, 1.4 * len(chart.axes)), 3.2), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(chart.axes))
+    for line in chart.lines:
+        axes.plot(places, line.places, color=line.colour, lw=1)
+    for place, axis in enumerate(chart.axes):
+        axes.axvline(place, color="0.4", lw=0.8)
+        for height, text in axis.ticks:
+            beside: dict[str, Any] = {"xytext": (-4, 0), "textcoords": "offset points"}
+            axes.annotate(literal(text), (place, height), ha="right", va="center", fontsize=8, **beside)
+    axes.set_xticks(places, [literal(axis.title) for axis in chart.axes])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.margins(x=0.08)
     return figure

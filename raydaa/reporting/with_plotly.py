@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from raydaa.reporting.chart import COLOURS, AnyChart, Axis, BarChart, Guide, Series
+from raydaa.reporting.chart import COLOURS, AnyChart, Axis, BarChart, Guide, ParallelChart, Series
 
 Spec = dict[str, Any]
 SYMBOLS = {"pairwise": "circle", "pointwise": "square"}
@@ -24,6 +24,8 @@ def spec_of(chart: AnyChart) -> Spec:
     """One chart as data and layout."""
     if isinstance(chart, BarChart):
         return _bars(chart)
+    if isinstance(chart, ParallelChart):
+        return _parallel(chart)
     place_x, place_y = _placer(chart.x), _placer(chart.y)
     lines = [_line(guide, place_x, place_y) for guide in chart.guides if guide.points]
     data = [*lines, *(_series(series, place_x, place_y) for series in chart.series)]
@@ -129,4 +131,36 @@ def _bars(chart: BarChart) -> Spec:
     ]
     height = 140 + 26 * len(bars)
     layout = {"barmode": "stack", "xaxis": _axis(chart.x), "height": height, "yaxis": {"automargin": True}}
+    if len(chart.parts) == 1:
+        layout["showlegend"] = False
     return {"data": data, "layout": layout}
+
+
+def _parallel(chart: ParallelChart) -> Spec:
+    places = list(range(len(chart.axes)))
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": places,
+            "y": list(line.places),
+            "line": {"color": line.colour, "width": 1.5},
+            "text": "<br>".join(map(plain, line.facts)),
+            "hovertemplate": "%{text}<extra></extra>",
+        }
+        for line in chart.lines
+    ]
+    shapes: list[Spec] = []
+    ticks: list[Spec] = []
+    for place, axis in enumerate(chart.axes):
+        shapes.append(
+            {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "line": {"color": "#888", "width": 1}}
+        )
+        for height, text in axis.ticks:
+            at = {"x": place, "y": height, "text": plain(text), "showarrow": False}
+            ticks.append({**at, "xanchor": "right", "xshift": -4, "font": {"size": 10}})
+    titles = [plain(axis.title) for axis in chart.axes]
+    upright = {"visible": False, "range": [-0.05, 1.05]}
+    level = {"tickvals": places, "ticktext": titles, "range": [-0.5, len(places) - 0.8], "showgrid": False}
+    layout = {"xaxis": level, "yaxis": upright, "shapes": shapes, "annotations": ticks, "showlegend": False}
+    return {"data": data, "layout": {**layout, "height": 320}}

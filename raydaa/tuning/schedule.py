@@ -178,7 +178,7 @@ def run(
         checkpoints = newest_first(trial.folder.checkpoint)
         reached = step_of(checkpoints[0]) if checkpoints else 0
         label = label_of(trial.point, trial.key)
-        assignment = Assignment(label, trial.folder.path, workers, trial.steps, reached)
+        assignment = Assignment(label, trial.folder, workers, trial.steps, reached)
         return {KEY: trial.key, POINT: asdict(trial.point), ASSIGNMENT: assignment}
 
     ray_tune.share_processes()

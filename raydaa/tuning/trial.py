@@ -5,7 +5,6 @@ import socket
 import time
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +35,31 @@ class Assignment:
     """What an actor is told of the trial that it is to run."""
 
     label: str
-    folder: Path
+    folder: TrialFolder
     workers: Workers
     steps: int
     reached: int  # step of the newest checkpoint
+
+    def read_spec(self) -> RunSpec:
+        """The trial's run; FileNotFoundError where this machine does not see its folder."""
+        settings = read_json(self.folder.spec)
+        if settings is None:  # a node that joined later
+            raise FileNotFoundError(
+                f"{self.folder.path} is not seen by {socket.gethostname()}; use a shared file system"
+            )
+        return RunSpec.from_json(settings)
+
+    def begin(self, start: StartWeights) -> Run:
+        """The trial's run in this process, as far as its newest checkpoint."""
+        run = Run(self.read_spec(), start)
+        resume(run, self.folder.path)
+        return run
+
+    def train_to_next_rung(self, spec: RunSpec, reached: int) -> tuple[dict[str, Any], RunSpec]:
+        """Train on a worker group; what it reports, and the run as it goes on."""
+        rungs = rung_steps(spec.recipe.rungs, self.steps)
+        until = min([step for step in rungs if step > reached], default=self.steps)
+        return train(spec, self.folder.path, self.workers, until)
 
 
 class OneWorkerTrial(Trainable):
@@ -60,19 +80,9 @@ class OneWorkerTrial(Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         # Tune may set up a trial here and then run it in another actor: nothing may be touched before `step`.
         self._end()
-        self.folder = TrialFolder(new_config[ASSIGNMENT].folder)
+        self.assignment: Assignment = new_config[ASSIGNMENT]
+        self.folder = self.assignment.folder
         return True
-
-    def _begin(self) -> Run:
-        settings = read_json(self.folder.spec)
-        if settings is None:  # a node that joined later
-            raise FileNotFoundError(
-                f"{self.folder.path} is not seen by {socket.gethostname()}; use a shared file system"
-            )
-        run = Run(RunSpec.from_json(settings), self.start)
-        resume(run, self.folder.path)
-        self.first_step = True
-        return run
 
     def _end(self, out_of_memory: bool = False) -> None:
         if self.run is None:
@@ -98,7 +108,8 @@ class OneWorkerTrial(Trainable):
 
     def _step(self) -> dict[str, Any]:
         if self.run is None:
-            self.run = self._begin()
+            self.run = self.assignment.begin(self.start)
+            self.first_step = True
         run = self.run
         until = min([s for s in validation_steps(run) if s > run.step], default=run.total_steps)
         try:
@@ -153,22 +164,22 @@ class GroupTrial(Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        assignment: Assignment = new_config[ASSIGNMENT]
-        self.folder = TrialFolder(assignment.folder)
-        self.spec = RunSpec.from_json(read_json(self.folder.spec))
-        self.workers, self.steps, self.reached = assignment.workers, assignment.steps, assignment.reached
+        self.assignment: Assignment = new_config[ASSIGNMENT]
+        self.folder = self.assignment.folder
+        self.spec = self.assignment.read_spec()
+        self.reached = self.assignment.reached
         return True
 
     def step(self) -> dict[str, Any]:
-        total = self.steps
-        until = min([s for s in rung_steps(self.spec.recipe.rungs, total) if s > self.reached], default=total)
-        result, self.spec = train(self.spec, self.folder.path, self.workers, until)
+        result, self.spec = self.assignment.train_to_next_rung(self.spec, self.reached)
         write_json(self.folder.spec, self.spec.to_json())
         if "failed" in result:
             return _failed(self.folder, self.reached, result["failed"])
         self.reached = int(result["step"])
         if result["done"]:
-            self.folder.record.write(TrialRecord(TrialState.FINISHED, steps=total, seconds=result["seconds"]))
+            self.folder.record.write(
+                TrialRecord(TrialState.FINISHED, steps=self.assignment.steps, seconds=result["seconds"])
+            )
         return {**result, TOKENS: self.spec.recipe.tokens}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:

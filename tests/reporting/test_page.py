@@ -21,13 +21,13 @@ from plotly.offline import get_plotlyjs
 
 from raydaa.evaluation.comparison import Comparison
 from raydaa.pipeline.versions import note_versions
-from raydaa.reporting import search_figures
 from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
 from raydaa.reporting.report import answer_of
 from raydaa.reporting.results import TrialResults
 from raydaa.reporting.samples import SCHEMA, samples, shown
+from raydaa.reporting.search_charts import search_charts
 from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import costs_table
 from raydaa.status import read_status, render_status
@@ -198,11 +198,11 @@ def test_latex_is_escaped(folder: Path) -> None:
 
 
 def test_only_what_varied_is_drawn(folder: Path) -> None:
-    found = search_figures.drawers(StudyFolder(folder))
+    found = [chart.name for chart in search_charts(StudyFolder(folder))]
     by_name = dict(enumerate(optuna.get_all_study_names(f"sqlite:///{folder / 'optuna.db'}")))
     drawn = {(kind, by_name[int(number)]) for kind, _, number in (name.partition("_") for name in found)}
     assert drawn == {("importance", f"{HOSTILE}/dpo"), ("parallel", f"{HOSTILE}/dpo"), ("parallel", "few")}
-    assert search_figures.drawers(StudyFolder(folder / "trials")) == {}
+    assert search_charts(StudyFolder(folder / "trials")) == []
 
 
 def test_same_results_same_files(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from raydaa.settings.training import LoraSettings
 from raydaa.store.artifacts import read_json, write_json
+from raydaa.store.study_folder import TrialFolder
 from raydaa.training.lora import add_adapters, merged
 from raydaa.training.model import Policy, load_model
 from raydaa.training.run import Run
@@ -133,7 +134,7 @@ def trial_of(spec: RunSpec, folder: Path) -> OneWorkerTrial:
 def trial_in(folder: Path) -> OneWorkerTrial:
     """The trial in a folder, as Tune makes it."""
     workers = Workers(1, 1.0, 0.0, None, 1, str(folder), 0)
-    return OneWorkerTrial({KEY: "x", ASSIGNMENT: Assignment("x", folder, workers, 0, 0)})
+    return OneWorkerTrial({KEY: "x", ASSIGNMENT: Assignment("x", TrialFolder(folder), workers, 0, 0)})
 
 
 def finish(trial: OneWorkerTrial) -> dict[str, object]:
