@@ -59,7 +59,9 @@ def _log_levels() -> Iterator[None]:
         name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
     }
     before = {name: (logger.level, logger.propagate, logger.disabled) for name, logger in known.items()}
-    level, handlers, loaded = root.level, list(root.handlers), {"transformers", "optuna"} & set(sys.modules)
+    level = root.level
+    handlers = list(root.handlers)
+    loaded = {"transformers", "optuna"} & set(sys.modules)
     bars = _progress_bars() if "transformers" in loaded else True
     try:
         yield
@@ -69,7 +71,8 @@ def _log_levels() -> Iterator[None]:
         _as_loaded({"transformers", "optuna"} & set(sys.modules) - loaded)
         for name, (own, propagate, disabled) in before.items():
             known[name].setLevel(own)
-            known[name].propagate, known[name].disabled = propagate, disabled
+            known[name].propagate = propagate
+            known[name].disabled = disabled
         if "transformers" in sys.modules:
             from transformers.utils import logging as hf_logging
 

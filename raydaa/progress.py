@@ -49,7 +49,9 @@ class Progress:
 
     def start(self, stage: str, what: str) -> None:
         """A stage begins."""
-        self.stage, self.stage_begun, self.last = stage, time.monotonic(), time.monotonic()
+        self.stage = stage
+        self.stage_begun = time.monotonic()
+        self.last = time.monotonic()
         self.line(f"{stage:<9} {what}")
 
     def update(self, done: float, total: float, what: str) -> None:

@@ -65,7 +65,8 @@ class TrialResults:
         listed = at.trial_list.read()
         if listed is None or not listed.trials:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
-        evaluation, harness = at.evaluation.read() or Evaluation(), at.harness.read() or HarnessRecord()
+        evaluation = at.evaluation.read() or Evaluation()
+        harness = at.harness.read() or HarnessRecord()
         first = evaluation.benchmarks[0].name if evaluation.benchmarks else ""
         rows = []
         for trial in listed.trials:

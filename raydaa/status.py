@@ -66,7 +66,8 @@ class Status:
 
 def read_status(folder: Path) -> Status:
     """ValueError where the folder holds no study."""
-    at, alive = StudyFolder(folder), is_running(folder)
+    at = StudyFolder(folder)
+    alive = is_running(folder)
     at.check_format()
     latest = at.progress.read()
     if latest is None:
@@ -97,7 +98,8 @@ def is_running(folder: Path) -> bool:
 def _trial(at: StudyFolder, trial: Trial, alive: bool) -> TrialStatus:
     """One trial as its own folder tells it, where that is newer than the sweep's list."""
     folder = at.trial(trial.key)
-    record, metrics = folder.record.read(), folder.read_metrics()
+    record = folder.record.read()
+    metrics = folder.read_metrics()
     now = trial.state
     if now == TrialState.RUNNING and not alive:
         now = TrialState.WAITING
@@ -110,7 +112,8 @@ def _trial(at: StudyFolder, trial: Trial, alive: bool) -> TrialStatus:
 
 
 def _cost(at: StudyFolder, hours: float, left: float | None) -> CostStatus:
-    costs, evaluation = at.costs.read(), at.evaluation.read() or Evaluation()
+    costs = at.costs.read()
+    evaluation = at.evaluation.read() or Evaluation()
     judging = [benchmark.cost for benchmark in evaluation.benchmarks if benchmark.cost is not None]
     paid = None
     if costs is not None and costs.price_per_gpu_hour is not None and costs.gpus:

@@ -135,7 +135,8 @@ class TrialRow:
 
     def columns(self) -> dict[str, Any]:
         """The row as a table has it: every setting and figure by its name; groups of settings as JSON."""
-        trial, point = self.trial, self.trial.point
+        trial = self.trial
+        point = self.trial.point
         return {
             "key": trial.key,
             "label": trial.label,
@@ -196,7 +197,8 @@ def _distance(divergence: Divergence | None) -> dict[str, Any]:
 def trial_row(folder: StudyFolder, trial: Trial, measured: ModelFigures, benchmark: str) -> TrialRow:
     """From a trial's entry in the study's list, its folder and its figures; ``benchmark`` ranks trials."""
     trial_folder = folder.trial(trial.key)
-    record, slot = trial_folder.record.read(), trial_folder.slot.read()
+    record = trial_folder.record.read()
+    slot = trial_folder.slot.read()
     kept = trial.state == TrialState.FINISHED and (record is None or record.removed is None)
     return TrialRow(
         trial=trial,

@@ -11,7 +11,8 @@ from raydaa.data.template import has_bos, rendering
 from raydaa.errors import first_line
 
 MARK, NEXT = "raydaa", "aadyar"  # texts that no template changes, and no template says by itself
-ASKED, SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "."}
+ASKED = {"role": "user", "content": "?"}
+SYSTEM = {"role": "system", "content": "."}
 TOOL = {"type": "function", "function": {"name": "any", "description": ".", "parameters": {"type": "object"}}}
 CALL = {"type": "function", "id": "call00000", "function": {"name": MARK, "arguments": {}}}
 _THOUGHT = re.compile(r"<(\w*think\w*|thought|reasoning)>\s*$|\[(THINK)\]\s*$", re.IGNORECASE)
@@ -141,7 +142,8 @@ class ChatFormat:
 
     def _turn_end(self, answer: Message, other: Message) -> TurnEnd:
         """Where the template ends ``answer``, found from what it says after it alone, and before ``other``'s turn."""
-        alone, followed = self._after_mark([ASKED, answer]), self._after_mark([ASKED, answer, other])
+        alone = self._after_mark([ASKED, answer])
+        followed = self._after_mark([ASKED, answer, other])
         if alone is None:
             return TurnEnd(self.tokenizer.eos_token_id, None, "")
         before_next = alone if followed is None else followed.partition(NEXT)[0]

@@ -104,7 +104,8 @@ def _read_files(source: str, split: str | None, wanted: Collection[str] | None) 
     rows: list[tuple[int, dict[str, Any]]] = []
     rejects: list[Reject] = []
     columns: dict[str, None] = {}
-    digests, before = [], 0
+    digests = []
+    before = 0
     needed = None if wanted is None else {*wanted, SPLIT}
     for name, content in _contents(source):
         digests.append(hashlib.sha256(content).hexdigest())
@@ -175,7 +176,8 @@ def _objects(
     items: Iterable[tuple[int, Any]], wanted: Collection[str] | None
 ) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject]]:
     """Rows among parsed values; what is no object, or can't be written as Unicode, is a reject."""
-    rows, rejects = [], []
+    rows = []
+    rejects = []
     for number, item in items:
         if not isinstance(item, dict):
             rejects.append(Reject(number, "not a JSON object"))

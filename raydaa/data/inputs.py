@@ -37,7 +37,8 @@ class Inputs:
 
 def open_inputs(settings: StudySettings, tokenizer_folder: Path) -> Inputs:
     """Read every source of the study; DataError where one is missing, empty, or lacks a column."""
-    data, world = settings.data, settings.pocket
+    data = settings.data
+    world = settings.pocket
     train, validation = _open_pairs(data.preferences, world)
     sft = tuple(None if source.source == PREFERRED else _open_sft(source, world) for source in data.sft)
     sources = {"prompts": data.prompts}

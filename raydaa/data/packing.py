@@ -65,7 +65,8 @@ class Sharing:
         """Whether a prompt of that many tokens should be shared by a longer response and one of ``second`` tokens."""
         if not self.allowed or self.linear_per_cell is None:
             return np.full(np.shape(prompt), self.allowed)
-        prompt, second = np.asarray(prompt, float), np.asarray(second, float)
+        prompt = np.asarray(prompt, float)
+        second = np.asarray(second, float)
         return prompt * self.linear_per_cell >= 0.5 * (second**2 - prompt**2)
 
 
@@ -108,7 +109,8 @@ class PairTable:
 
     def work(self, rows: np.ndarray) -> "Work":
         """What can't be saved: of each pair the prompt once."""
-        prompt, sizes = self.prompts.lengths[rows].astype(float), [side.lengths[rows] for side in self.responses]
+        prompt = self.prompts.lengths[rows].astype(float)
+        sizes = [side.lengths[rows] for side in self.responses]
         cells = prompt**2 / 2 + sum(prompt * size + size**2 / 2 for size in sizes)
         scored = float(sum(size.sum() for size in sizes))
         return Work(float(prompt.sum()) + scored, scored, float(cells.sum()))
@@ -125,7 +127,8 @@ def mismatched(pairs: pa.Table) -> pa.Table:
     What KTO estimates its KL on. A response is cut where it would make a longer sequence than any in the table:
     the model may know no positions beyond.
     """
-    prompts, sides = Ragged(pairs["prompt_tokens"]), {n: Ragged(pairs[n]) for n in ("chosen_tokens", "rejected_tokens")}
+    prompts = Ragged(pairs["prompt_tokens"])
+    sides = {n: Ragged(pairs[n]) for n in ("chosen_tokens", "rejected_tokens")}
     room = int((prompts.lengths + np.maximum(*(side.lengths for side in sides.values()))).max()) - prompts.lengths
     for name, side in sides.items():
         cut = [side[(row + 1) % len(side)][: room[row]] for row in range(len(side))]
@@ -137,7 +140,8 @@ class ResponseTable:
     """Prompts with one response each, for scoring what a model generated."""
 
     def __init__(self, prompts: list[list[int]], responses: list[list[int]]) -> None:
-        self.prompts, self.responses = prompts, responses
+        self.prompts = prompts
+        self.responses = responses
         self.row_lengths = np.array([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -162,7 +166,8 @@ class ExampleTable:
     """SFT conversations ready to pack."""
 
     def __init__(self, table: pa.Table) -> None:
-        self.tokens, self.scored = Ragged(table["tokens"]), Ragged(table["scored"])
+        self.tokens = Ragged(table["tokens"])
+        self.scored = Ragged(table["scored"])
         self.row_lengths = self.tokens.lengths
 
     def __len__(self) -> int:
@@ -178,7 +183,8 @@ class ExampleTable:
         """Conversations ``indices`` as one micro-batch; sequence i is conversation i."""
         row = _Row()
         for number, index in enumerate(indices):
-            ids, scored = self.tokens[index], np.flatnonzero(self.scored[index])
+            ids = self.tokens[index]
+            scored = np.flatnonzero(self.scored[index])
             scored = scored[scored > 0]  # the first token is predicted from nothing
             row.score(number, row.size + scored - 1, ids[scored])
             row.block(ids[:0], [ids])
@@ -193,7 +199,8 @@ def pack_responses(rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray], bool]]
 
     Sequences are numbered in reading order.
     """
-    row, number = _Row(), 0
+    row = _Row()
+    number = 0
     for prompt, responses, shared in rows:
         # The longer response comes first: what is wasted on the second grows with its length.
         order = sorted(range(len(responses)), key=lambda side: -len(responses[side]))

@@ -122,7 +122,8 @@ def _pairs(
 
 
 def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
+    counts = RowCounts()
+    encoder = Encoder(tokenizer, data.max_length)
     train, held_out = _pairs(inputs, data, counts)
     write_pairs(folder / "train.parquet", "train", train, encoder, counts)
     # Held-out pairs of a share come from train's source: that is where their rejects are counted.
@@ -135,7 +136,8 @@ def _make_pairs(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any
 
 
 def _make_sft(folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
+    counts = RowCounts()
+    encoder = Encoder(tokenizer, data.max_length)
     parts = []
     for table, source, rows in zip(_sft_tables(data), data.sft, inputs.sft, strict=True):
         if rows is None:
@@ -160,7 +162,8 @@ def _sft_tables(data: DataSettings) -> list[str]:
 
 
 def _make_prompts(group: str, folder: Path, inputs: Inputs, data: DataSettings, tokenizer: Any) -> None:
-    counts, encoder = RowCounts(), Encoder(tokenizer, data.max_length)
+    counts = RowCounts()
+    encoder = Encoder(tokenizer, data.max_length)
     source, rows = inputs.prompts[group]
     candidates: list[tuple[int, Candidate]]
     if rows is None:
@@ -176,7 +179,8 @@ def _make_prompts(group: str, folder: Path, inputs: Inputs, data: DataSettings, 
 
 
 def _candidate(row: dict[str, Any], names: dict[str, str]) -> Candidate:
-    answer, name = row.get(names["response"]), row.get(names["question_id"], row.get("uid"))  # ArenaHard has had both
+    answer = row.get(names["response"])
+    name = row.get(names["question_id"], row.get("uid"))  # ArenaHard has had both
     prompt = prompt_of(row, names["prompt"])
     response = answer if isinstance(answer, str) else None
     return Candidate(prompt.messages, response, None if name is None else str(name), prompt.tools)

@@ -219,7 +219,8 @@ def messages_of(value: Any) -> Messages:
 
 def _message(turn: Mapping[str, Any]) -> Message:
     """A message with what chat templates read of it; parts of text are joined."""
-    role, content = turn.get("role"), turn.get("content")
+    role = turn.get("role")
+    content = turn.get("content")
     if isinstance(content, list) and content and all(isinstance(p, dict) and _is_text(p) for p in content):
         content = "".join(part["text"] for part in content)
     extras = {name: _without_nulls(turn[name]) for name in EXTRAS if turn.get(name)}

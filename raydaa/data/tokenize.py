@@ -105,7 +105,8 @@ class Encoder:
             answer = self._response(context, message, tools, text, prompt)
             if tokens and prompt[: len(tokens)] != tokens:
                 examples.append(TokenizedExample(tokens, scored))
-                tokens, scored = [], []
+                tokens = []
+                scored = []
             scored = scored + [False] * (len(prompt) - len(tokens)) + [True] * len(answer)
             tokens = prompt + answer
         if tokens:
@@ -179,7 +180,8 @@ class Encoder:
 
     def _inner_ids(self, text: str) -> list[int]:
         """Ids of a text that begins none: behind a line break, SentencePiece puts no space before it."""
-        anchor, whole = self._ids("\n"), self._ids("\n" + text)
+        anchor = self._ids("\n")
+        whole = self._ids("\n" + text)
         return whole[len(anchor) :] if whole[: len(anchor)] == anchor else self._ids(text)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:

@@ -67,7 +67,8 @@ def score_of_games(
     seed: int = 0,
 ) -> ArenaScore:
     """`arena_score` of games of which the model's outcome (NaN where it could not be read) and the weight are known."""
-    outcome, weight = np.asarray(outcomes, float), np.asarray(weights, float)
+    outcome = np.asarray(outcomes, float)
+    weight = np.asarray(weights, float)
     read = ~np.isnan(outcome)
     if not read.any():
         raise ValueError("no game has a verdict")

@@ -9,7 +9,8 @@ import numpy as np
 from raydaa.evaluation.win_rate import bootstrap_indices
 
 GAMED_WEIGHT = 0.1  # of a row that compares the baseline with its own rewrite
-MOST_STEPS, CONVERGED = 100, 1e-6  # Newton's last step: what it leaves is of its square
+MOST_STEPS = 100
+CONVERGED = 1e-6  # Newton's last step: what it leaves is of its square
 FACTORS = 1000  # of a half each, and their product is still a number
 CHUNK = 50  # bootstrap draws fitted at a time: their arrays stay in the processor's cache
 CLIP = (0.02, 0.98)  # of a mean preference, before its logit says how difficult a prompt is
@@ -166,22 +167,28 @@ def _at_equal_length(rows: _Rows, weights: np.ndarray) -> np.ndarray:
 
 def _fit(rows: _Rows, start: np.ndarray) -> np.ndarray:
     """Coefficients of every draw, ``(draws, 3)``, by Newton's method from ``start``; NaN where it doesn't end."""
-    used, fitted = rows.used, np.full(start.shape, np.nan)
+    used = rows.used
+    fitted = np.full(start.shape, np.nan)
     weights = before = np.where(used, start, 0.0)
-    least, left = np.full(len(weights), np.inf), np.arange(len(weights))
+    least = np.full(len(weights), np.inf)
+    left = np.arange(len(weights))
     for _ in range(MOST_STEPS):
         loss, gradient, curvature = _derivatives(rows, weights)
         worse = loss > least + 1e-9 * np.abs(least)  # then half the last step is tried
         least = np.where(worse, least, loss)
         step = _solved(curvature, gradient, used)
         ahead = np.where(worse[:, None], 0.5 * (before + weights), weights - step)
-        before, weights = np.where(worse[:, None], before, weights), ahead
+        before = np.where(worse[:, None], before, weights)
+        weights = ahead
         converged = ~worse & (np.abs(step).max(axis=1) < CONVERGED)
         fitted[left[converged]] = weights[converged]
         going = ~converged & ~np.isnan(weights).any(axis=1)
         if not going.all():  # of few prompts many draws have no end: the others do not wait for them
-            rows, left = rows.of(going), left[going]
-            weights, before, least = weights[going], before[going], least[going]
+            rows = rows.of(going)
+            left = left[going]
+            weights = weights[going]
+            before = before[going]
+            least = least[going]
         if not left.size:
             break
     return fitted
@@ -194,7 +201,8 @@ def _as_published(rows: _Rows, penalty: float) -> np.ndarray:
     """
     from sklearn.linear_model import LogisticRegression
 
-    size, more = rows.length.size, rows.gamed_length.size
+    size = rows.length.size
+    more = rows.gamed_length.size
     own = np.stack([rows.length[0], rows.difficulty[0], np.ones(size)], axis=1)
     gamed = np.stack([rows.gamed_length, rows.gamed_difficulty, np.zeros(more)], axis=1)
     preference = np.concatenate([rows.preference[0], rows.gamed_preference])
@@ -221,15 +229,18 @@ def _solved(curvature: np.ndarray, gradient: np.ndarray, used: np.ndarray) -> np
 def _derivatives(rows: _Rows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Summed log-loss of every draw, its gradient ``(draws, 3)`` and second derivatives ``(draws, 3, 3)``."""
     by_length, by_difficulty, model = (weights[:, [i]] for i in range(3))
-    length, difficulty = rows.length, rows.difficulty
+    length = rows.length
+    difficulty = rows.difficulty
     z = by_length * length + by_difficulty * difficulty + model
     loss, residual, slope = _logistic(z, rows.preference)
-    steep, steeper = slope * length, slope * difficulty
+    steep = slope * length
+    steeper = slope * difficulty
     gradient = np.stack([_dot(residual, length), _dot(residual, difficulty), residual.sum(axis=1)], axis=1)
     second = [_dot(steep, length), _dot(steep, difficulty), steep.sum(axis=1)]
     second += [_dot(steeper, difficulty), steeper.sum(axis=1), slope.sum(axis=1)]
     if rows.gamed_length.size:
-        length, difficulty = rows.gamed_length, rows.gamed_difficulty
+        length = rows.gamed_length
+        difficulty = rows.gamed_difficulty
         more, residual, slope = _logistic(by_length * length + by_difficulty * difficulty, rows.gamed_preference)
         loss = loss + GAMED_WEIGHT * more
         gradient[:, :2] += GAMED_WEIGHT * residual @ np.stack([length, difficulty], axis=1)

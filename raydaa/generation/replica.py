@@ -72,7 +72,8 @@ class Replica(LLMServer):
             await self.reset_prefix_cache()
         finally:
             await self.resume()
-        self.checkpoint, self.version = checkpoint, version
+        self.checkpoint = checkpoint
+        self.version = version
 
     async def _one(self, prompt: list[int], name: str, sampling: Sampling, stops: list[int]) -> Response:
         from vllm import SamplingParams

@@ -53,7 +53,8 @@ def _endpoint(serving: Serving) -> "Application":
     from ray.serve.llm import build_llm_deployment
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
-    config, digest = config_of(serving), _digest(serving.api_key_env)
+    config = config_of(serving)
+    digest = _digest(serving.api_key_env)
     refuse_strangers(_host(), digest)
 
     class Ingress(OpenAiIngress):
@@ -107,7 +108,8 @@ class Guard:
     """
 
     def __init__(self, app: Any, digest: bytes | None) -> None:
-        self.app, self.digest = app, digest
+        self.app = app
+        self.digest = digest
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

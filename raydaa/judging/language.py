@@ -81,7 +81,9 @@ class JudgeClient:
     def __init__(
         self, endpoint: Endpoint, prompt: JudgePrompt, cache: VerdictCache, spent: JudgeUsage | None = None
     ) -> None:
-        self.endpoint, self.asked, self.cache = endpoint, prompt, cache
+        self.endpoint = endpoint
+        self.asked = prompt
+        self.cache = cache
         self.spent = spent or JudgeUsage()
         self.heard = time.monotonic()
         self.answered = False  # whether it has said anything at all, now or in the cache
@@ -112,7 +114,8 @@ class JudgeClient:
         return ruling_key(game.prompt, game.first, game.second, self._where, self.asked.name, self.asked.version)
 
     async def _ask_all(self, missing: dict[str, Game], tell: Callable[[int], None]) -> None:
-        waiting, fresh = iter(missing.items()), _VerdictBuffer(self.cache)
+        waiting = iter(missing.items())
+        fresh = _VerdictBuffer(self.cache)
         self.heard = time.monotonic()
         refused: list[Ruling] = []  # not kept before something was answered: it may not be about the games
 
@@ -158,7 +161,8 @@ class JudgeClient:
     async def _ruling(self, client: Any, key: str, game: Game) -> Ruling:
         messages = self.asked.messages(game.prompt, game.first, game.second)
         reading: ParsedVerdict | None = None
-        spent, answer = (0, 0), Answer("")
+        spent = (0, 0)
+        answer = Answer("")
         for _ in range(READINGS):
             answer, used = await self._answer(client, messages)
             spent = (spent[0] + used[0], spent[1] + used[1])
@@ -193,11 +197,14 @@ class JudgeClient:
                 answer, used = read_completion(reply.text)
                 return self._heard(answer, used), used
             except openai.APIStatusError as error:
-                status, text = error.status_code, error.response.text
+                status = error.status_code
+                text = error.response.text
             except NoAnswerError as error:
-                status, text = error.status, error.text
+                status = error.status
+                text = error.text
             except (openai.APIConnectionError, ValueError) as error:
-                status, text = None, type(error).__name__
+                status = None
+                text = type(error).__name__
             if status in (None, *ABOUT_THE_GAME) and self._adapt(options, text):
                 continue
             sentence = sentence_of(text, self._key) or (
@@ -219,7 +226,8 @@ class JudgeClient:
 
     def _heard(self, answer: Answer, used: tuple[int, int]) -> Answer:
         self.spent.tokens += sum(used)
-        self.heard, self.answered = time.monotonic(), True
+        self.heard = time.monotonic()
+        self.answered = True
         if self.asked.by_token and not answer.first_token and answer.text:
             raise JudgeError(f"{self._where} gives no log-probabilities; use prompt arena_hard or tldr")
         return answer
@@ -274,7 +282,9 @@ class _VerdictBuffer:
     """Rulings that are not kept yet."""
 
     def __init__(self, cache: VerdictCache) -> None:
-        self.cache, self.rulings, self.count = cache, list[Ruling](), 0
+        self.cache = cache
+        self.rulings = list[Ruling]()
+        self.count = 0
         self.kept_at = time.monotonic()
 
     def add(self, ruling: Ruling) -> None:
@@ -285,4 +295,5 @@ class _VerdictBuffer:
 
     def keep(self) -> None:
         self.cache.add(self.rulings)
-        self.rulings, self.kept_at = [], time.monotonic()
+        self.rulings = []
+        self.kept_at = time.monotonic()

@@ -49,7 +49,8 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
 
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
         cache = VerdictCache(resources.verdicts)
-        endpoint, spent = self._endpoint(), resources.spending.setdefault(self._account, JudgeUsage())
+        endpoint = self._endpoint()
+        spent = resources.spending.setdefault(self._account, JudgeUsage())
         client = JudgeClient(endpoint, self.prompt, cache, spent)
         games = self._games(comparisons, resources.seed)
         with self._reached(client, games):

@@ -89,7 +89,10 @@ def _parsed(text: str) -> Any:
 
 def _joined(text: str) -> dict[str, Any] | None:
     """The completion that a stream of events tells piece by piece."""
-    pieces, reason, usage, logprobs = [], None, None, None
+    pieces = []
+    reason = None
+    usage = None
+    logprobs = None
     lines = re.split(r"\r\n|\n|\r", text)
     events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     for event in events:
@@ -109,7 +112,8 @@ def _joined(text: str) -> dict[str, Any] | None:
             delta = choice.get("delta") or choice.get("message")
             pieces.append(_text(delta.get("content")) if isinstance(delta, dict) else "")
             pieces[-1] = pieces[-1] or _text(choice.get("text"))
-            reason, logprobs = choice.get("finish_reason") or reason, logprobs or choice.get("logprobs")
+            reason = choice.get("finish_reason") or reason
+            logprobs = logprobs or choice.get("logprobs")
     if not pieces:
         return None
     choice = {"message": {"content": "".join(pieces)}, "finish_reason": reason, "logprobs": logprobs}

@@ -45,7 +45,8 @@ class Judge(judge.LocalModel, judge.Judge[RewardModelJudge]):
         prompts = [json.loads(row["messages"]) for row in comparisons.prompts]
         precision = resources.precision if workers.gpus else "fp32"
         against = ""  # no contestant's name
-        outputs, tasks = {}, []
+        outputs = {}
+        tasks = []
         for name, responses in {against: comparisons.baseline, **comparisons.responses}.items():
             depends_on = {"model": self._weights, "prompts": prompts, "responses": responses, "precision": precision}
             outputs[name] = Output(resources.rewards, depends_on)

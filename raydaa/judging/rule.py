@@ -33,7 +33,8 @@ class Judge(judge.Judge[RuleJudge]):
 
     def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
         name = self.settings.function
-        rule, questions = rule_of(name), comparisons.questions
+        rule = rule_of(name)
+        questions = comparisons.questions
 
         def rewards(responses: Sequence[str]) -> list[float]:
             try:

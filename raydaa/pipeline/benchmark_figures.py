@@ -50,7 +50,9 @@ class _Judged:
     def __init__(
         self, context: Context, benchmark: Benchmark, texts: Mapping[str, list[str]], verdicts: Mapping[str, pa.Table]
     ) -> None:
-        self.benchmark, self.texts, self.verdicts = benchmark, texts, verdicts
+        self.benchmark = benchmark
+        self.texts = texts
+        self.verdicts = verdicts
         self.outcomes = {name: table["outcome"].to_numpy() for name, table in verdicts.items()}
         self.against = texts[benchmark.baseline] if benchmark.fixed is None else list(benchmark.fixed)
         self.published = PublishedDifficulty(benchmark.table, benchmark.settings)
@@ -72,7 +74,8 @@ class _Judged:
 
     def _length_controlled(self, name: str, known: np.ndarray) -> LengthControlled:
         lengths, others = (np.array(list(map(len, texts)), float)[known] for texts in (self.texts[name], self.against))
-        difficulty, whose = self.published.difficulty, "published difficulty"
+        difficulty = self.published.difficulty
+        whose = "published difficulty"
         if difficulty is None:
             whose = "difficulty by the other models"
             rest = [self.outcomes[other] for other in self.outcomes if other not in (name, self.benchmark.baseline)]

@@ -67,7 +67,8 @@ def benchmarks(context: Context) -> list[Benchmark]:
 
 
 def _benchmark(context: Context, settings: BenchmarkSettings) -> Benchmark:
-    prepared, evaluation = context.once(prepared_data), context.settings.evaluation
+    prepared = context.once(prepared_data)
+    evaluation = context.settings.evaluation
     chosen = settings.judged_by(evaluation.judge)
     judge = judge_of(chosen) if chosen.judges else None
     fixed = None if judge is None else fixed_baseline(context.settings, prepared, settings)

@@ -130,7 +130,8 @@ def check_folders(context: Context) -> None:
 
 def check_installed(context: Context) -> None:
     """What training and generation import lies where they will run: on a cluster, not on its head."""
-    settings, messages = context.settings, {}
+    settings = context.settings
+    messages = {}
     if "flash_attention_2" in _attentions(settings):
         remedy = "use auto, or pip install --no-build-isolation 'raydaa[flash-attn]'"
         messages["flash_attn"] = f"training.attention: flash_attn is not installed; {remedy}"
@@ -168,7 +169,8 @@ def _attentions(settings: StudySettings) -> list[str]:
 
 def check_accelerator(context: Context) -> None:
     """The cluster has the accelerator that the study names, by whatever name, and it is as large as it says."""
-    wanted, there = context.settings.scaling.accelerator, context.resources.accelerators
+    wanted = context.settings.scaling.accelerator
+    there = context.resources.accelerators
     if wanted is None or not there or not context.workers.gpus:
         return
     name = name_there(wanted, there)
@@ -200,7 +202,8 @@ def check_room(context: Context) -> None:
         raise InputError("scaling.zero_stage: 0 trains wrongly in bf16; use zero_stage 1, 2 or 3, or precision fp32")
     if context.resolved.slots:  # on a cluster that may grow, those that the study asks for
         return
-    group, have = context.workers, context.resources
+    group = context.workers
+    have = context.resources
     request = f"{group.count} x {group.cpus:g} CPUs" + (
         f" and {group.count} x {group.gpus:g} GPUs" if group.gpus else ""
     )

@@ -66,7 +66,8 @@ class Contest:
 
 def contest(context: Context) -> Contest:
     """Of a sweep that is over."""
-    settings, models = context.settings.evaluation, context.once(starts)
+    settings = context.settings.evaluation
+    models = context.once(starts)
     trials = trials_to_evaluate(context.at, context.once(trials_listed), settings.judge_trials)
     contestants = [evaluated_trial(context, trial) for trial in trials]
     # What trials started from is judged as well: how far they came can be told then.
@@ -91,7 +92,8 @@ def wanted_responses(
     context: Context, every: Sequence[Benchmark], contestants: Sequence[EvaluatedModel]
 ) -> tuple[dict[str, dict[str, GenerationWork]], dict[str, GenerationWork]]:
     """For each benchmark and contestant the responses to judge, and those KL is measured on (often the same)."""
-    settings, prepared = context.settings.evaluation, context.once(prepared_data)
+    settings = context.settings.evaluation
+    prepared = context.once(prepared_data)
     judged: dict[str, dict[str, GenerationWork]] = {}
     for b in every:
         size = b.prompts if b.judge is not None else min(b.prompts, settings.kl_prompts)
@@ -99,7 +101,8 @@ def wanted_responses(
     sampling = Sampling(**SamplingSettings(**context.settings.generation.model_dump(include=FIELDS)).model_dump())
     if settings.kl_sampling == "exact":
         sampling = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)
-    table, key = prepared.table("prompts"), prepared.keys["prompts"]
+    table = prepared.table("prompts")
+    key = prepared.keys["prompts"]
     for benchmark in every:
         if (benchmark.table, benchmark.sampling) == (table, sampling) and benchmark.judge is not None:
             return judged, judged[benchmark.name]

@@ -137,12 +137,15 @@ class LiveSlots:
     """How many trials run at a time as nodes come and go, counted again every few seconds."""
 
     def __init__(self, context: Context) -> None:
-        self.settings, self.local, self.slots = context.settings, context.resources.local, context.resolved.slots
+        self.settings = context.settings
+        self.local = context.resources.local
+        self.slots = context.resolved.slots
         self.counted_at = time.monotonic()
 
     def __call__(self) -> int:
         if not self.local and time.monotonic() - self.counted_at > RECOUNT_SECONDS:
-            self.slots, self.counted_at = resolve(self.settings, counted(local=False)).slots, time.monotonic()
+            self.slots = resolve(self.settings, counted(local=False)).slots
+            self.counted_at = time.monotonic()
         return self.slots
 
 

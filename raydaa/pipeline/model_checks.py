@@ -25,7 +25,8 @@ TOKENS = ("prompt_tokens", "chosen_tokens", "rejected_tokens", "tokens")
 
 def check_model(study: Study, prepared: Prepared) -> None:
     """The study's models can be asked for log-probabilities and trained as it says; InputError where not."""
-    settings, trust = study.settings, study.settings.model.trust_remote_code
+    settings = study.settings
+    trust = study.settings.model.trust_remote_code
     starts = [local_model(name) for name in models_named(settings) if sft_fraction(settings, name) is None]
     base = base_model(study)
     laid_out = _laid_out(base, trust)

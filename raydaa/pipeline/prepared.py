@@ -27,7 +27,8 @@ class Prepared:
 def tokenizer_folder(context: Context) -> Path:
     """The study's tokenizer; TokenizerError or InputError where there is none to be had."""
     settings = context.settings
-    base, cache = base_model(context.study), context.study.cache / "prepared"
+    base = base_model(context.study)
+    cache = context.study.cache / "prepared"
     return study_tokenizer(base, settings.data.chat_template, cache, settings.model.trust_remote_code)
 
 

@@ -50,11 +50,13 @@ def keyed_recipe(context: Context, models: Mapping[str, ModelRef], point: Point)
 
 def make_sweep(context: Context, make: Callable[[Point], tuple[str, Recipe]]) -> Sweep:
     """The study's sweep as its trials' folders have it; nothing is begun."""
-    settings, workers = context.settings, context.resolved.group
+    settings = context.settings
+    workers = context.resolved.group
     limit = settings.search.budget
     budget = None if limit is None else SweepBudget(limit, workers.count * (workers.gpus or 1))
     points = groups(settings.search, settings.data.preferences.fraction)
-    early, rows = settings.search.early_stopping, context.once(prepared_data).rows["train"]
+    early = settings.search.early_stopping
+    rows = context.once(prepared_data).rows["train"]
     return Sweep(points, make, context.at.trials, early, rows, budget)
 
 
@@ -65,7 +67,8 @@ def sweep_before(context: Context) -> Sweep:
 
 def trials_listed(context: Context) -> list[Trial]:
     """What the last run said of the study's trials, and not of others that its file had then."""
-    listed, sweep = context.at.sweep.read(), context.once(sweep_before)
+    listed = context.at.sweep.read()
+    sweep = context.once(sweep_before)
     trials = [] if listed is None else list(listed.trials)
     return [trial for trial in trials if trial.key in sweep.trials or sweep.undrawn]
 
@@ -81,7 +84,8 @@ def trials_to_evaluate(folder: StudyFolder, trials: Sequence[Trial], rule: str) 
         return finished
     best: dict[str, tuple[float, Trial]] = {}
     for trial in finished:
-        loss, group = folder.trial(trial.key).read_metrics()[-1][PREFERENCE_LOSS], group_of(trial.point, rule)
+        loss = folder.trial(trial.key).read_metrics()[-1][PREFERENCE_LOSS]
+        group = group_of(trial.point, rule)
         if group not in best or loss < best[group][0]:
             best[group] = loss, trial
     keys = {trial.key for _, trial in best.values()}

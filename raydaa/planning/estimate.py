@@ -99,7 +99,8 @@ def _look_at_data(study: Study) -> tuple[Prepared | None, DataPlan | None, list[
         return None, None, [f"data: the study would stop here: {error}"]
     except (InputError, DataError, TokenizerError) as error:
         return None, None, [f"data: could not be looked at, so tokens and hours are not known: {error}"]
-    report, prepared = tables.read_report(), context.once(prepared_data)
+    report = tables.read_report()
+    prepared = context.once(prepared_data)
     rejected = {reason: count for reason, count in report.rejected.items() if count}
     notes = {note: count for note, count in report.notes.items() if count}
     return prepared, DataPlan(prepared.rows, rejected, notes), []
@@ -136,7 +137,9 @@ def _simulate(
 
 
 def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> MemoryPlan:
-    training, group, placement = settings.training, resolved.group, resolved.placement
+    training = settings.training
+    group = resolved.group
+    placement = resolved.placement
     layout = Layout(
         sharded=placement.sharded,
         workers=group.count,
@@ -146,7 +149,8 @@ def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> Memory
         cpu_offload=placement.cpu_offload,
         on_gpu=bool(group.gpus),
     )
-    held, longest = memory(shape, layout), settings.data.max_length
+    held = memory(shape, layout)
+    longest = settings.data.max_length
     few = longest if group.gpus else ON_CPU
     tokens = max(longest, few if training.tokens_per_microbatch == "auto" else training.tokens_per_microbatch)
     card = _card(settings)
@@ -177,7 +181,8 @@ def _work(settings: StudySettings, work: Operations, sweep: SimulatedSweep, whol
         "trials without early stopping": _aligning(settings, work, whole),
         "trials without early stopping and with a live reference": _aligning(settings, work, whole, live=True),
     }
-    card, price = _card(settings), settings.scaling.price_per_gpu_hour
+    card = _card(settings)
+    price = settings.scaling.price_per_gpu_hour
     if card is None:
         return WorkPlan(operations)
     hours = {name: value / (card.rate * UTILISATION) / 3600 for name, value in operations.items()}
@@ -188,10 +193,12 @@ def _work(settings: StudySettings, work: Operations, sweep: SimulatedSweep, whol
 
 def _aligning(settings: StudySettings, work: Operations, sweep: SimulatedSweep, live: bool = False) -> float:
     """Operations of all trials; ``live``: with a pass over the reference model at every step."""
-    early, total = settings.search.early_stopping, 0.0
+    early = settings.search.early_stopping
+    total = 0.0
     rungs = len(early.rungs) if early else 0
     for trial in sweep.trials:
-        share, training = trial.reached / trial.steps, trial.recipe.training
+        share = trial.reached / trial.steps
+        training = trial.recipe.training
         checks = share * (training.validations + rungs) * work.forward * work.held_out
         step = work.train * training.epochs * trial.recipe.fraction * share
         more = work.forward if live and method_class(trial.point.method).needs_reference else 0.0
@@ -203,7 +210,8 @@ def _saving(
     settings: StudySettings, resolved: Resolved, shape: Shape, work: Operations, sweep: SimulatedSweep
 ) -> SavingPlan | None:
     """What the checkpoints of the longest trial take of its time."""
-    card, group = _card(settings), resolved.group
+    card = _card(settings)
+    group = resolved.group
     if card is None:
         return None
     longest = max((trial.recipe for trial in sweep.trials), key=_passes)

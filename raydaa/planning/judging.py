@@ -37,7 +37,8 @@ def _of_benchmark(
 ) -> JudgingPlan:
     prompts = column(read(prepared.table(benchmark.group)), "prompt_tokens")
     lengths = [len(tokens) for tokens in prompts]
-    orders, prompt = judge.num_orders, judge_prompt(judge.prompt_name)
+    orders = judge.num_orders
+    prompt = judge_prompt(judge.prompt_name)
     games = models * len(lengths) * orders
     words = len(prompt.system + prompt.user) / CHARACTERS
     longest = 2 * benchmark.sampling(settings.generation).max_new_tokens

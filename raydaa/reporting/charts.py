@@ -94,7 +94,8 @@ def sft_curve(results: TrialResults) -> Chart | None:
 
 def learning_curves(results: TrialResults) -> Chart | None:
     """Held-out preference loss of every trial over the share of its steps; stopped trials end early."""
-    series, listed = [], set[str]()
+    series = []
+    listed = set[str]()
     for row in results:
         marks = []
         for metrics in results.at.trial(row.key).read_metrics():
@@ -124,7 +125,8 @@ def methods_of_studies(studies: Studies) -> Chart:
         for row in results.best_of_each():
             marks.append(_mark(results, row, Value(methods.index(row.method) + aside), study=name))
         series.append(Series(name, name, number, tuple(marks)))
-    axis, first = Axis("", categories=tuple(methods)), next(iter(studies.values()))
+    axis = Axis("", categories=tuple(methods))
+    first = next(iter(studies.values()))
     caption = "The best trial of each method in each study."
     return Chart("methods", caption, axis, _quality_axis(first), tuple(series))
 

@@ -29,7 +29,9 @@ def write_report(results: TrialResults, folder: Path) -> Path:
     """Write page, figures and tables into ``folder``, over those of an older report; other files stay."""
 
     def fill(temporary: Path) -> None:
-        comparisons, spent, answers = results.comparisons(), costs(results), samples(results)
+        comparisons = results.comparisons()
+        spent = costs(results)
+        answers = samples(results)
         shown_charts = charts(results)
         searches = search_charts(results.at)
         drawn = draw([*shown_charts, *searches], temporary)

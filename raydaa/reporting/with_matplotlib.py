@@ -100,7 +100,8 @@ def _panels(chart: Chart, panels: list[str | None]) -> Figure:
 
 
 def _draw_series(axes: Any, series: Series) -> None:
-    colour, pale = COLOURS[series.colour % len(COLOURS)], 0.35 if series.pale else 1.0
+    colour = COLOURS[series.colour % len(COLOURS)]
+    pale = 0.35 if series.pale else 1.0
     style = LINES[series.colour // len(COLOURS) % len(LINES)] if series.joined else "none"
     x, y = ([getattr(mark, name).value for mark in series.marks] for name in ("x", "y"))
     axes.plot(x, y, color=colour, ls=style, lw=1, alpha=pale, zorder=1)

@@ -55,7 +55,8 @@ def _written(path: list[int | str], tree: Any) -> list[int | str]:
 def _explain(error: ValidationError, kind: type[BaseModel], tree: Any) -> str:
     """The first problem of a ValidationError as ``place: value: rule; remedy``."""
     first = error.errors()[0]
-    problem, value = first["type"], first["input"]
+    problem = first["type"]
+    value = first["input"]
     context = first.get("ctx", {})
     path, keys = _walked(kind, first["loc"])
     setting = _place(tuple(_written(path, tree)))

@@ -28,7 +28,8 @@ def identity_of(value: Any) -> dict[str, Any]:
     """Names and values of all fields that the result depends on, those of held values among them."""
     identity: dict[str, Any] = {}
     for known in fields(value):
-        inner, counts = getattr(value, known.name), known.metadata["identity"]
+        inner = getattr(value, known.name)
+        counts = known.metadata["identity"]
         if counts is None:
             identity[known.name] = identity_of(inner) if is_dataclass(inner) else inner
         elif counts:

@@ -37,7 +37,8 @@ class Mirror:
     def push(self, folder: Path, name: str) -> None:
         """Send what is finished below ``folder``; MirrorError where the store does not take it."""
         try:
-            there, files = self._there(name), _finished(folder)
+            there = self._there(name)
+            files = _finished(folder)
             manifests = [path for path in files if path.name == MANIFEST]
             sent = {path.parent for path in manifests if self._same_manifest(path, folder, name, there)}
             for path in files:

@@ -34,7 +34,8 @@ def from_plain(kind: type[Value], value: Mapping[str, Any]) -> Value:
 
 def typed_value(hint: Any, value: Any) -> Any:
     """``value`` as a field of type ``hint`` holds it."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if value is None:
         return None
     if origin in (Union, types.UnionType):

@@ -78,7 +78,8 @@ def run_toy(settings: ToySettings, progress: Progress) -> tuple[Path, str]:
 def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
     """For each kind of data, size and ranking: the best mean accuracy on the first half of the runs."""
     grid = list(itertools.product(settings.learning_rates, settings.betas))
-    cut, best = settings.runs // 2, []
+    cut = settings.runs // 2
+    best = []
     for prompt_bias in settings.prompt_bias:
         for size in settings.hidden_sizes:
             for ranking in settings.rankings:

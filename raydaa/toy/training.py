@@ -124,13 +124,16 @@ class RunResult:
 def one_run(settings: ToySettings, prompt_bias: float, run: int) -> list[RunResult]:
     """All rankings and sizes on the data of one seed."""
     chosen, rejected = draw_triplets(settings, prompt_bias, run)
-    grid, cut, results = make_grid(settings), settings.num_train, []
+    grid = make_grid(settings)
+    cut = settings.num_train
+    results = []
     for name in settings.rankings:
         for size in settings.hidden_sizes:
             networks = draw_networks(size, len(grid), run)
             train(networks, chosen[:, :cut], rejected[:, :cut], RANKINGS[name], grid, settings)
             better, worse = (networks.rewards(side[:, cut:].contiguous()) for side in (chosen, rejected))
-            accuracy, ties = ((better > worse).double().mean(1), (better == worse).double().mean(1))
+            accuracy = (better > worse).double().mean(1)
+            ties = (better == worse).double().mean(1)
             results.append(RunResult(prompt_bias, name, size, run, accuracy.numpy(), ties.numpy()))
     return results
 

@@ -70,14 +70,17 @@ def packed_sdpa(
     but the upper triangle of second responses."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        key = key.repeat_interleave(groups, dim=1)
+        value = value.repeat_interleave(groups, dim=1)
     attend = partial(_attend, scaling=scaling, window=sliding_window, softcap=softcap)
     # Split, not sliced: the gradient of a split is one concatenation, that of a slice a row of zeros for each block.
     sizes = [size for b in blocks for size in (b.first_end - b.start, b.end - b.first_end)]
     queries, keys, values = (side.split(sizes, dim=2) for side in (query, key, value))
     parts = []
     for number, block in enumerate(blocks):
-        first, second, prompt = 2 * number, 2 * number + 1, block.prompt_end - block.start
+        first = 2 * number
+        second = 2 * number + 1
+        prompt = block.prompt_end - block.start
         parts.append(attend(queries[first], keys[first], values[first]))
         if sizes[second]:
             seen = (torch.cat([side[first][:, :, :prompt], side[second]], dim=2) for side in (keys, values))
@@ -94,7 +97,8 @@ def _attend(
     softcap: float | None,
 ) -> Tensor:
     """Causal attention of the last ``query`` positions of ``key``."""
-    num_queries, seen = query.shape[2], key.shape[2]
+    num_queries = query.shape[2]
+    seen = key.shape[2]
     window = window if window is not None and window < seen else None
     if softcap is not None:
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)

@@ -13,8 +13,10 @@ from raydaa.training.zero import load_on_first, take_apart, way_on_first
 
 def build(spec: RunSpec, device: torch.device, start: StartWeights | None = None) -> tuple[Policy, Engine, Shape]:
     """The model of ``spec`` ready to train. ``start`` spares loading where the process trained it before."""
-    recipe, training = spec.recipe, spec.recipe.training
-    with_torch, apart = not recipe.placement.sharded, recipe.placement.apart
+    recipe = spec.recipe
+    training = spec.recipe.training
+    with_torch = not recipe.placement.sharded
+    apart = recipe.placement.apart
     # DeepSpeed would cast as well, but only when all weights lie on every GPU.
     dtype = torch.bfloat16 if recipe.in_half else torch.float32
     # DeepSpeed takes a model apart and adapters stay in it: only plain weights can be put back.

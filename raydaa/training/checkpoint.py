@@ -26,7 +26,9 @@ class Pace:
     of its time goes into all of them."""
 
     def __init__(self, minutes: float, size: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds, self.clock, self.expected = 60 * minutes, clock, size / RATE
+        self.seconds = 60 * minutes
+        self.clock = clock
+        self.expected = size / RATE
         self.begun = self.last = clock()
         self.spent = 0.0
 
@@ -61,11 +63,13 @@ def foreseen(seconds: float, rungs: Sequence[float], minutes: float, size: float
     for rung in [*rungs, 1.0]:
         pace = Pace(minutes, size, clock)  # of the workers that train from rung to rung
         while trained < rung * seconds:
-            trained, now = trained + 1, now + 1
+            trained = trained + 1
+            now = now + 1
             at_rung = rung < 1 and trained >= rung * seconds
             if trained < seconds and (pace.worth(trained - (saved or [0.0])[-1]) if at_rung else pace.due()):
                 saved.append(trained)
-                began, now = now, now + pace.expected
+                began = now
+                now = now + pace.expected
                 pace.note(began)
     return saved
 
@@ -78,7 +82,8 @@ def _barrier() -> None:
 def save(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
     """Write checkpoint ``step`` by ``fill`` (called on every worker, each writes files of its own), then forget older
     ones."""
-    temporary, final = folder / f".step-{step:08d}", folder / f"step-{step:08d}"
+    temporary = folder / f".step-{step:08d}"
+    final = folder / f"step-{step:08d}"
     if rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

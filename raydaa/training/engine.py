@@ -119,7 +119,8 @@ class DeepSpeedEngine:
     def __init__(self, policy: nn.Module, recipe: Recipe) -> None:
         from raydaa.training.zero import deepspeed_here, zero_config
 
-        deepspeed, self.stage = deepspeed_here(), recipe.placement.zero_stage
+        deepspeed = deepspeed_here()
+        self.stage = recipe.placement.zero_stage
         config = zero_config(self.stage, recipe.training.precision == "bf16", recipe.placement.cpu_offload)
         config["gradient_clipping"] = recipe.training.max_grad_norm if self.stage else 0.0
         if sum(whole_size(p) for p in policy.parameters()) < SMALL:

@@ -28,7 +28,8 @@ def train_part(spec: RunSpec, folder: Path, until: int | None) -> dict[str, Any]
     # Ray tries a group again: it would only run out again.
     if from_first(trial.ran_out.exists()) and not spec.recipe.halved:
         return {"out_of_memory": True, "done": False}
-    run, workers = Run(spec), world_size()
+    run = Run(spec)
+    workers = world_size()
     try:
         resume(run, folder)
         target = run.total_steps if until is None else min(until, run.total_steps)

@@ -60,7 +60,8 @@ def adapted_layers(model: Any, targets: Sequence[str]) -> list[str]:
 
 def merged(state: dict[str, Tensor], lora: LoraSettings) -> dict[str, Tensor]:
     """A state dict with adapters as one without: W + alpha / rank · B A under the model's own names."""
-    scale, plain = lora.alpha / lora.rank, {}
+    scale = lora.alpha / lora.rank
+    plain = {}
     for name, tensor in state.items():
         if "lora_" in name:
             continue

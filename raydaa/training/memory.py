@@ -137,7 +137,8 @@ def memory(shape: Shape, layout: Layout) -> Memory:
     # DeepSpeed trains bf16 weights beside a float32 copy; plain torch keeps float32 and casts. Frozen ones are bf16.
     small = 2 if layout.bf16 and layout.sharded else 4
     frozen = (shape.parameters - shape.trained) * (2 if layout.bf16 else 4)
-    stage, workers = layout.zero_stage if layout.sharded else 0, layout.workers
+    stage = layout.zero_stage if layout.sharded else 0
+    workers = layout.workers
     states = shape.trained * (8 + (4 if small == 2 else 0)) / (workers if stage >= 1 else 1)  # Adam's two, and the copy
     cast = shape.trained * 2 if layout.bf16 and not layout.sharded else 0
     width = 2 if layout.bf16 else 4

@@ -18,7 +18,8 @@ class Meter:
     """``begin`` before a step, ``read`` after it."""
 
     def __init__(self, shape: Shape, policy: Policy, device: torch.device) -> None:
-        self.shape, self.policy = shape, policy
+        self.shape = shape
+        self.policy = policy
         self.on_gpu = device.type == "cuda"
         config = policy.model.config.get_text_config()
         dense = not any(getattr(config, name, None) for name in EXPERTS)

@@ -113,7 +113,8 @@ class Policy(nn.Module):
         on_gpu = self.model.device.type == "cuda"
         self.chunk = chunk or chunk_size(self.model.config.get_text_config().vocab_size, on_gpu)
         _checkpoint_layers(self.model, checkpoint_layers)
-        self.laid_out, self.padding = 0, 0  # tokens of all micro-batches so far, and those of them that mean nothing
+        self.laid_out = 0  # tokens of all micro-batches so far
+        self.padding = 0  # those of them that mean nothing
         self.calls: int | None = None  # of the head in every forward pass; None: as many as it takes
         if tokens is not None:
             self.keep_in_step(tokens)
@@ -179,12 +180,14 @@ class Policy(nn.Module):
         """The same of one padded row a block, for models that know no packed rows; places count through all rows."""
         longest = max(block.end - block.start for block in batch.blocks)
         tokens = batch.tokens.new_zeros(len(batch.blocks), longest)
-        mask, places = torch.zeros_like(tokens), torch.empty_like(batch.tokens)
+        mask = torch.zeros_like(tokens)
+        places = torch.empty_like(batch.tokens)
         self.padding += tokens.numel() - len(batch.tokens)
         for number, block in enumerate(batch.blocks):
             assert block.end == block.first_end, "padded rows hold one response"
             size = block.end - block.start
-            tokens[number, :size], mask[number, :size] = batch.tokens[block.start : block.end], 1
+            tokens[number, :size] = batch.tokens[block.start : block.end]
+            mask[number, :size] = 1
             places[block.start : block.end] = number * longest + torch.arange(size, device=places.device)
         return {"input_ids": tokens, "attention_mask": mask}, places[batch.columns]
 

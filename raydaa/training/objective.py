@@ -76,7 +76,8 @@ class AlignmentObjective:
     objective: Objective
 
     def open(self, data: DataSpec, part: str, sharing: Sharing) -> OpenedTable:
-        method, reference = self.objective.method, None
+        method = self.objective.method
+        reference = None
         rows = read(Path(str(data.train if part == "train" else data.validation)))
         if method.needs_reference or part == "validation":  # held-out pairs are measured against the start by all
             if data.reference is None:

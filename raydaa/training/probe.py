@@ -144,7 +144,8 @@ def _plain_logp(model: Any, prompt: np.ndarray, response: np.ndarray) -> Tensor:
 
 
 def _agrees(policy: Asked, way: Way, rows: list[Any], expected: Tensor) -> bool:
-    model, packed = policy.model, way.attention != PADDED
+    model = policy.model
+    packed = way.attention != PADDED
     flash = way.attention == "flash_attention_2"
     tried = [(prompt, responses, shares and packed) for prompt, responses, shares in rows]
     try:

@@ -56,7 +56,8 @@ def scorer(source: str, scoring: Scoring) -> Iterator[Policy]:
 
     device = device_of_worker()
     half = scoring.precision == "bf16" and device.type == "cuda"
-    dtype, autocast = torch.bfloat16 if half else torch.float32, scoring.precision == "bf16" and not half
+    dtype = torch.bfloat16 if half else torch.float32
+    autocast = scoring.precision == "bf16" and not half
     model = load_on_first(source, dtype, scoring.trust_remote_code)
     way = way_on_first(source, dtype, autocast, scoring.attention, scoring.trust_remote_code)
     take_apart(model, half, scoring.cpu_offload)

@@ -39,7 +39,8 @@ class Run:
     """A training from start to end: ``train_step``, ``validate``, ``save``, ``load``, ``export``, ``close``."""
 
     def __init__(self, spec: RunSpec, start: StartWeights | None = None) -> None:
-        self.spec, recipe = spec, spec.recipe
+        self.spec = spec
+        recipe = spec.recipe
         torch.manual_seed(recipe.seed)
         self.device = device_of_worker()
         self.policy, self.engine, shape = build(spec, self.device, start)
@@ -97,7 +98,8 @@ class Run:
         began = time.monotonic()
         self.engine.module.eval()
         sums: Sums = {}
-        size, block = len(self.held_out.rows), max(self.spec.recipe.training.batch_size, 256)
+        size = len(self.held_out.rows)
+        block = max(self.spec.recipe.training.batch_size, 256)
         with torch.no_grad():
             kl = self._kl(self.held_out.mismatched, np.arange(size))
             for first in range(0, size, block):
@@ -145,7 +147,8 @@ class Run:
                 self.engine.backward((output.loss * batch.weights).sum() / len(indices))
             parts = torch.stack([values.detach() for values in output.metrics.values()]).double().cpu()
             added = (parts * weight).sum(dim=1)
-            names, sums = list(output.metrics), added if not names else sums + added
+            sums = sums + added if names else added
+            names = list(output.metrics)
             tokens += weight * float(table.row_lengths[rows].sum())
         # A worker without work has run a row at weight 0: all have the same metrics.
         everywhere = sum_over_workers(torch.cat([sums, sums.new_tensor([tokens])]).to(self.device)).cpu().tolist()
@@ -191,7 +194,8 @@ class Run:
         torch.set_rng_state(states[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states[1])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step = state["step"]
+        self.seconds = state["seconds"]
         self.saved_after = self.seconds
         return True
 

@@ -104,7 +104,8 @@ def take_apart(model: Any, half: bool, cpu_offload: bool = False) -> None:
 
     Not by what transformers has for it: that rounds buffers to bf16, frequencies of rotary positions among them.
     """
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
     for name, (shape, dtype) in from_first({name: (p.shape, p.dtype) for name, p in parameters.items()}).items():
         if name not in parameters or parameters[name].shape != shape:
             raise ValueError(f"{type(model).__name__} has another {name} in its files than by its configuration")

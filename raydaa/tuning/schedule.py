@@ -47,7 +47,10 @@ class _Points(_NotWritten, Searcher):
         limit: Limit,
     ) -> None:
         super().__init__()
-        self.sweep, self.spec_of, self.configure, self.limit = sweep, spec_of, configure, limit
+        self.sweep = sweep
+        self.spec_of = spec_of
+        self.configure = configure
+        self.limit = limit
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = self.sweep.next_trial() if self.sweep.running < self.limit() and not self.sweep.winners() else None
@@ -77,7 +80,10 @@ class _Brackets(_NotWritten, TrialScheduler):
         self, sweep: Sweep, limit: Limit, max_failures: int, notify: Callable[[SweptTrial, dict[str, Any]], None]
     ) -> None:
         super().__init__()
-        self.sweep, self.limit, self.max_failures, self.notify = sweep, limit, max_failures, notify
+        self.sweep = sweep
+        self.limit = limit
+        self.max_failures = max_failures
+        self.notify = notify
 
     def _of(self, trial: Any) -> SweptTrial:
         return self.sweep.trials[trial.config[KEY]]
@@ -141,7 +147,8 @@ class _Brackets(_NotWritten, TrialScheduler):
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config[KEY]) == "stop":
                 self._lost(self._of(trial))
                 ray_tune.stop_trial(tune_controller, trial)
-        active, winners = self.sweep.running, self.sweep.winners()
+        active = self.sweep.running
+        winners = self.sweep.winners()
         for trial in trials:
             swept = self._of(trial)
             if trial.status == trial.PENDING:

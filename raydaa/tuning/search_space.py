@@ -50,7 +50,8 @@ class Group:
 
     def __init__(self, init: str, settings: MethodSettings, search: SearchSettings, fraction: Values) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.init, self.settings = init, settings
+        self.init = init
+        self.settings = settings
         # A method with a range has no grid: its points are drawn.
         dimensions = _dimensions(settings, search, fraction)
         ranged = any(isinstance(value, Range) for value in dimensions.values())

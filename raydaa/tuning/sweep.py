@@ -82,8 +82,12 @@ class Sweep:
         table_size: int,
         budget: SweepBudget | None = None,
     ) -> None:
-        self.groups, self.make, self.folder, self.table_size = groups, make, folder, table_size
-        self.early, self.budget = early_stopping, budget
+        self.groups = groups
+        self.make = make
+        self.folder = folder
+        self.table_size = table_size
+        self.early = early_stopping
+        self.budget = budget
         self.room: int | None = None  # tokens that a micro-batch may have, where one with more was out of memory
         self.trials: dict[str, SweptTrial] = {}
         self.brackets: dict[str, Bracket] = {}
@@ -111,7 +115,8 @@ class Sweep:
         if key not in self.trials:
             bracket = self._bracket(point, group.asked)
             bracket.add(key)
-            folder, steps = TrialFolder(self.folder / key), recipe.steps(self.table_size)
+            folder = TrialFolder(self.folder / key)
+            steps = recipe.steps(self.table_size)
             self.trials[key] = SweptTrial(key, point, recipe, folder, steps, bracket)
         trial = self.trials[key]
         trial.requested_by.append((group, number))

@@ -22,7 +22,8 @@ class Tracker(tune.Callback):
     """
 
     def __init__(self, name: str, callback: tune.Callback) -> None:
-        self.name, self.callback = name, callback
+        self.name = name
+        self.callback = callback
         self.started: set[str] = set()
 
     def setup(self, **info: Any) -> None:
@@ -59,7 +60,8 @@ def trackers(tracking: TrackingSettings, study: str, at: StudyFolder) -> dict[st
     if tracking.mlflow is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        uri, experiment = tracking.mlflow.uri or f"sqlite:///{at.mlflow}", tracking.mlflow.experiment
+        uri = tracking.mlflow.uri or f"sqlite:///{at.mlflow}"
+        experiment = tracking.mlflow.experiment
         callbacks["mlflow"] = MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment or study)
     if tracking.wandb is not None:
         os.environ["WANDB_MODE"] = tracking.wandb.mode

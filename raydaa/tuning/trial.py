@@ -129,7 +129,8 @@ class OneWorkerTrial(Trainable):
         Nobody but this object may hold the run by now, or its memory would not come back.
         """
         assert self.run is not None
-        step, spec = self.run.step, self.run.spec
+        step = self.run.step
+        spec = self.run.spec
         self._end(out_of_memory=True)
         smaller = spec.after_out_of_memory()
         if smaller is None:

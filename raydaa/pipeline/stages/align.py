@@ -99,7 +99,8 @@ def _recipe_with_tokens(context: Context, point: Point) -> tuple[str, Recipe]:
 
 def _spec_of(context: Context, trial: SweptTrial, recipe: Recipe) -> RunSpec:
     """A trial's run with its files."""
-    init, prepared = trial.point.init, context.once(prepared_data)
+    init = trial.point.init
+    prepared = context.once(prepared_data)
     reference = context.once(references)[init]
     data = DataSpec(
         train=str(prepared.table("train")),
@@ -121,7 +122,9 @@ class _News:
 
     def notify(self, trial: SweptTrial, result: dict[str, Any]) -> None:
         """A trial has reported, or is over."""
-        context, progress, trials = self.context, self.context.progress, self.sweep.trials
+        context = self.context
+        progress = self.context.progress
+        trials = self.sweep.trials
         lower_tokens(context, self.sweep.room)
         self.reached[trial.key] = result.get("step", 0) / trial.steps
         name = label_of(trial.point, trial.key)
@@ -140,7 +143,8 @@ class _News:
     def write_list(self) -> None:
         """All trials as they are now, for who looks from outside."""
         trials = tuple(_trial(trial) for trial in self.sweep.trials.values())
-        workers, slots = self.context.workers.count, self.context.resolved.slots
+        workers = self.context.workers.count
+        slots = self.context.resolved.slots
         self.context.at.sweep.write(SweepRecord(workers, slots, trials))
 
 

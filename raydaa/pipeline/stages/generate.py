@@ -59,7 +59,8 @@ class GenerateTask:
         from raydaa.training.reference import fixed_model
         from raydaa.training.tokenizer import load_tokenizer, stops_of
 
-        work, rows = self.work, self.work.rows()
+        work = self.work
+        rows = self.work.rows()
         tokenizer = load_tokenizer(work.tokenizer, self.trust_remote_code)
         model = fixed_model(str(work.model.folder), self.precision, self.trust_remote_code)
         model.config.use_cache = True
@@ -73,7 +74,8 @@ def _by_vllm(context: Context, missing: Sequence[GenerationWork]) -> float:
     """All responses; when generating began, after the first replica's start."""
     from raydaa.training.tokenizer import load_tokenizer, stops_of
 
-    settings, workers = context.settings, context.workers
+    settings = context.settings
+    workers = context.workers
     tokenizer = load_tokenizer(context.once(prepared_data).tokenizer, settings.model.trust_remote_code)
     missing = sorted(missing, key=lambda work: work.model.hash)  # a replica takes up each model once
     prompts = [work.rows() for work in missing]
@@ -96,9 +98,11 @@ def _by_vllm(context: Context, missing: Sequence[GenerationWork]) -> float:
     )
     stops = list(stops_of(context.once(prepared_data).tokenizer))
     with served(serving, f"raydaa-{key_of(study=str(context.folder))}") as pool:
-        began, answers = time.monotonic(), []
+        began = time.monotonic()
+        answers = []
         for work, rows in zip(missing, prompts, strict=True):
-            ids, names = [row["prompt_tokens"] for row in rows], [row["prompt_id"] for row in rows]
+            ids = [row["prompt_tokens"] for row in rows]
+            names = [row["prompt_id"] for row in rows]
             answers.append(pool.ask(work.model.folder, work.model.hash, ids, names, work.sampling, stops))
         for done, (work, rows, answer) in enumerate(zip(missing, prompts, answers, strict=True), start=1):
             _seal(work, rows, answer(), tokenizer)
@@ -110,7 +114,8 @@ def _seal(work: GenerationWork, rows: Sequence[dict[str, Any]], responses: Seque
     """Write a model's responses as one sealed folder."""
     from raydaa.training.tokenizer import stops_of
 
-    chat, stops = ChatFormat(tokenizer), stops_of(work.tokenizer)
+    chat = ChatFormat(tokenizer)
+    stops = stops_of(work.tokenizer)
     records = [
         {"prompt_id": row["prompt_id"], "response": chat.answer(response.tokens, stops), **asdict(response)}
         for row, response in zip(rows, responses, strict=True)

@@ -43,7 +43,8 @@ def _harness_work(context: Context) -> list[HarnessWork]:
 
 
 def _batches(context: Context) -> Iterator[Batch[HarnessWork]]:
-    settings, work = context.settings.evaluation.lm_eval, context.once(_harness_work)
+    settings = context.settings.evaluation.lm_eval
+    work = context.once(_harness_work)
     if settings is not None:
         yield Batch(f"{len(work)} models, {', '.join(settings.tasks)}", work)
 

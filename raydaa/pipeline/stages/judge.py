@@ -54,7 +54,8 @@ def _verdict_work(context: Context, benchmark: Benchmark, judged: dict[str, Gene
 
 
 def _make(context: Context, missing: Sequence[VerdictWork]) -> str:
-    benchmark, judged = missing[0].benchmark, missing[0].judged
+    benchmark = missing[0].benchmark
+    judged = missing[0].judged
     judge = benchmark.judge
     assert judge is not None, "there is work only where somebody judges"
     prompts = read(benchmark.table).to_pylist()

@@ -65,7 +65,8 @@ def depends_on(
 
 def _reference_work(context: Context) -> list[ReferenceWork]:
     """The held-out pairs under each start, and all pairs where its trials need them."""
-    search, models = context.settings.search, context.once(starts)
+    search = context.settings.search
+    models = context.once(starts)
     work: list[ReferenceWork] = []
     for name in sorted({name for method in search.methods for name in search.starts_of(method)}):
         classes = [method_class(method.name) for method in search.methods if name in search.starts_of(method)]
@@ -117,7 +118,8 @@ def _write_costs(context: Context) -> None:
         if work.methods:
             spent = read_json(work.output.folder / COST) or {}
             costs.append(ReferenceCost(work.start.name, work.methods, _num_pairs(context, work), **spent))
-    workers, price = context.workers, context.settings.scaling.price_per_gpu_hour
+    workers = context.workers
+    price = context.settings.scaling.price_per_gpu_hour
     context.at.costs.write(CostRecord(workers.gpus, workers.count, price, tuple(costs)))
 
 

@@ -55,7 +55,8 @@ def _batches(context: Context) -> Iterator[Batch[SftWork]]:
 
 
 def _sft_work(context: Context, fraction: float) -> SftWork:
-    settings, prepared = context.settings, context.once(prepared_data)
+    settings = context.settings
+    prepared = context.once(prepared_data)
     sft = settings.sft
     training = replace(settings.training, epochs=sft.epochs, batch_size=sft.batch_size or settings.training.batch_size)
     recipe = replace(supervised_recipe(context, training, sft.learning_rate, sft.seed), fraction=fraction)
@@ -71,7 +72,8 @@ def _make(context: Context, missing: Sequence[SftWork]) -> str:
 
 
 def _train(context: Context, work: SftWork) -> None:
-    prepared, folder = context.once(prepared_data), work.folder
+    prepared = context.once(prepared_data)
+    folder = work.folder
     spec = RunSpec(
         recipe=work.recipe.with_tokens(tokens_of(context, work.recipe.training)),
         data=DataSpec(train=str(prepared.table("sft"))),
@@ -83,9 +85,11 @@ def _train(context: Context, work: SftWork) -> None:
     with looking(partial(_show_steps, context, work), 1.0):
         result, _ = launch.train(spec, folder.path, context.whole_machine)
     if "failed" in result:
-        setting, value = "sft.learning_rate", spec.recipe.learning_rate
+        setting = "sft.learning_rate"
+        value = spec.recipe.learning_rate
         if result["failed"].startswith("out of memory"):
-            setting, value = "training.tokens_per_microbatch", spec.recipe.tokens
+            setting = "training.tokens_per_microbatch"
+            value = spec.recipe.tokens
         raise InputError(f"{setting}: {value}: {result['failed']}; lower it")
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
@@ -93,7 +97,8 @@ def _train(context: Context, work: SftWork) -> None:
 def _show_steps(context: Context, work: SftWork) -> None:
     """How far a worker is, by what it logs."""
     if metrics := work.folder.read_metrics():
-        step, loss = metrics[-1]["step"], metrics[-1]["loss"]
+        step = metrics[-1]["step"]
+        loss = metrics[-1]["loss"]
         context.progress.update(step, work.steps, f"step {step}/{work.steps}, loss {loss:.3f}")
 
 
