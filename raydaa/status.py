@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,8 @@ def _stage(stage: StageStatus) -> str:
 
 
 def _trials(trials: tuple[TrialStatus, ...]) -> list[str]:
-    counts = [(sum(trial.state == state for trial in trials), state) for state in STATES]
-    lines = ["trials: " + ", ".join(f"{count} {state}" for count, state in counts if count)]
+    counts = Counter(trial.state for trial in trials)
+    lines = ["trials: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])]
     for trial in trials:
         if trial.state == TrialState.RUNNING:
             loss = "" if trial.loss is None else f", loss {trial.loss:.3f}"

@@ -1,69 +1,25 @@
 """Rows from where users keep them: JSON, JSONL and Parquet files, also in buckets; datasets folders; the hub."""
 
-import gzip
 import hashlib
 import io
 import json
 import re
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raydaa.errors import RaydaaError, first_line
+from raydaa.data.parsing import SPLIT, parser_of
+from raydaa.data.rows import DataError, Reject, Rows
+from raydaa.errors import first_line
 from raydaa.store.artifacts import file_hash, files_below, key_of
 
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".arrow")  # surely files, and not readable here
-
-
-SPLIT = "split"  # a column that says which split a row of a file belongs to
-
-
-class DataError(RaydaaError, ValueError):
-    """Input data that can't be used; one line that names the source."""
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that can't be used, and why; ``row`` counts from 1 (the line number in a JSONL file)."""
-
-    row: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Parsed rows with their row numbers, the rows that could not be parsed, and a hash of the content.
-
-    ``columns`` are all that the source has; rows hold only those that were asked for. ``by_split``: whether they were
-    chosen by their column ``split``.
-    """
-
-    source: str
-    fingerprint: str
-    rows: list[tuple[int, dict[str, Any]]]
-    rejects: list[Reject] = field(default_factory=list)
-    columns: tuple[str, ...] = ()
-    by_split: bool = False
-
-    def require(self, columns: Sequence[str]) -> None:
-        """DataError unless every column stands in some row."""
-        if not self.rows:
-            raise DataError(f"{self.source}: holds no usable rows; a row needs {', '.join(columns)}")
-        for column in columns:
-            if column not in self.columns:
-                raise DataError(
-                    f"{self.source}: there is no column {column!r}; it has {', '.join(self.columns)}: "
-                    f"map it with columns"
-                )
 
 
 def read_rows(source: str, split: str | None, wanted: Collection[str] | None = None) -> Rows:
@@ -97,9 +53,6 @@ def names_files(source: str) -> bool:
     return (source.partition("?")[0] if "://" in source else source).endswith(FILE_SUFFIXES)
 
 
-Parsed = tuple[list[tuple[int, dict[str, Any]]], list[Reject], int, Sequence[str]]  # rows, rejects, count, columns
-
-
 def _read_files(source: str, split: str | None, wanted: Collection[str] | None) -> Rows:
     rows: list[tuple[int, dict[str, Any]]] = []
     rejects: list[Reject] = []
@@ -109,7 +62,7 @@ def _read_files(source: str, split: str | None, wanted: Collection[str] | None) 
     needed = None if wanted is None else {*wanted, SPLIT}
     for name, content in _contents(source):
         digests.append(hashlib.sha256(content).hexdigest())
-        parsed, bad, count, names = _parser(name)(name, content, needed)
+        parsed, bad, count, names = parser_of(name)(name, content, needed)
         rows += [(before + number, row) for number, row in parsed]
         rejects += [Reject(before + reject.row, reject.reason) for reject in bad]
         columns |= dict.fromkeys(names)
@@ -150,106 +103,6 @@ def _matching(system: fs.FileSystem, pattern: str) -> list[str]:
     infos = system.get_file_info(fs.FileSelector(above, allow_not_found=True))
     last = Path(pattern).name
     return sorted(info.path for info in infos if info.type == fs.FileType.File and fnmatch(info.base_name, last))
-
-
-def _parser(name: str) -> Callable[[str, bytes, Collection[str] | None], Parsed]:
-    return {".parquet": _parse_parquet, ".json": _parse_json}.get(Path(name).suffix, _parse_jsonl)
-
-
-def _parse_json(name: str, content: bytes, wanted: Collection[str] | None) -> Parsed:
-    """One list of objects, as AlpacaEval's files are, whose rows are counted by their place in it; or JSON lines."""
-    try:
-        items = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        lines = _parse_jsonl(name, content, wanted)
-        if lines[0]:
-            return lines
-        raise DataError(f"{name}: can't be read: {first_line(error)}") from None
-    if isinstance(items, dict) and b"\n" not in content.strip():  # one line of JSON lines
-        items = [items]
-    if not isinstance(items, list):
-        raise DataError(f"{name}: holds no list of rows; write [{{…}}, …], or an object a line")
-    return *_objects(enumerate(items, start=1), wanted), len(items), _names(items)
-
-
-def _objects(
-    items: Iterable[tuple[int, Any]], wanted: Collection[str] | None
-) -> tuple[list[tuple[int, dict[str, Any]]], list[Reject]]:
-    """Rows among parsed values; what is no object, or can't be written as Unicode, is a reject."""
-    rows = []
-    rejects = []
-    for number, item in items:
-        if not isinstance(item, dict):
-            rejects.append(Reject(number, "not a JSON object"))
-            continue
-        row = item if wanted is None else {name: value for name, value in item.items() if name in wanted}
-        if _has_surrogate(row):
-            rejects.append(Reject(number, "half of a surrogate pair: not Unicode text"))
-        else:
-            rows.append((number, row))
-    return rows, rejects
-
-
-def _has_surrogate(row: dict[str, Any]) -> bool:
-    """Whether some text of a row, at any depth, could not be written to a file."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _names(items: Iterable[Any]) -> tuple[str, ...]:
-    """Every key of parsed objects, in the order of their first appearance."""
-    names: dict[str, None] = {}
-    for item in items:
-        if isinstance(item, dict):
-            names |= dict.fromkeys(item)
-    return tuple(names)
-
-
-def _parse_jsonl(name: str, content: bytes, wanted: Collection[str] | None) -> Parsed:
-    items: list[tuple[int, Any]] = []
-    rejects = []
-    try:
-        lines = (gzip.decompress(content) if name.endswith(".gz") else content).removesuffix(b"\n").split(b"\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name}: can't be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            items.append((number, json.loads(line)))
-        except ValueError:
-            rejects.append(Reject(number, "broken JSON"))
-        except RecursionError:
-            rejects.append(Reject(number, "JSON nested too deeply"))
-    rows, bad = _objects(items, wanted)
-    return rows, rejects + bad, len(lines), _names(item for _, item in items)
-
-
-def _parse_parquet(name: str, content: bytes, wanted: Collection[str] | None) -> Parsed:
-    try:
-        file = pq.ParquetFile(io.BytesIO(content))
-        names = file.schema_arrow.names
-        read = None if wanted is None else [column for column in names if column in wanted]
-        table = file.read(columns=read)
-        try:
-            numbered = [(number, row, "") for number, row in enumerate(table.to_pylist(), start=1)]
-        except UnicodeDecodeError:
-            numbered = [(number, *_row(table.slice(number - 1, 1))) for number in range(1, table.num_rows + 1)]
-    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:  # times have errors of their own
-        raise DataError(f"{name}: is not a readable Parquet file: {first_line(error)}") from None
-    rows = [(number, row) for number, row, wrong in numbered if not wrong]
-    return rows, [Reject(number, wrong) for number, _, wrong in numbered if wrong], table.num_rows, names
-
-
-def _row(alone: pa.Table) -> tuple[dict[str, Any], str]:
-    """The row of a table of one, or what is wrong with it."""
-    try:
-        return alone.to_pylist()[0], ""
-    except UnicodeDecodeError:
-        return {}, "not Unicode text"
 
 
 def _read_datasets(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydaa.data.files import DataError, Rows, names_files, read_rows
+from raydaa.data.files import names_files, read_rows
+from raydaa.data.rows import DataError, Rows
 from raydaa.data.sources import CONTEXT_COLUMNS, is_alpaca, is_transcript
 from raydaa.pocket import world as pocket
 from raydaa.settings.data import (

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raydaa.data.files import DataError
 from raydaa.data.inputs import PROMPT_FIELDS, Inputs, columns_of
+from raydaa.data.rows import DataError
 from raydaa.data.sources import (
     Conversation,
     PreferencePair,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydaa.data.batches import subset
-from raydaa.data.files import SPLIT, Reject, Rows
+from raydaa.data.parsing import SPLIT
+from raydaa.data.rows import Reject, Rows
 from raydaa.data.sources import BadRowError, Conversation, Messages, PreferencePair, Tools, text_of
 from raydaa.data.tokenize import Encoder, TokenizedExample
 from raydaa.store.artifacts import key_of, write_json, write_text

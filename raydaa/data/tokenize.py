@@ -59,7 +59,7 @@ class Encoder:
         self.notes: Counter[str] = Counter()
         turns = [end.token for chat in (self.chat, self._chat_with_tools) for end in (chat.end, chat.call_end)]
         ends = {*turns, tokenizer.eos_token_id, self.bos}
-        self._inside = [self.chat.added[token] for token in sorted(e for e in ends if e in self.chat.added)]
+        self._inside = [self.chat.added[token] for token in sorted(ends & self.chat.added.keys())]
 
     def _chat(self, tools: Tools) -> ChatFormat:
         return self._chat_with_tools if tools else self.chat

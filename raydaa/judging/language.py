@@ -283,7 +283,7 @@ class _VerdictBuffer:
 
     def __init__(self, cache: VerdictCache) -> None:
         self.cache = cache
-        self.rulings = list[Ruling]()
+        self.rulings: list[Ruling] = []
         self.count = 0
         self.kept_at = time.monotonic()
 

@@ -85,7 +85,7 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
         yield
 
     def _games(self, comparisons: Comparisons, seed: int) -> list[Game]:
-        games = list[Game]()
+        games: list[Game] = []
         for responses in comparisons.responses.values():
             for row, response, other in comparisons.games(responses):
                 if response == other:  # a tie that nobody needs to be asked for

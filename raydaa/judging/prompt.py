@@ -103,8 +103,12 @@ def judge_prompt(name: str) -> JudgePrompt:
 
 def _token(answer: Answer) -> ParsedVerdict | None:
     """e^{l_m} / (e^{l_m} + e^{l_M}); a label that is not among the likeliest tokens counts 0."""
-    shares = [sum(math.exp(logp) for token, logp in answer.first_token if token.strip() == label) for label in LABELS]
-    return ParsedVerdict(shares[0] / sum(shares)) if sum(shares) > 0 else None
+    shares = dict.fromkeys(LABELS, 0.0)
+    for token, logp in answer.first_token:
+        if token.strip() in shares:
+            shares[token.strip()] += math.exp(logp)
+    total = sum(shares.values())
+    return ParsedVerdict(shares[LABELS[0]] / total) if total > 0 else None
 
 
 def _degrees(answer: Answer) -> ParsedVerdict | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raydaa.data.files import DataError, read_csv
+from raydaa.data.files import read_csv
+from raydaa.data.rows import DataError
 from raydaa.evaluation.arena_hard import ArenaScore, score_of_games
 from raydaa.evaluation.figures import BenchmarkFigures, response_figures
 from raydaa.evaluation.length_control import LengthControlled, difficulty_of, length_controlled_win_rate
@@ -88,7 +89,7 @@ class _Judged:
 
 def arena_of(verdicts: pa.Table, orders: int, draws: int) -> ArenaScore:
     """Every order that was asked for is a game; where nobody had to be asked, each would have been a tie."""
-    games = list[tuple[str, float, float]]()
+    games: list[tuple[str, float, float]] = []
     for row in verdicts.to_pylist():
         orders_asked = [order for order in ORDERS if row[f"{order}_weight"] is not None]
         for order in orders_asked:

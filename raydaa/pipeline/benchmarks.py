@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydaa.data.files import DataError, read_rows
+from raydaa.data.files import read_rows
+from raydaa.data.rows import DataError
 from raydaa.errors import InputError
 from raydaa.generation.sample import Sampling
 from raydaa.judging.judge import Judge, judge_of

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from raydaa.accelerators import ACCELERATORS, name_there
 from raydaa.cluster import blind_nodes
 from raydaa.compat.imports import is_installed, quiet_transformers
-from raydaa.data.files import DataError
+from raydaa.data.rows import DataError
 from raydaa.errors import InputError, first_line
 from raydaa.generation.harness import unknown_tasks
 from raydaa.generation.serving import available, missing

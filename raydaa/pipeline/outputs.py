@@ -59,7 +59,7 @@ def _alpaca_eval(title: str, prompts: list[dict[str, Any]], responses: list[dict
 
 
 def _arena_hard(title: str, prompts: list[dict[str, Any]], responses: list[dict[str, Any]]) -> tuple[str, str]:
-    rows = list[dict[str, Any]]()
+    rows: list[dict[str, Any]] = []
     for prompt, response in zip(prompts, responses, strict=True):
         turn = {"content": response["response"], "token_len": len(response["tokens"])}
         question = prompt["question_id"] or prompt["prompt_id"]

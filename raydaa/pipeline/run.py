@@ -60,7 +60,7 @@ def run_study(study: Study, address: str | None = None) -> "TrialResults":
 @contextmanager
 def input_errors_of(study: Study) -> Iterator[None]:
     """What is wrong with the user's input is an InputError that names the study's file."""
-    from raydaa.data.files import DataError
+    from raydaa.data.rows import DataError
     from raydaa.training.tokenizer import TokenizerError
 
     try:

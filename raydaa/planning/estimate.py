@@ -15,9 +15,9 @@ from raydaa.accelerators import ACCELERATORS, Accelerator
 from raydaa.algorithms.catalog import method_class
 from raydaa.cluster import expected_resources
 from raydaa.compat.imports import quiet_transformers
-from raydaa.data.files import DataError
 from raydaa.data.packing import ExampleTable, PairTable
 from raydaa.data.prepare import TooManyRejectsError
+from raydaa.data.rows import DataError
 from raydaa.errors import InputError, first_line
 from raydaa.pipeline.context import looking_context
 from raydaa.pipeline.named_models import base_model, sft_fraction
@@ -173,7 +173,8 @@ def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> Memory
 def _work(settings: StudySettings, work: Operations, sweep: SimulatedSweep, whole: SimulatedSweep) -> WorkPlan:
     starts = {trial.point.init for trial in sweep.trials}
     needing = {t.point.init for t in sweep.trials if method_class(t.point.method).needs_reference}
-    fractions = {f for f in (sft_fraction(settings, init) for init in starts if init != "base") if f is not None}
+    shares = [sft_fraction(settings, init) for init in starts if init != "base"]
+    fractions = {share for share in shares if share is not None}
     operations = {
         "sft": sum(fractions) * work.sft * settings.sft.epochs,
         "reference": work.forward * (len(needing) * work.train + len(starts) * work.held_out),

@@ -95,7 +95,7 @@ def sft_curve(results: TrialResults) -> Chart | None:
 def learning_curves(results: TrialResults) -> Chart | None:
     """Held-out preference loss of every trial over the share of its steps; stopped trials end early."""
     series = []
-    listed = set[str]()
+    listed: set[str] = set()
     for row in results:
         marks = []
         for metrics in results.at.trial(row.key).read_metrics():

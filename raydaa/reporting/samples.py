@@ -48,8 +48,9 @@ def shown(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
         if prompt not in questions:
             questions[prompt] = {name: row[name] for name in QUESTION}
         sizes[prompt] = sizes.get(prompt, _size(questions[prompt])) + _size({name: row[name] for name in ANSWER})
-    room = dict.fromkeys((name for name, _ in questions), ROOM / max(1, len({name for name, _ in questions})))
-    kept = set[tuple[str, str]]()
+    benchmarks = {name for name, _ in questions}
+    room = dict.fromkeys(benchmarks, ROOM / max(1, len(benchmarks)))
+    kept: set[tuple[str, str]] = set()
     for prompt, size in sizes.items():
         room[prompt[0]] -= size
         if room[prompt[0]] >= 0:

@@ -1,5 +1,6 @@
 """Charts as files: SVG (also for pages), PNG and PDF. pyplot belongs to whoever runs this process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from raydaa.reporting.chart import COLOURS, AnyChart, Axis, BarChart, Chart, Guide, ParallelChart, Series
+from raydaa.reporting.chart import COLOURS, AnyChart, Axis, BarChart, Chart, Guide, Mark, ParallelChart, Series, Value
 
 MARKERS = {"pairwise": "o", "pointwise": "s"}
 LINES = ("-", "--")  # when colours begin again
@@ -103,20 +104,25 @@ def _draw_series(axes: Any, series: Series) -> None:
     colour = COLOURS[series.colour % len(COLOURS)]
     pale = 0.35 if series.pale else 1.0
     style = LINES[series.colour // len(COLOURS) % len(LINES)] if series.joined else "none"
-    x, y = ([getattr(mark, name).value for mark in series.marks] for name in ("x", "y"))
-    axes.plot(x, y, color=colour, ls=style, lw=1, alpha=pale, zorder=1)
+    axes.plot(*_places(series.marks), color=colour, ls=style, lw=1, alpha=pale, zorder=1)
     for ranking in dict.fromkeys(mark.ranking for mark in series.marks):
         marks = [mark for mark in series.marks if mark.ranking == ranking]
-        x, y = ([getattr(mark, name).value for mark in marks] for name in ("x", "y"))
-        bars = {
-            f"{name}err": list(zip(*(getattr(mark, name).errors for mark in marks), strict=True)) for name in ("x", "y")
-        }
-        bars = {name: errors for name, errors in bars.items() if any(map(any, errors))}
+        bars = {"xerr": _errors([mark.x for mark in marks]), "yerr": _errors([mark.y for mark in marks])}
         look = {"color": colour, "marker": MARKERS[ranking], "ms": 4, "ls": "none", "lw": 0.8, "alpha": pale}
-        axes.errorbar(x, y, **bars, **look, elinewidth=0.8, zorder=2)
+        axes.errorbar(*_places(marks), **bars, **look, elinewidth=0.8, zorder=2)
     if series.listed:
         marker = MARKERS[series.marks[0].ranking] if series.marks else "o"
         axes.plot([], [], color=colour, marker=marker, ls=style, label=literal(series.name))
+
+
+def _places(marks: Sequence[Mark]) -> tuple[list[float], list[float]]:
+    return [mark.x.value for mark in marks], [mark.y.value for mark in marks]
+
+
+def _errors(values: Sequence[Value]) -> list[tuple[float, ...]] | None:
+    """How far bars reach below and above each value; None where there are none."""
+    errors = [value.errors for value in values]
+    return list(zip(*errors, strict=True)) if any(map(any, errors)) else None
 
 
 def _draw_notes(axes: Any, chart: Chart) -> None:

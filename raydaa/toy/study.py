@@ -86,7 +86,8 @@ def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
                 group = [
                     r for r in results if (r.prompt_bias, r.hidden_size, r.ranking) == (prompt_bias, size, ranking)
                 ]
-                accuracy, ties = (np.stack([getattr(r, name) for r in group]) for name in ("accuracy", "ties"))
+                accuracy = np.stack([result.accuracy for result in group])
+                ties = np.stack([result.ties for result in group])
                 best_setting = int(accuracy[:cut].mean(axis=0).argmax())
                 figures = accuracy[cut:, best_setting], float(ties[cut:, best_setting].mean())
                 best.append(Best(prompt_bias, size, ranking, *grid[best_setting], *figures))
@@ -167,13 +168,13 @@ def every_run(settings: ToySettings, results: list[RunResult]) -> pa.Table:
     """One row for each network that was trained."""
     grid = list(itertools.product(settings.learning_rates, settings.betas))  # the rows of `make_grid`
     size = len(grid)
-    columns: dict[str, Any] = {
-        name: np.repeat([getattr(result, name) for result in results], size)
-        for name in ("prompt_bias", "ranking", "hidden_size", "run")
-    }
+    columns: dict[str, Any] = {}
+    for name in ("prompt_bias", "ranking", "hidden_size", "run"):
+        columns[name] = np.repeat([getattr(result, name) for result in results], size)
     for index, name in enumerate(("learning_rate", "beta")):
         columns[name] = [values[index] for values in grid] * len(results)
-    columns |= {name: np.concatenate([getattr(result, name) for result in results]) for name in ("accuracy", "ties")}
+    for name in ("accuracy", "ties"):
+        columns[name] = np.concatenate([getattr(result, name) for result in results])
     return pa.table(columns)
 
 

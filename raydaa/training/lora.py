@@ -42,7 +42,8 @@ def adapted_layers(model: Any, targets: Sequence[str]) -> list[str]:
     if list(targets) == [ALL_LINEAR]:
         linear = {name: m for name, m in layers.items() if isinstance(m, nn.Linear) and m is not head}
     else:
-        linear = {n: m for n, m in layers.items() if any(n == target or n.endswith(f".{target}") for target in targets)}
+        ends = tuple(f".{target}" for target in targets)
+        linear = {name: m for name, m in layers.items() if f".{name}".endswith(ends)}
     if not linear:
         kinds = sorted({type(m).__name__ for m in layers.values() if any(p.dim() > 1 for p in m.parameters(False))})
         raise ValueError(f"no linear layer is named {', '.join(targets)}; the model has {', '.join(kinds)}")

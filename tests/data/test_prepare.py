@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from raydaa.data.batches import subset
-from raydaa.data.files import DataError
 from raydaa.data.inputs import open_inputs
 from raydaa.data.prepare import Preparation, TooManyRejectsError
+from raydaa.data.rows import DataError
 from raydaa.errors import InputError
 from raydaa.pocket import world as pocket
 from raydaa.store.artifacts import key_of

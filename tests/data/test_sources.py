@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydaa.data.files import DataError, read_rows
+from raydaa.data.files import read_rows
+from raydaa.data.rows import DataError
 from raydaa.data.sources import BadRowError, conversation, messages_of, preference_pair, prompt_of
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(4)]

@@ -75,9 +75,8 @@ def _measure_benchmark(
 def _with_price(info: BenchmarkInfo, benchmark: Benchmark, verdicts: Iterable[Path]) -> BenchmarkInfo:
     """With what a judge read and wrote for these verdicts, whenever it was asked, and what that costs."""
     tables = [VERDICTS.read(folder) for folder in verdicts]
-    sent, written = (
-        sum(pc.sum(table[name]).as_py() or 0 for table in tables) for name in ("prompt_tokens", "completion_tokens")
-    )
+    sent = sum(pc.sum(table["prompt_tokens"]).as_py() or 0 for table in tables)
+    written = sum(pc.sum(table["completion_tokens"]).as_py() or 0 for table in tables)
     cost = None if benchmark.judge is None else benchmark.judge.settings.cost(sent, written)
     return replace(info, sent=sent, written=written, cost=cost)
 
