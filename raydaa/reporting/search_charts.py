@@ -60,11 +60,11 @@ def _parallel(study: optuna.Study, trials: Sequence[FrozenTrial], varied: list[s
     axes = tuple(ParallelAxis(title, scale.ticks) for title, scale in zip([QUALITY, *varied], scales, strict=True))
     lines: list[ParallelLine] = []
     ranked = sorted(zip(losses, trials, strict=True), key=lambda pair: pair[0], reverse=True)
-    for place, (loss, trial) in enumerate(ranked):
+    for beaten, (loss, trial) in enumerate(ranked):
         values = [loss, *(trial.params[setting] for setting in varied)]
         places = tuple(scale.place(value) for scale, value in zip(scales, values, strict=True))
         facts = (f"{loss:.3f} nats", *(f"{setting} {trial.params[setting]}" for setting in varied))
-        lines.append(ParallelLine(places, 1 - place / (len(ranked) - 1), facts))
+        lines.append(ParallelLine(places, beaten / (len(ranked) - 1), facts))
     caption = f"{study.study_name}: every trial as a line through its settings."
     return ParallelChart(name, caption, axes, tuple(lines))
 
@@ -103,7 +103,7 @@ class _Scale:
         span = (ends[1] - ends[0]) or 1.0
         places = {value: ((math.log(value) if logarithmic else value) - ends[0]) / span for value in values}
         ticks: list[tuple[float, str]] = []
-        for place in (0.0, 0.25, 0.5, 0.75, 1.0):
-            value = ends[0] + place * span
-            ticks.append((place, f"{math.exp(value) if logarithmic else value:.3g}"))
+        for height in (0.0, 0.25, 0.5, 0.75, 1.0):
+            value = ends[0] + height * span
+            ticks.append((height, f"{math.exp(value) if logarithmic else value:.3g}"))
         return _Scale(places, tuple(ticks))

@@ -192,11 +192,11 @@ def _parallel(chart: ParallelChart) -> Figure:
     places = range(len(chart.axes))
     for line in chart.lines:
         axes.plot(places, line.places, color=line.colour, lw=1)
-    for place, axis in enumerate(chart.axes):
-        axes.axvline(place, color="0.4", lw=0.8)
+    for number, axis in enumerate(chart.axes):
+        axes.axvline(number, color="0.4", lw=0.8)
         for height, text in axis.ticks:
             beside: dict[str, Any] = {"xytext": (-4, 0), "textcoords": "offset points"}
-            axes.annotate(literal(text), (place, height), ha="right", va="center", fontsize=8, **beside)
+            axes.annotate(literal(text), (number, height), ha="right", va="center", fontsize=8, **beside)
     axes.set_xticks(places, [literal(axis.title) for axis in chart.axes])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

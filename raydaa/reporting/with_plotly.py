@@ -152,12 +152,12 @@ def _parallel(chart: ParallelChart) -> Spec:
     ]
     shapes: list[Spec] = []
     ticks: list[Spec] = []
-    for place, axis in enumerate(chart.axes):
+    for number, axis in enumerate(chart.axes):
         shapes.append(
-            {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "line": {"color": "#888", "width": 1}}
+            {"type": "line", "x0": number, "x1": number, "y0": 0, "y1": 1, "line": {"color": "#888", "width": 1}}
         )
         for height, text in axis.ticks:
-            at = {"x": place, "y": height, "text": plain(text), "showarrow": False}
+            at = {"x": number, "y": height, "text": plain(text), "showarrow": False}
             ticks.append({**at, "xanchor": "right", "xshift": -4, "font": {"size": 10}})
     titles = [plain(axis.title) for axis in chart.axes]
     upright = {"visible": False, "range": [-0.05, 1.05]}

@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from raydaa.evaluation.comparison import Comparison
 from raydaa.pipeline.versions import note_versions
+from raydaa.reporting.chart import ParallelChart
 from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import costs
 from raydaa.reporting.page import latex_table, script
@@ -30,6 +31,8 @@ from raydaa.reporting.samples import SCHEMA, samples, shown
 from raydaa.reporting.search_charts import search_charts
 from raydaa.reporting.summary import summarize
 from raydaa.reporting.tables import costs_table
+from raydaa.reporting.with_matplotlib import figure_of
+from raydaa.reporting.with_plotly import spec_of
 from raydaa.status import read_status, render_status
 from raydaa.store.artifacts import write_json
 from raydaa.store.records import CostRecord, ProgressRecord, ReferenceCost, SweepRecord, VersionsRecord
@@ -203,6 +206,19 @@ def test_only_what_varied_is_drawn(folder: Path) -> None:
     drawn = {(kind, by_name[int(number)]) for kind, _, number in (name.partition("_") for name in found)}
     assert drawn == {("importance", f"{HOSTILE}/dpo"), ("parallel", f"{HOSTILE}/dpo"), ("parallel", "few")}
     assert search_charts(StudyFolder(folder / "trials")) == []
+
+
+def test_the_lowest_loss_of_a_search_is_drawn_last_and_red(folder: Path) -> None:
+    (chart,) = [chart for chart in search_charts(StudyFolder(folder)) if chart.caption.startswith("few:")]
+    assert isinstance(chart, ParallelChart)
+    assert [axis.title for axis in chart.axes] == ["held-out preference loss", "learning_rate"]
+    first, *_, last = chart.lines
+    assert (first.places[0], first.rank, last.places[0], last.rank) == (1.0, 0.0, 0.0, 1.0)
+    assert last.facts == ("0.500 nats", "learning_rate 0.0001")
+    assert (first.colour, last.colour) == ("#b2bac2", "#d55e00")
+    lines = [trace["line"]["color"] for trace in spec_of(chart)["data"]]
+    assert lines == [line.colour for line in chart.lines]
+    assert [line.get_color() for line in figure_of(chart).axes[0].lines[: len(lines)]] == lines
 
 
 def test_same_results_same_files(folder: Path, tmp_path: Path) -> None:
