@@ -208,7 +208,7 @@ def check_study(command: Command, tree: dict[str, Any], folder: Path) -> TrialRe
     results = TrialResults.load(folder)
     (row,) = results
     assert row.state == "finished"
-    prepared = (command.folder / "cache" / "raydaa").glob("prepared/pairs-*/validation.parquet")
+    prepared = (command.folder / "cache" / "raydaa").glob("prepared/pairs/*/validation.parquet")
     validation = max(prepared, key=lambda path: path.stat().st_mtime)  # other studies of the session lie there too
     check_learned(StudyFolder(folder).trial(row.key).read_metrics()[-1], validation, folder / "best" / "dpo")
     assert row.kl is not None

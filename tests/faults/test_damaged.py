@@ -30,7 +30,7 @@ def test_damaged_files_are_made_again(command: Command, undisturbed: tuple[Path,
     shutil.copytree(undisturbed[0], folder)
     shutil.copytree(command.folder / "cache" / "raydaa", cache)
     sft, trial = next(folder.glob("sft/*/model")), next(folder.glob("trials/*/model"))
-    prepared = next(cache.glob("prepared/*/train.parquet"))
+    prepared = next(cache.glob("prepared/pairs/*/train.parquet"))
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/model/model.safetensors")}
     for path in (prepared, next(cache.glob("reference/*/train.parquet"))):
         halve(path)
