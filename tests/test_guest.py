@@ -147,4 +147,5 @@ def test_what_a_study_says_is_in_the_cell(seen: list[object]) -> None:
     assert kept is True
     assert isinstance(text, str)
     stages = [line.partition("] ")[2].split()[0] for line in text.splitlines()]
-    assert list(dict.fromkeys(stages)) == "check prepare sft reference align generate score judge measure report".split()
+    told = "check prepare sft reference align generate score judge measure report"
+    assert list(dict.fromkeys(stages)) == told.split()
