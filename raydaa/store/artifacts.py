@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CHECKED = ".checked.json"  # of a sealed folder: sizes and times of files whose content is the manifest's
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens*", "chat_template*", "added_tokens*")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+OFFLINE = "local_files_only"
 _MASK = os.umask(0)  # it can only be read by setting it
 os.umask(_MASK)
 
@@ -196,4 +198,9 @@ def model_hash(folder: Path) -> str:
 def tokenizer_hash(folder: Path) -> str:
     """Identity of a tokenizer with its chat template."""
     files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
-    return key_of(files={path.name: file_hash(path) for path in sorted(files)})
+    hashes = {path.name: file_hash(path) for path in sorted(files)}
+    config = read_json(folder / TOKENIZER_CONFIG)
+    if isinstance(config, dict):  # in which transformers also writes down whether it was offline when it loaded it
+        config.pop(OFFLINE, None)
+        hashes[TOKENIZER_CONFIG] = key_of(config=json.dumps(config, sort_keys=True))
+    return key_of(files=hashes)

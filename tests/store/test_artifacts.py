@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raydaa.store import artifacts
-from raydaa.store.artifacts import intact, key_of, make_folder, model_hash, write_json
+from raydaa.store.artifacts import intact, key_of, make_folder, model_hash, tokenizer_hash, write_json
 
 
 def fill(folder: Path) -> None:
@@ -85,6 +85,21 @@ def test_model_hash_sees_weights_and_architecture_only(tmp_path: Path) -> None:
     assert model_hash(tmp_path / "one") == model_hash(tmp_path / "two")
     (tmp_path / "two" / "model.safetensors").write_bytes(b"others!")
     assert model_hash(tmp_path / "one") != model_hash(tmp_path / "two")
+
+
+def test_a_tokenizer_is_the_same_whether_it_was_saved_offline_or_not(tmp_path: Path) -> None:
+    """Else `plan`, which asks no hub, and `run` would disagree about every key of a study."""
+    hashes = []
+    for name, settings in {
+        "online": {"eos_token": "x", "local_files_only": False},
+        "offline": {"local_files_only": True, "eos_token": "x"},
+        "other": {"eos_token": "y", "local_files_only": False},
+    }.items():
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "tokenizer_config.json", settings)
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+        hashes.append(tokenizer_hash(tmp_path / name))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_what_was_not_written_to_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
