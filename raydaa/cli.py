@@ -54,6 +54,16 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("folder", help="study folder")
     _as_json(status)
     status.set_defaults(action=_status)
+    suggest = commands.add_parser("suggest", help="the study that would answer what a finished one leaves open")
+    suggest.add_argument("folder", help="study folder")
+    suggest.add_argument(
+        "--for",
+        dest="goal",
+        choices=("edges", "seeds", "prompts", "rates"),
+        help="points beyond the edge of the grid, more seeds, more prompts, finer rates (default: what is open)",
+    )
+    suggest.add_argument("--output", metavar="FILE", default="next.yaml", help="study file (default: %(default)s)")
+    suggest.set_defaults(action=_suggest)
     verdicts = commands.add_parser("verdicts", help="all that judges were paid for, as one Parquet file")
     verdicts.add_argument("file", help="where to write it")
     verdicts.add_argument("--cache", metavar="DIR", help="a study's storage.cache (default: the shared one)")
@@ -242,6 +252,20 @@ def _status(options: argparse.Namespace) -> int:
         _show(options, read_status(Path(options.folder).absolute()), render_status)
     except ValueError as error:
         raise InputError(str(error)) from None
+    return 0
+
+
+def _suggest(options: argparse.Namespace) -> int:
+    from raydaa.errors import InputError
+    from raydaa.planning.suggest import suggest
+    from raydaa.store.artifacts import write_text
+
+    try:
+        suggestion = suggest(Path(options.folder).absolute(), options.goal)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    write_text(Path(options.output), suggestion.to_yaml())
+    print("\n".join([*suggestion.reasons, f"raydaa run {options.output}"]))
     return 0
 
 

@@ -1,8 +1,7 @@
 """What came out of a study: one row per trial, read from the study folder."""
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,41 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from raydaa.evaluation.comparison import Comparison, compare
-from raydaa.evaluation.figures import BenchmarkInfo, Evaluation, ModelFigures
-from raydaa.evaluation.pareto import pareto_front
-from raydaa.store.records import HarnessRecord, HarnessScores
+from raydaa.evaluation.figures import Evaluation, ModelFigures
+from raydaa.outcomes import read_held_out, read_outcomes, stack
+from raydaa.ranked_trials import RankedTrials
+from raydaa.store.records import HarnessRecord, HarnessScores, Trial
 from raydaa.store.study_folder import StudyFolder
-from raydaa.store.tables import VERDICTS, column
 from raydaa.trial_row import TrialRow, trial_row
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """What trials are ranked by."""
-
-    name: str
-    unit: str
-    higher_is_better: bool
-    value_of: Callable[[TrialRow], float]  # NaN where a trial has none
-
-
-BY_WIN_RATE = Ranking("win rate", "%", True, lambda row: math.nan if row.win_rate is None else row.win_rate)
-BY_LOSS = Ranking(
-    "held-out preference loss",
-    "nats",
-    False,
-    lambda row: math.nan if row.preference_loss is None else row.preference_loss,
-)
-
-
-@dataclass(frozen=True)
-class TrialResults:
+class TrialResults(RankedTrials):
     """All trials of a study folder."""
-
-    folder: Path
-    rows: list[TrialRow]
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    harness: dict[str, HarnessScores] = field(default_factory=dict)  # by model
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -65,33 +40,35 @@ class TrialResults:
         listed = at.trial_list.read()
         if listed is None or not listed.trials:
             raise ValueError(f"{folder}: holds no finished sweep; run the study first")
-        evaluation = at.evaluation.read() or Evaluation()
         harness = at.harness.read() or HarnessRecord()
+        return cls.of(folder, listed.trials, at.evaluation.read() or Evaluation(), harness.models)
+
+    @classmethod
+    def of(
+        cls, folder: Path, trials: Sequence[Trial], evaluation: Evaluation, harness: dict[str, HarnessScores]
+    ) -> Self:
+        """The trials of a study folder with figures that need not be in it yet.
+
+        Args:
+            folder: As `Study.folder`.
+            trials: As the study lists them.
+            evaluation: Their figures.
+            harness: Scores of the LM Evaluation Harness, by model.
+
+        Returns:
+            The results, in the order of ``trials``.
+        """
         first = evaluation.benchmarks[0].name if evaluation.benchmarks else ""
-        rows = []
-        for trial in listed.trials:
-            rows.append(trial_row(at, trial, evaluation.trials.get(trial.key, ModelFigures()), first))
-        return cls(folder, rows, evaluation, harness.models)
-
-    @property
-    def models(self) -> dict[str, ModelFigures]:
-        """Figures of the models judged beside the trials, by their names."""
-        return self.evaluation.models
-
-    @property
-    def benchmarks(self) -> tuple[BenchmarkInfo, ...]:
-        """What models were judged on; trials are ranked by the first."""
-        return self.evaluation.benchmarks
+        rows: list[TrialRow] = []
+        for trial in trials:
+            figures = evaluation.trials.get(trial.key, ModelFigures())
+            rows.append(trial_row(StudyFolder(folder), trial, figures, first))
+        return cls(folder, rows, evaluation, harness)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """On how the figures were made."""
         return self.evaluation.notes
-
-    @property
-    def at(self) -> StudyFolder:
-        """Where in the study's folder each lies."""
-        return StudyFolder(self.folder)
 
     def __iter__(self) -> Iterator[TrialRow]:
         return iter(self.rows)
@@ -113,92 +90,52 @@ class TrialResults:
         """What the win rates are of: benchmark, judge and prompt; None where nobody judged."""
         return self.benchmarks[0].label if self.judged else None
 
-    @property
-    def judged(self) -> bool:
-        """Whether there are win rates."""
-        return any(row.win_rate is not None for row in self.rows)
-
-    @property
-    def ranking(self) -> Ranking:
-        """What trials are ranked by: the win rate, or the held-out preference loss where nobody judged."""
-        return BY_WIN_RATE if self.judged else BY_LOSS
-
-    def quality(self, row: TrialRow) -> float:
-        """How good a trial is, the higher the better, by `ranking`.
-
-        Args:
-            row: One of these results'.
+    def outcomes(self) -> tuple[list[TrialRow], np.ndarray]:
+        """What was said of the best settings of the methods, prompt by prompt.
 
         Returns:
-            The win rate in percent, or minus the held-out loss in nats; −∞ for a trial that did not finish, or has no
-            value.
+            The judged ones, best first, and their outcomes, ``(methods, seeds, prompts)``: 1 for a win, ½ for a tie,
+            0 for a loss, NaN where one was not judged.
         """
-        value = self.ranking.value_of(row)
-        if not math.isfinite(value) or not row.finished:
-            return float("-inf")
-        return value if self.ranking.higher_is_better else -value
+        best = [row for row in self.best_of_each() if row.rate is not None]
+        return best, self.outcomes_of(best)
 
-    @property
-    def methods(self) -> list[str]:
-        """Methods in the study's order."""
-        return list(dict.fromkeys(row.method for row in self.rows))
-
-    def best(self, method: str) -> TrialRow:
-        """The best finished trial of a method, the nearer one to its start where two are equal.
+    def outcomes_of(self, settings: Sequence[TrialRow], benchmark: str | None = None) -> np.ndarray:
+        """What was said of settings, prompt by prompt.
 
         Args:
-            method: As the study calls it.
+            settings: Of these results.
+            benchmark: Its name; the first where it is None.
 
         Returns:
-            The trial; its ``checkpoint`` is the folder that was handed over, ``best/<method>``.
-
-        Raises:
-            ValueError: Where none of the method finished.
+            Outcomes as those of `outcomes`, ``(settings, seeds, prompts)``; where nobody judged, minus the losses of
+            held-out pairs.
         """
-        row = self._best(method)
-        handed = self.at.best(method)
-        return replace(row, checkpoint=str(handed)) if (handed / "config.json").exists() else row
-
-    def _best(self, method: str) -> TrialRow:
-        finished = [row for row in self.rows if row.method == method and row.finished]
-        if not finished:
-            choices = ", ".join(self.methods)
-            raise ValueError(f"no trial of {method!r} finished; the study has {choices}")
-        return max(finished, key=self._rank)
-
-    def _rank(self, row: TrialRow) -> tuple[float, float]:
-        """Quality, and of equals the nearer one to its start."""
-        return self.quality(row), -(row.kl if row.kl is not None else float("inf"))
-
-    def best_of_each(self) -> list[TrialRow]:
-        """The best trial of every method that finished one, best first."""
-        have = {row.method for row in self.rows if row.finished}
-        rows = [self._best(method) for method in self.methods if method in have]
-        return sorted(rows, key=self._rank, reverse=True)
-
-    def outcomes(self) -> tuple[list[str], np.ndarray]:
-        """Judged methods, best first, and the outcomes of their best trials, ``(methods, prompts)``: 1 win, ½ tie, 0
-        loss, NaN where one was not judged."""
-        tables = {}
-        for row in self.best_of_each():
-            folder = None if row.figures is None or row.figures.verdicts is None else self.folder / row.figures.verdicts
-            if folder is not None and VERDICTS.is_in(folder):
-                tables[row.method] = VERDICTS.read(folder)
-        by_prompt = [dict(zip(column(t, "prompt_id"), column(t, "outcome"), strict=True)) for t in tables.values()]
-        prompts = list(dict.fromkeys(name for outcomes in by_prompt for name in outcomes))
-        return list(tables), np.array([[by_id.get(name, np.nan) for name in prompts] for by_id in by_prompt], float)
+        if not self.judged and benchmark is None:
+            return stack(
+                [[read_held_out(self.at.trial(row.key)) for row in self.trials_of(setting)] for setting in settings]
+            )
+        name = benchmark or (self.benchmarks[0].name if self.benchmarks else "")
+        return stack(
+            [
+                [read_outcomes(self.folder, trial.benchmarks.get(name)) for trial in self.trials_of(setting)]
+                for setting in settings
+            ]
+        )
 
     def comparisons(self) -> list[Comparison]:
-        """The best trials of all methods, best first, each against each on the prompts that both were judged on."""
-        methods, outcomes = self.outcomes()
-        return compare(methods, outcomes) if methods else []
+        """The best settings of all methods, each against each on the prompts that both were judged on.
 
-    def pareto_front(self) -> list[TrialRow]:
-        """Finished trials that no other beats in quality and KL at once, nearest to the start first."""
-        known = [row for row in self.rows if row.finished and row.kl is not None]
-        front = pareto_front([row.kl for row in known if row.kl is not None], [self.quality(row) for row in known])
-        return [known[i] for i in front]
-
-    def worth_keeping(self) -> list[TrialRow]:
-        """Trials whose model somebody may choose: the best of each method, and the Pareto front."""
-        return list({row.key: row for row in [*self.best_of_each(), *self.pareto_front()]}.values())
+        Returns:
+            In the order of `best_of_each`, by what is left without the optimism of choosing them.
+        """
+        if self.judged:
+            best, outcomes = self.outcomes()
+        else:
+            best = self.best_of_each()
+            outcomes = self.outcomes_of(best)
+        if not outcomes.size:
+            return []
+        optimism = [self.evaluation.optimism.groups.get(row.title, 0.0) for row in best]
+        titles = [row.title for row in best]
+        return compare(titles, outcomes, self.evaluation.spread, optimism, bounded=self.judged)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class TrialStatus:
     preference_loss: float | None
     seconds: float
     reason: str | None
+    setting: str = ""  # what trials that differ by the seed alone have in common
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,17 @@ def _trial(at: StudyFolder, trial: Trial, alive: bool) -> TrialStatus:
     last: dict[str, Any] = metrics[-1] if metrics else {"step": 0, "loss": None, "seconds": 0.0}
     held_out = next((m[PREFERENCE_LOSS] for m in reversed(metrics) if PREFERENCE_LOSS in m), None)
     reason = None if record is None else record.reason
-    return TrialStatus(trial.label, now, last["step"], trial.steps, last["loss"], held_out, last["seconds"], reason)
+    return TrialStatus(
+        label=trial.label,
+        state=now,
+        step=last["step"],
+        steps=trial.steps,
+        loss=last["loss"],
+        preference_loss=held_out,
+        seconds=last["seconds"],
+        reason=reason,
+        setting=trial.point.setting,
+    )
 
 
 def _cost(at: StudyFolder, hours: float, left: float | None) -> CostStatus:
@@ -161,14 +173,25 @@ def _trials(trials: tuple[TrialStatus, ...]) -> list[str]:
 
 
 def _best(trials: tuple[TrialStatus, ...]) -> str | None:
-    """The lowest held-out loss so far."""
+    """The setting with the lowest held-out loss so far, by the mean over its seeds; until somebody has judged, settings
+    have nothing else to be ranked by."""
     out = (TrialState.FAILED, TrialState.STOPPED)
-    known = [(t.preference_loss, t) for t in trials if t.preference_loss is not None and t.state not in out]
-    if not known:
+    by_setting: dict[str, list[TrialStatus]] = {}
+    for trial in trials:
+        if trial.preference_loss is not None and trial.state not in out:
+            by_setting.setdefault(trial.setting, []).append(trial)
+    if not by_setting:
         return None
-    loss, best = min(known, key=lambda pair: pair[0])
-    at = "" if best.state == TrialState.FINISHED else f" at step {best.step}/{best.steps}"
-    return f"best so far: {best.label}, held-out preference loss {loss:.3f}{at}"
+    best = min(by_setting.values(), key=_mean_loss)
+    shown = best[0]
+    at = "" if shown.state == TrialState.FINISHED else f" at step {shown.step}/{shown.steps}"
+    seeds = f", the mean of {len(best)} seeds" if len(best) > 1 else ""
+    return f"best so far: {shown.label}, held-out preference loss {_mean_loss(best):.3f}{seeds}{at}"
+
+
+def _mean_loss(trials: Sequence[TrialStatus]) -> float:
+    losses = [trial.preference_loss for trial in trials if trial.preference_loss is not None]
+    return sum(losses) / len(losses)
 
 
 def _money(cost: CostStatus) -> str:

@@ -1,12 +1,15 @@
 """A trial as results show it: settings, state and figures, read from the study folder."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import numpy as np
 
 from raydaa.evaluation.figures import BenchmarkFigures, ModelFigures, ResponseFigures
 from raydaa.evaluation.kl import Divergence
+from raydaa.evaluation.seeds import MeanInterval
 from raydaa.evaluation.win_rate import WinRate
 from raydaa.store.plain import to_plain
 from raydaa.store.records import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, Trial, TrialState
@@ -36,7 +39,11 @@ class TrainingFigures:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial's settings, state and figures; None where something was not measured."""
+    """A trial's settings, state and figures; None where something was not measured.
+
+    Of a setting that was trained with several ``seeds`` it is the trial to hand over, with the figures of all: rates
+    and losses are means, intervals hold what seeds change.
+    """
 
     trial: Trial
     reason: str | None
@@ -46,6 +53,8 @@ class TrialRow:
     divergence: Divergence | None  # from its start
     benchmarks: dict[str, BenchmarkFigures]
     checkpoint: str | None
+    seeds: tuple[int, ...] = ()  # of a setting; empty for a trial
+    held_out: MeanInterval | None = None  # preference loss of a setting, over pairs and seeds
 
     @property
     def key(self) -> str:
@@ -234,3 +243,25 @@ def median(values: Iterable[float | None]) -> float | None:
     """The middle one of those that there are, the higher of two; None where there is none."""
     known = sorted(value for value in values if value is not None)
     return known[len(known) // 2] if known else None
+
+
+def over_seeds(handed_over: TrialRow, rows: Sequence[TrialRow], figures: ModelFigures | None, first: str) -> TrialRow:
+    """A setting by the trials of its seeds, with what was measured of them together; ``first`` is the benchmark by
+    which settings are ranked."""
+    training = _mean_training([row.training for row in rows])
+    setting = replace(handed_over, seeds=tuple(row.seed for row in rows), training=training)
+    if figures is None:
+        return setting
+    benchmarks = figures.benchmarks
+    return replace(setting, figures=benchmarks.get(first), benchmarks=benchmarks, divergence=figures.kl)
+
+
+def _mean_training(figures: Sequence[TrainingFigures]) -> TrainingFigures:
+    """Of a setting's seeds: losses, accuracies and margins are means, the rest is that of the first."""
+    names = ("validation_loss", "preference_loss", "validation_accuracy", "validation_margin")
+    means: dict[str, float] = {}
+    for name in names:
+        known = [value for one in figures if (value := getattr(one, name)) is not None]
+        if known:
+            means[name] = float(np.mean(known))
+    return replace(figures[0], **means)  # type: ignore[arg-type]  # these four are numbers

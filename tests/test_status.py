@@ -26,10 +26,13 @@ def metrics(step: int, quality: float | None = None) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     study = tmp_path / "mine"
-    at, point = StudyFolder(study), Point("sft", "dpo", {}, 1e-3, 0)
+    at = StudyFolder(study)
+    points = {key: Point("sft", "dpo", {}, rate * 1e-3, 0) for rate, (key, _) in enumerate(TRIALS, start=1)}
     at.write_format()
     at.settings.write_text("name: mine\n")
-    made = [Trial(key, "dpo", "dpo", "pairwise", TrialState(state), 8, f"dpo {key}", point) for key, state in TRIALS]
+    made = [
+        Trial(key, "dpo", "dpo", "pairwise", TrialState(state), 8, f"dpo {key}", points[key]) for key, state in TRIALS
+    ]
     at.sweep.write(SweepRecord(workers=2, slots=3, trials=tuple(made)))
     logs = {"a": [metrics(4, 0.7), metrics(8, 0.5)], "b": [metrics(2, 0.55), metrics(3)], "e": [metrics(2, 0.1)]}
     for key, rows in logs.items():

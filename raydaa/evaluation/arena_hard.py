@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raydaa.evaluation.comparison import bootstrap_counts
-from raydaa.evaluation.win_rate import interval
+from raydaa.evaluation.win_rate import bootstrap_counts, interval
 
 # Outcome for assistant A and the game's weight: a clear verdict counts as three.
 DEGREES = {"A>>B": (1.0, 3.0), "A>B": (1.0, 1.0), "A=B": (0.5, 1.0), "B>A": (0.0, 1.0), "B>>A": (0.0, 3.0)}

@@ -1,24 +1,27 @@
 """Which methods are better than which, judged on the same prompts. numpy only."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
 
-from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.evaluation.seeds import LEVEL, SeedSpread, count_seeds, mean_over_seeds, variance_of_mean
+from raydaa.evaluation.student import t_quantile, t_tail
 
-LEVEL = 0.05  # of all comparisons together
-POWER = 0.8  # chance to see a difference, for the number of prompts that it takes
+ERROR = 1 - LEVEL  # of all comparisons together
+POWER = 0.8  # chance to see the smallest difference that is said to be within reach
+ADDED = (1.0, -1.0)  # differences that an interval adds, or few prompts that differ would make it too narrow
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Win rate of ``one`` minus that of ``other`` in points over their common prompts.
+    """How much better ``one`` is than ``other``: points of win rate over their common prompts, or nats of held-out loss
+    over common pairs.
 
-    ``p`` is two-sided by paired bootstrap; ``different`` says whether it holds beside all other comparisons (Holm).
-    ``prompts_needed`` is how many would show a difference of this size four times in five, None where there is none.
+    ``p`` is Student's, two-sided; ``different`` says whether it holds beside all other comparisons (Holm). ``reach`` is
+    the smallest difference that would be shown so four times in five, by as many prompts and seeds.
     """
 
     one: str
@@ -29,54 +32,82 @@ class Comparison:
     p: float
     different: bool
     prompts: int
-    prompts_needed: int | None
+    reach: float
+    unit: str = "points"  # or nats
+
+    @property
+    def digits(self) -> int:
+        """Behind the point, as many as can mean something."""
+        return 1 if self.unit == "points" else 3
 
 
-def compare(names: Sequence[str], outcomes: np.ndarray, draws: int = 10_000, seed: int = 0) -> list[Comparison]:
+def compare(
+    names: Sequence[str],
+    outcomes: np.ndarray,
+    spread: SeedSpread | None = None,
+    optimism: Sequence[float] | None = None,
+    untrained: Collection[int] = (),
+    bounded: bool = True,
+) -> list[Comparison]:
     """All pairs of models that have a prompt in common, in the order of ``names``.
 
-    ``outcomes`` (``(models, prompts)``, 1 win, ½ tie, 0 loss against one baseline) has NaN where a model was not judged
-    on a prompt. ValueError where there is not one row for each model.
+    ``outcomes`` (``(models, prompts)``, or ``(models, seeds, prompts)``: 1 win, ½ tie, 0 loss against one baseline,
+    or, not ``bounded``, any values of which higher ones are better) has NaN where one was not judged. With
+    ``spread`` settings are compared, whatever the seed; without, these models. ``optimism`` is by how much each
+    model's mean is too high for having been chosen by it; ``untrained`` are the numbers of models that no seed had
+    a part in. ValueError where there is not one row for each model.
     """
     outcomes = np.asarray(outcomes, float)
-    if outcomes.ndim != 2 or len(outcomes) != len(names):
+    if outcomes.ndim == 2:
+        outcomes = outcomes[:, None]
+    if outcomes.ndim != 3 or len(outcomes) != len(names):
         raise ValueError("outcomes need one row for each model")
-    known = ~np.isnan(outcomes)
-    pairs = [(i, j) for i, j in combinations(range(len(names)), 2) if (known[i] & known[j]).any()]
-    if not pairs:
-        return []
-    size = outcomes.shape[1]
-    apart = np.array([outcomes[i] - outcomes[j] for i, j in pairs])
-    common = ~np.isnan(apart)
-    apart = np.where(common, apart, 0.0)
-    counts = bootstrap_counts(size, draws, seed)
-    with np.errstate(invalid="ignore"):  # a draw without any common prompt says nothing
-        drawn = (counts @ apart.T) / (counts @ common.T)
-    means = [100 * float(scores[shared].mean()) for scores, shared in zip(apart, common, strict=True)]
-    spreads = [values[~np.isnan(values)] for values in 100 * drawn.T]
-    p_values = [_p_value(values) for values in spreads]
-    columns = zip(pairs, means, map(interval, spreads), p_values, holm(p_values), apart, common, strict=True)
+    means = mean_over_seeds(outcomes)
+    seeds = count_seeds(outcomes)
+    parts = [0.0 if number in untrained else 1 / max(1, count) for number, count in enumerate(seeds)]
+    chosen = np.zeros(len(names)) if optimism is None else np.asarray(optimism, float)
+    pairs = [(i, j) for i, j in combinations(range(len(names)), 2) if not np.isnan(means[i] - means[j]).all()]
+    unit, most = (100.0, 1.0) if bounded else (1.0, float("inf"))
+    compared: list[Comparison] = []
+    for i, j in pairs:
+        apart = means[i] - means[j]
+        apart = apart[~np.isnan(apart)]
+        shares = [parts[i], parts[j]]
+        added = ADDED if bounded else ()
+        variance = variance_of_mean(np.concatenate([apart, added]), shares, len(apart), spread)
+        error = variance.value**0.5
+        difference = float(apart.mean() - (chosen[i] - chosen[j]))
+        # The pair that is added pulls towards no difference, as it does the interval's middle.
+        middle = difference * len(apart) / (len(apart) + len(added))
+        around = t_quantile(LEVEL, variance.freedom) * error
+        compared.append(
+            Comparison(
+                one=names[i],
+                other=names[j],
+                difference=unit * difference,
+                low=unit * max(-most, middle - around),
+                high=unit * min(most, middle + around),
+                p=t_tail(middle / error, variance.freedom) if error else float(middle == 0),
+                different=False,
+                prompts=len(apart),
+                reach=unit * reach(error, len(pairs)),
+                unit="points" if bounded else "nats",
+            )
+        )
+    fallen = holm([comparison.p for comparison in compared])
     return [
-        Comparison(names[i], names[j], mean, low, high, p, different, int(shared.sum()), prompts_needed(values[shared]))
-        for (i, j), mean, (low, high), p, different, values, shared in columns
+        Comparison(**{**vars(comparison), "different": different})
+        for comparison, different in zip(compared, fallen, strict=True)
     ]
 
 
-def _p_value(drawn: np.ndarray) -> float:
-    """Two-sided, of bootstrap differences; never 0, for no number of draws shows that."""
-    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return min(1.0, 2 * (1 + tail) / (len(drawn) + 1))
+def reach(error: float, comparisons: int) -> float:
+    """The smallest difference that is shown four times in five, when the strictest of so many tests decides (Holm)."""
+    normal = NormalDist()
+    return (normal.inv_cdf(1 - ERROR / 2 / max(1, comparisons)) + normal.inv_cdf(POWER)) * error
 
 
-def bootstrap_counts(size: int, draws: int, seed: int = 0) -> np.ndarray:
-    """How often each row is drawn, ``(draws, size)``: what `bootstrap_indices` draws, for products of matrices."""
-    rows = bootstrap_indices(size, draws, seed)
-    counts = np.zeros((draws, size))
-    np.add.at(counts, (np.arange(draws)[:, None], rows), 1.0)
-    return counts
-
-
-def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
+def holm(p_values: Sequence[float], level: float = ERROR) -> list[bool]:
     """Which hypotheses fall when all of them together may err with probability ``level`` (Holm 1979)."""
     fallen = [False] * len(p_values)
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -84,16 +115,6 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
             break
         fallen[index] = True
     return fallen
-
-
-def prompts_needed(differences: np.ndarray) -> int | None:
-    """How many prompts show a mean difference like this at 5 % four times in five; None where it is 0."""
-    mean = abs(float(differences.mean()))
-    if mean == 0 or len(differences) < 2:
-        return None
-    normal = NormalDist()
-    reach = normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(POWER)
-    return max(2, int(np.ceil((reach * float(differences.std(ddof=1)) / mean) ** 2)))
 
 
 def tied(order: Sequence[str], comparisons: Sequence[Comparison]) -> list[list[str]]:
@@ -116,5 +137,10 @@ def verdict(order: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     best = tied(order, comparisons)[0]
     apart = {frozenset((comparison.one, comparison.other)) for comparison in comparisons if comparison.different}
     behind = [name for name in order if all(frozenset((name, member)) in apart for member in best)]
-    first = f"{', '.join(best)} are tied" if len(best) > 1 else f"{best[0]} is ahead"
+    among = [comparison for comparison in comparisons if {comparison.one, comparison.other} <= set(best)]
+    first = f"{best[0]} is ahead"
+    if len(best) > 1:
+        widest = max(among, key=lambda comparison: comparison.reach)
+        within = f"{widest.reach:.{widest.digits}f} {widest.unit}"
+        first = f"{', '.join(best)} are not told apart (differences from {within} on would be seen)"
     return f"{first}; better than {', '.join(behind)}" if behind else f"{first}; nobody is told apart from all of them"

@@ -4,14 +4,17 @@ A new figure of a model is a field here, with what fills it beside it. numpy onl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from raydaa.evaluation.arena_hard import ArenaScore
-from raydaa.evaluation.diversity import distinct_n
+from raydaa.evaluation.diversity import Diversity
 from raydaa.evaluation.kl import Divergence
 from raydaa.evaluation.length_control import LengthControlled
+from raydaa.evaluation.limits import Limits
+from raydaa.evaluation.seeds import MeanInterval, SeedSpread
+from raydaa.evaluation.selection import Optimism
 from raydaa.evaluation.win_rate import WinRate
 
 
@@ -21,20 +24,31 @@ class ResponseFigures:
 
     mean_length: float  # tokens
     mean_characters: float
-    distinct_1: float | None  # of the words and pairs of words in its responses, how many are different ones
-    distinct_2: float | None
     cut_share: float  # responses that ended at the limit
+    distinct_1: float | None = None  # the share of different ones among equally many words of each model,
+    distinct_1_low: float | None = None
+    distinct_1_high: float | None = None
+    distinct_2: float | None = None  # and pairs of words
+    distinct_2_low: float | None = None
+    distinct_2_high: float | None = None
 
 
-def response_figures(texts: Sequence[str], lengths: Sequence[int], cut: Sequence[bool]) -> ResponseFigures:
-    """From responses, their numbers of tokens, and whether each was cut at the limit."""
+def response_figures(lengths: Sequence[int], characters: Sequence[int], cut: Sequence[bool]) -> ResponseFigures:
+    """From responses' numbers of tokens and characters, and whether each was cut at the limit."""
     return ResponseFigures(
         mean_length=float(np.mean(lengths)),
-        mean_characters=float(np.mean(list(map(len, texts)))),
-        distinct_1=distinct_n(texts, 1),
-        distinct_2=distinct_n(texts, 2),
+        mean_characters=float(np.mean(characters)),
         cut_share=float(np.mean(cut)),
     )
+
+
+def with_diversity(figures: ResponseFigures, of_words: Diversity | None, of_pairs: Diversity | None) -> ResponseFigures:
+    """With how varied the responses are; None where a model wrote none of these."""
+    values: dict[str, float] = {}
+    for name, diversity in {"distinct_1": of_words, "distinct_2": of_pairs}.items():
+        if diversity is not None:
+            values |= {name: diversity.value, f"{name}_low": diversity.low, f"{name}_high": diversity.high}
+    return replace(figures, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +87,21 @@ class BenchmarkInfo:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of all models of a study: ``trials`` by their keys, ``models`` judged beside them by their names."""
+    """Of all models of a study: ``trials`` by their keys, ``models`` judged beside them by their names.
 
-    benchmarks: tuple[BenchmarkInfo, ...] = ()  # trials are ranked by the first
+    ``settings`` are over the seeds that each was trained with, by `Point.setting`; ``spread`` is of their outcomes on
+    the first benchmark. ``possible_front`` are those that may be on the Pareto front of their start, ``as_good`` those
+    that are not told apart from the recommended one.
+    """
+
+    benchmarks: tuple[BenchmarkInfo, ...] = ()  # settings are ranked by the first
     trials: dict[str, ModelFigures] = field(default_factory=dict)
     models: dict[str, ModelFigures] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # on how the figures were made
+    settings: dict[str, ModelFigures] = field(default_factory=dict)
+    spread: SeedSpread | None = None
+    optimism: Optimism = field(default_factory=Optimism)  # in shares of 1; groups are methods by their titles
+    held_out: dict[str, MeanInterval] = field(default_factory=dict)  # preference loss in nats, by `Point.setting`
+    limits: Limits = field(default_factory=Limits)  # of what is recommended
+    possible_front: tuple[str, ...] = ()
+    as_good: tuple[str, ...] = ()

@@ -15,6 +15,10 @@ FACTORS = 1000  # of a half each, and their product is still a number
 CHUNK = 50  # bootstrap draws fitted at a time: their arrays stay in the processor's cache
 CLIP = (0.02, 0.98)  # of a mean preference, before its logit says how difficult a prompt is
 FEWEST_OTHERS = 5
+FEWEST_SHARE = 0.05  # of prompts with answers as short, and as long, as the baseline's
+MOST_ERRORS = 3.0  # of the win rate, that a length-controlled one may have
+UNENDED = 0.01  # share of draws without an end from which it is said
+ALIKE = 0.3  # correlation of lengths from which difficulty by other models takes length for difficulty
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,11 @@ class LengthControlled:
 
     ``standard_error`` is by bootstrap over prompts; ``predicted_error`` is AlpacaEval's, the spread of the fitted
     preferences, about half as large: published figures compare with this one alone. ``coefficients`` are those of
-    length, difficulty and model. All are None where the fit has no end: then it is not estimable.
+    length, difficulty and model. All are None where it is not estimable, which ``variant`` says.
+
+    ``alike`` is the mean correlation of its answers' lengths with those of the models that its difficulty is from: the
+    higher, the more of length is taken for difficulty. Where it is high, ``alone`` is the value without difficulty, and
+    ``alone_error`` its standard error.
     """
 
     value: float | None
@@ -32,6 +40,9 @@ class LengthControlled:
     coefficients: dict[str, float] | None
     variant: str
     prompts: int
+    alike: float | None = None
+    alone: float | None = None
+    alone_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,24 +105,50 @@ def length_controlled_win_rate(
 
     every = rows(np.arange(p.size)[None])
     weights = _fit(every, np.zeros((1, 3))) if C is None else _as_published(every, C)
+    refused = LengthControlled(None, None, None, None, variant, p.size)
     if np.isnan(weights).any():
-        return LengthControlled(None, None, None, None, f"{variant}; not estimable", p.size)
+        return replace(refused, variant=f"{variant}; not estimable: the fit has no end")
+    if gamed is None and (rare := _rare_length(own, other)) is not None:
+        return replace(refused, variant=f"{variant}; not estimable: hardly an answer is as {rare} as the baseline's")
     drawn = bootstrap_indices(p.size, draws, seed)
     again = []
     for begin in range(0, draws, CHUNK):
         part = rows(drawn[begin : begin + CHUNK])
         again.append(_value(part, _fit(part, np.repeat(weights, len(part.length), 0))))
     spread = np.concatenate(again)
-    spread = spread[~np.isnan(spread)]
+    ended = ~np.isnan(spread)
+    error = float(spread[ended].std(ddof=1)) if ended.sum() > 1 else None
+    plain = 100 * float(p.std(ddof=1)) / float(np.sqrt(p.size)) if p.size > 1 else 0.0
+    if error is not None and error > MOST_ERRORS * plain > 0:
+        return replace(refused, variant=f"{variant}; not estimable: ± {1.96 * error:.0f} points")
+    if ended.mean() < 1 - UNENDED:
+        variant = f"{variant}; in {100 * (1 - ended.mean()):.0f} % of bootstrap draws the fit had no end"
     fitted = _at_equal_length(every, weights)[0]
     return LengthControlled(
         float(_value(every, weights)[0]),
-        float(spread.std(ddof=1)) if len(spread) > 1 else None,
+        error,
         100 * float(fitted.std(ddof=1)) / float(np.sqrt(p.size)) if p.size > 1 else None,
         dict(zip(("length", "difficulty", "model"), weights[0].tolist(), strict=True)),
         variant,
         p.size,
     )
+
+
+def _rare_length(own: np.ndarray, other: np.ndarray) -> str | None:
+    """Which lengths of the baseline's the model has hardly any of: what it would be at equal length is a guess."""
+    if (own <= other).mean() < FEWEST_SHARE:
+        return "short"
+    if (own >= other).mean() < FEWEST_SHARE:
+        return "long"
+    return None
+
+
+def length_correlation(lengths: np.ndarray, others: np.ndarray, baseline: np.ndarray) -> float | None:
+    """Mean correlation of a model's length terms with those of other models, ``(models, prompts)``; None where either
+    never varies."""
+    own = _length_term(baseline - lengths)
+    known = [np.corrcoef(own, term)[0, 1] for term in _length_term(baseline - others) if term.std() > 0 < own.std()]
+    return float(np.mean(known)) if known else None
 
 
 def difficulty_of(others: np.ndarray) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from raydaa.errors import RaydaaError
+from raydaa.evaluation.racing import Race
 from raydaa.settings.judge import JudgeSettings
 from raydaa.store.models import local_model, model_identity
 from raydaa.training.workers import Workers
@@ -42,6 +43,12 @@ class Comparisons:
     def questions(self) -> list[str]:
         """What was asked, as one text each."""
         return [row["question"] for row in self.prompts]
+
+    def part(self, prompts: range, names: Sequence[str]) -> "Comparisons":
+        """Of some prompts and contestants alone."""
+        chosen = slice(prompts.start, prompts.stop)
+        responses = {name: self.responses[name][chosen] for name in names}
+        return Comparisons(self.prompts[chosen], self.baseline[chosen], responses)
 
     def games(self, responses: Sequence[str]) -> list[tuple[dict[str, Any], str, str]]:
         """Prompt, the contestant's response and the baseline's."""
@@ -97,8 +104,11 @@ class Judge(ABC, Generic[Chosen]):
         """InputError where it can be known that it could not judge; ``setting`` names it."""
 
     @abstractmethod
-    def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
-        """A verdict on each of every contestant's responses, in the prompts' order; JudgeError where it can't go on."""
+    def judge(self, comparisons: Comparisons, resources: JudgeResources, race: Race | None = None) -> dict[str, Rows]:
+        """A verdict on each of every contestant's responses, in the prompts' order; JudgeError where it can't go on.
+
+        With ``race`` a judge whose verdicts cost something leaves out what the race does.
+        """
 
     @property
     def degree_games(self) -> int | None:

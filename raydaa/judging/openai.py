@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from raydaa.compat.imports import is_installed
 from raydaa.errors import InputError
+from raydaa.evaluation.racing import Race
 from raydaa.judging import judge
 from raydaa.judging.cache import Ruling, VerdictCache
 from raydaa.judging.judge import Comparisons, JudgeResources, JudgeUsage, Rows
@@ -18,6 +19,7 @@ from raydaa.settings.judge import LanguageJudgeSettings, OpenAIJudge
 from raydaa.store.artifacts import key_of
 from raydaa.store.tables import ORDERS
 
+VERSION = 2  # of what is made of the answers in both orders; raise it when the same answers give another verdict
 Asked = TypeVar("Asked", bound=LanguageJudgeSettings)
 
 
@@ -47,19 +49,37 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
         if not is_installed("openai"):
             raise InputError(f"{setting}: openai is not installed; pip install 'raydaa[judge]'")
 
-    def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
-        cache = VerdictCache(resources.verdicts)
-        endpoint = self._endpoint()
+    def judge(self, comparisons: Comparisons, resources: JudgeResources, race: Race | None = None) -> dict[str, Rows]:
         spent = resources.spending.setdefault(self._account, JudgeUsage())
-        client = JudgeClient(endpoint, self.prompt, cache, spent)
-        games = self._games(comparisons, resources.seed)
-        with self._reached(client, games):
-            rulings = client.rule(games, lambda done, of: resources.tell(done, of, f"{done}/{of} comparisons"))
-        ruled = {(game.first, game.second, game.prompt): ruling for game, ruling in zip(games, rulings, strict=True)}
-        rows = {}
-        for name, responses in comparisons.responses.items():
-            rows[name] = [_verdict(*game, ruled) for game in comparisons.games(responses)]
+        client = JudgeClient(self._endpoint(), self.prompt, VerdictCache(resources.verdicts), spent)
+        rows: dict[str, Rows] = {name: [] for name in comparisons.responses}
+        # Without a race there is one block, of everything.
+        race = race or Race(len(comparisons.prompts), {}, list(comparisons.responses), block=len(comparisons.prompts))
+        with contextlib.ExitStack() as reaching:
+            reached = False
+            while race.block:
+                part = comparisons.part(race.block, race.models)
+                games = self._games(part, resources.seed)
+                if not reached and client.missing(games):
+                    reaching.enter_context(self._reached(client))
+                    reached = True
+                block = self._block(client, part, games, resources, race)
+                for name, verdicts in block.items():
+                    rows[name] += verdicts
+                race.tell({name: [_number(row["outcome"]) for row in verdicts] for name, verdicts in block.items()})
         return rows
+
+    def _block(
+        self, client: JudgeClient, part: Comparisons, games: Sequence[Game], resources: JudgeResources, race: Race
+    ) -> dict[str, Rows]:
+        """Verdicts on a part of all comparisons."""
+        of_all = "" if len(race.block) == race.prompts else f", prompts to {race.block.stop}/{race.prompts}"
+        rulings = client.rule(games, lambda done, of: resources.tell(done, of, f"{done}/{of} comparisons{of_all}"))
+        ruled = {(game.first, game.second, game.prompt): ruling for game, ruling in zip(games, rulings, strict=True)}
+        return {
+            name: [_verdict(*game, ruled) for game in part.games(responses)]
+            for name, responses in part.responses.items()
+        }
 
     @property
     def _account(self) -> str:
@@ -80,7 +100,7 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
         )
 
     @contextlib.contextmanager
-    def _reached(self, client: JudgeClient, games: Sequence[Game]) -> Iterator[None]:
+    def _reached(self, client: JudgeClient) -> Iterator[None]:
         """While the client can ask."""
         yield
 
@@ -97,7 +117,8 @@ class LanguageJudge(judge.Judge[Asked], Generic[Asked]):
         return games
 
     def identity(self) -> dict[str, Any]:
-        return {**self.settings.key_fields(), "prompt": self.prompt.name, "version": self.prompt.version}
+        prompt = {"prompt": self.prompt.name, "version": self.prompt.version}
+        return {**self.settings.key_fields(), **prompt, "verdicts": VERSION}
 
 
 class Judge(LanguageJudge[OpenAIJudge]):
@@ -121,10 +142,15 @@ class Judge(LanguageJudge[OpenAIJudge]):
         return replace(super()._endpoint(), base_url=self.settings.base_url, api_key_env=self.settings.api_key_env)
 
 
+def _number(outcome: float | None) -> float:
+    return float("nan") if outcome is None else outcome
+
+
 def _verdict(
     prompt: dict[str, Any], response: str, other: str, ruled: dict[tuple[str, str, str], Ruling]
 ) -> dict[str, Any]:
-    """Both orders averaged; one alone where the other was not asked for or can't be read. Equal responses tie."""
+    """Both orders averaged, or the one that was asked for; none where one of them can't be read, for an order alone
+    leans to the response that is shown there. Equal responses tie."""
     question = prompt["question"]
     row: dict[str, Any] = {"prompt_id": prompt["prompt_id"], "outcome": 0.5 if response == other else None}
     rulings = ruled.get((response, other, question)), ruled.get((other, response, question))
@@ -135,5 +161,7 @@ def _verdict(
         row |= {order: outcome, f"{order}_weight": ruling.weight, f"{order}_comment": ruling.text}
         for name in ("prompt_tokens", "completion_tokens"):
             row[name] = row.get(name, 0) + getattr(ruling, name)
-    heard = [row[order] for order in ORDERS if row.get(order) is not None]
-    return row | ({"outcome": sum(heard) / len(heard)} if heard else {})
+    orders = [order for order in ORDERS if order in row]
+    if orders and all(row[order] is not None for order in orders):
+        row["outcome"] = sum(row[order] for order in orders) / len(orders)
+    return row

@@ -11,6 +11,7 @@ import torch
 
 from raydaa.compat.imports import quiet_transformers
 from raydaa.errors import InputError
+from raydaa.evaluation.racing import Race
 from raydaa.judging import judge
 from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.judging.rule import compared
@@ -40,7 +41,7 @@ class Judge(judge.LocalModel, judge.Judge[RewardModelJudge]):
         except ValueError as error:
             raise InputError(f"{setting}.model: {error}") from None
 
-    def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
+    def judge(self, comparisons: Comparisons, resources: JudgeResources, race: Race | None = None) -> dict[str, Rows]:
         workers = resources.workers
         prompts = [json.loads(row["messages"]) for row in comparisons.prompts]
         precision = resources.precision if workers.gpus else "fp32"

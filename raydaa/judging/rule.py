@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raydaa.errors import InputError, first_line
+from raydaa.evaluation.racing import Race
 from raydaa.judging import judge
 from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.pocket.world import gold_reward
@@ -31,7 +32,7 @@ class Judge(judge.Judge[RuleJudge]):
         except ValueError as error:
             raise InputError(f"{setting}.function: {error}") from None
 
-    def judge(self, comparisons: Comparisons, resources: JudgeResources) -> dict[str, Rows]:
+    def judge(self, comparisons: Comparisons, resources: JudgeResources, race: Race | None = None) -> dict[str, Rows]:
         name = self.settings.function
         rule = rule_of(name)
         questions = comparisons.questions

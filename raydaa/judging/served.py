@@ -1,14 +1,14 @@
 """A language model as the judge that is served here, by vLLM, while there is something to ask it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from raydaa.errors import InputError
 from raydaa.generation.serving import available, missing
 from raydaa.judging.judge import LocalModel
-from raydaa.judging.language import Endpoint, Game, JudgeClient
+from raydaa.judging.language import Endpoint, JudgeClient
 from raydaa.judging.openai import LanguageJudge
 from raydaa.settings.judge import ServedJudge
 from raydaa.store.models import local_model
@@ -30,10 +30,7 @@ class Judge(LocalModel, LanguageJudge[ServedJudge]):
         return replace(super()._endpoint(), name=f"{self._folder.name} {self._weights}")
 
     @contextlib.contextmanager
-    def _reached(self, client: JudgeClient, games: Sequence[Game]) -> Iterator[None]:
-        if not client.missing(games):
-            yield
-            return
+    def _reached(self, client: JudgeClient) -> Iterator[None]:
         from raydaa.generation.server import serve
 
         settings = self.settings

@@ -1,6 +1,6 @@
 """What is said of models by their responses to one benchmark, and by the verdicts on them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +10,16 @@ import pyarrow as pa
 from raydaa.data.files import read_csv
 from raydaa.data.rows import DataError
 from raydaa.evaluation.arena_hard import ArenaScore, score_of_games
-from raydaa.evaluation.figures import BenchmarkFigures, response_figures
-from raydaa.evaluation.length_control import LengthControlled, difficulty_of, length_controlled_win_rate
+from raydaa.evaluation.diversity import Diversity, Grams
+from raydaa.evaluation.figures import BenchmarkFigures, response_figures, with_diversity
+from raydaa.evaluation.length_control import (
+    ALIKE,
+    FEWEST_OTHERS,
+    LengthControlled,
+    difficulty_of,
+    length_controlled_win_rate,
+    length_correlation,
+)
 from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
 from raydaa.pipeline.benchmarks import Benchmark
@@ -22,39 +30,58 @@ from raydaa.store.tables import GENERATIONS, ORDERS, VERDICTS, column, read
 
 
 def measure(
-    context: Context, benchmark: Benchmark, judged: Mapping[str, GenerationWork], verdicts: Mapping[str, Path]
+    context: Context,
+    benchmark: Benchmark,
+    judged: Mapping[str, GenerationWork],
+    verdicts: Mapping[str, Path],
+    beside: Collection[str],
 ) -> dict[str, BenchmarkFigures]:
-    """The figures of every model that answered, by name."""
+    """The figures of every model that answered, by name; ``beside`` are those that are no trials'."""
     answers = {name: GENERATIONS.read(work.folder) for name, work in judged.items()}
     texts = {name: column(table, "response") for name, table in answers.items()}
+    of_words, of_pairs = _diversities(texts, 1), _diversities(texts, 2)
     figures = {}
     for name, table in answers.items():
         lengths = list(map(len, column(table, "tokens")))
+        responses = response_figures(lengths, list(map(len, texts[name])), column(table, "cut"))
         figures[name] = BenchmarkFigures(
             answers=str(judged[name].folder.relative_to(context.folder)),
-            responses=response_figures(texts[name], lengths, column(table, "cut")),
+            responses=with_diversity(responses, of_words.get(name), of_pairs.get(name)),
         )
     if not verdicts:
         return figures
-    verdict_figures = _Judged(
-        context, benchmark, texts, {name: VERDICTS.read(folder) for name, folder in verdicts.items()}
-    )
+    tables = {name: VERDICTS.read(folder) for name, folder in verdicts.items()}
+    verdict_figures = _Judged(context, benchmark, texts, tables, beside)
     for name, folder in verdicts.items():
         relative = str(folder.relative_to(context.folder))
         figures[name] = verdict_figures.figures(name, replace(figures[name], verdicts=relative))
     return figures
 
 
+def _diversities(texts: Mapping[str, list[str]], n: int) -> dict[str, Diversity]:
+    """Of all models that have n-grams, at the number of those that the shortest one has."""
+    grams = {name: Grams(responses, n) for name, responses in texts.items()}
+    size = min((one.total for one in grams.values() if one.total), default=0)
+    return {name: one.diversity(size) for name, one in grams.items() if one.total}
+
+
 class _Judged:
     """What verdicts on all models' responses say of each."""
 
     def __init__(
-        self, context: Context, benchmark: Benchmark, texts: Mapping[str, list[str]], verdicts: Mapping[str, pa.Table]
+        self,
+        context: Context,
+        benchmark: Benchmark,
+        texts: Mapping[str, list[str]],
+        verdicts: Mapping[str, pa.Table],
+        beside: Collection[str],
     ) -> None:
+        self.beside = beside
         self.benchmark = benchmark
         self.texts = texts
         self.verdicts = verdicts
-        self.outcomes = {name: table["outcome"].to_numpy() for name, table in verdicts.items()}
+        prompts = column(read(benchmark.table), "prompt_id")
+        self.outcomes = {name: _in_order(table, prompts) for name, table in verdicts.items()}
         self.against = texts[benchmark.baseline] if benchmark.fixed is None else list(benchmark.fixed)
         self.published = PublishedDifficulty(benchmark.table, benchmark.settings)
         self.draws = context.settings.evaluation.bootstrap_draws
@@ -68,7 +95,7 @@ class _Judged:
         against_itself = name == self.benchmark.baseline  # there is no length to control
         return replace(
             figures,
-            win_rate=win_rate(self.outcomes[name][known], self.draws),
+            win_rate=win_rate(self.verdicts[name]["outcome"].to_numpy()),
             arena=None if games is None else arena_of(self.verdicts[name], games, self.draws),
             length_controlled=None if against_itself else self._length_controlled(name, known),
         )
@@ -79,12 +106,34 @@ class _Judged:
         whose = "published difficulty"
         if difficulty is None:
             whose = "difficulty by the other models"
-            rest = [self.outcomes[other] for other in self.outcomes if other not in (name, self.benchmark.baseline)]
+            rest = [self.outcomes[other] for other in self._others(name)]
             difficulty = difficulty_of(np.array(rest)) if rest else None
         difficulty = None if difficulty is None else difficulty[known]
         rewrites = self.published.gamed(known)
-        controlled = length_controlled_win_rate(self.outcomes[name][known], lengths, others, difficulty, rewrites)
-        return replace(controlled, variant=controlled.variant.replace("with difficulty", f"with {whose}"))
+        outcomes = self.outcomes[name][known]
+        controlled = length_controlled_win_rate(outcomes, lengths, others, difficulty, rewrites)
+        controlled = replace(controlled, variant=controlled.variant.replace("with difficulty", f"with {whose}"))
+        if difficulty is None or self.published.difficulty is not None or rewrites is not None:
+            return controlled
+        of_others = np.array([list(map(len, self.texts[other])) for other in self._others(name)], float)[:, known]
+        alike = length_correlation(lengths, of_others, others)
+        if alike is None or alike <= ALIKE:
+            return replace(controlled, alike=alike)
+        alone = length_controlled_win_rate(outcomes, lengths, others)
+        return replace(controlled, alike=alike, alone=alone.value, alone_error=alone.standard_error)
+
+    def _others(self, name: str) -> list[str]:
+        """The models by whose verdicts prompts are difficult: those judged beside the trials, where they are enough,
+        for a sweep's models are alike; else all others."""
+        others = [other for other in self.outcomes if other not in (name, self.benchmark.baseline)]
+        beside = [other for other in others if other in self.beside]
+        return beside if len(beside) >= FEWEST_OTHERS else others
+
+
+def _in_order(verdicts: pa.Table, prompts: Sequence[str]) -> np.ndarray:
+    """Outcomes of all prompts; NaN of one that nobody was asked about, or whose answer can't be read."""
+    outcomes = dict(zip(column(verdicts, "prompt_id"), verdicts["outcome"].to_numpy().tolist(), strict=True))
+    return np.array([outcomes.get(name, np.nan) for name in prompts], float)
 
 
 def arena_of(verdicts: pa.Table, orders: int, draws: int) -> ArenaScore:
@@ -143,10 +192,12 @@ def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:
     """What the report must say of who judged."""
     every = pa.concat_tables([VERDICTS.read(folder) for folder in verdicts])
     notes = []
-    if unread := every["outcome"].null_count:
-        left_out = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read."
-        notes.append(f"{benchmark.label}: {left_out}")
     prompts, first, second = (every[name].to_numpy() for name in ("prompt_id", *ORDERS))
+    if unread := every["outcome"].null_count:
+        heard = int((every["outcome"].is_null().to_numpy() & ~(np.isnan(first) & np.isnan(second))).sum())
+        left_out = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read"
+        alone = f", of {heard} in one order alone" if heard else ""
+        notes.append(f"{benchmark.label}: {left_out}{alone}.")
     consistency = reliability(prompts, first, second)
     if consistency is not None:
         share = f"{consistency.first_favoured:.1f} % [{consistency.low:.1f}, {consistency.high:.1f}]"
@@ -154,6 +205,6 @@ def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:
         notes.append(
             f"{benchmark.label}: the judge favours the response it sees first {share} of the time, {bias} by position; "
             f"in both orders it says the same of {consistency.consistent:.0f} % of the prompts. Both orders are "
-            f"averaged."
+            f"averaged: that takes no side, and draws win rates towards 50 %."
         )
     return notes

@@ -12,6 +12,7 @@ from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.responses import GenerationWork, engine_of
 from raydaa.pipeline.stages.sft import starts
 from raydaa.pipeline.trials import trials_listed, trials_to_evaluate
+from raydaa.results import TrialResults
 from raydaa.settings.evaluation import SamplingSettings
 from raydaa.store.artifacts import model_hash
 from raydaa.store.output import Output
@@ -45,6 +46,7 @@ class Contest:
     judged: dict[str, dict[str, GenerationWork]]
     for_kl: dict[str, GenerationWork]
     second: Benchmark | None  # the first benchmark before the second judge, where there is one
+    settings: dict[str, list[str]]  # keys of each setting's trials
 
     @property
     def judgements(self) -> list[tuple[Benchmark, dict[str, GenerationWork]]]:
@@ -76,7 +78,24 @@ def contest(context: Context) -> Contest:
     contestants += [EvaluatedModel(name, models[name], None) for name in beside]
     every = benchmarks(context)
     second = None if settings.second_judge is None else every[0].before(settings.second_judge)
-    return Contest(contestants, every, *wanted_responses(context, every, contestants), second)
+    by_setting: dict[str, list[str]] = {}
+    for trial in trials:
+        by_setting.setdefault(trial.point.setting, []).append(trial.key)
+    return Contest(contestants, every, *wanted_responses(context, every, contestants), second, by_setting)
+
+
+def methods_best(context: Context) -> set[str]:
+    """Keys of the trials of every method's best setting, as the first benchmark had it when models were last measured;
+    none before that."""
+    evaluation = context.at.evaluation.read()
+    if evaluation is None:
+        return set()
+    return best_keys(TrialResults.of(context.folder, context.once(trials_listed), evaluation, {}))
+
+
+def best_keys(results: TrialResults) -> set[str]:
+    """Of the trials of every method's best setting."""
+    return {trial.key for best in results.best_of_each() for trial in results.trials_of(best)}
 
 
 def evaluated_trial(context: Context, trial: Trial) -> EvaluatedModel:
@@ -95,16 +114,20 @@ def wanted_responses(
     settings = context.settings.evaluation
     prepared = context.once(prepared_data)
     judged: dict[str, dict[str, GenerationWork]] = {}
-    for b in every:
+    best = context.once(methods_best) if len(every) > 1 else set()
+    for number, b in enumerate(every):
         size = b.prompts if b.judge is not None else min(b.prompts, settings.kl_prompts)
-        judged[b.name] = {c.name: _work(context, c.model, b.sampling, b.table, b.key, size) for c in contestants}
+        everybody = number == 0 or settings.further_benchmarks == "all"
+        who = [c for c in contestants if everybody or not c.is_trial or c.name in best]
+        judged[b.name] = {c.name: _work(context, c.model, b.sampling, b.table, b.key, size) for c in who}
     sampling = Sampling(**SamplingSettings(**context.settings.generation.model_dump(include=FIELDS)).model_dump())
     if settings.kl_sampling == "exact":
         sampling = replace(sampling, temperature=1.0, top_k=0, top_p=1.0)
     table = prepared.table("prompts")
     key = prepared.keys["prompts"]
     for benchmark in every:
-        if (benchmark.table, benchmark.sampling) == (table, sampling) and benchmark.judge is not None:
+        same = (benchmark.table, benchmark.sampling) == (table, sampling) and benchmark.judge is not None
+        if same and len(judged[benchmark.name]) == len(contestants):
             return judged, judged[benchmark.name]
     size = min(prepared.rows["prompts"], settings.kl_prompts)
     return judged, {c.name: _work(context, c.model, sampling, table, key, size) for c in contestants}

@@ -18,6 +18,7 @@ class Prepared:
     folders: dict[str, Path]  # of the table groups pairs, sft, prompts, prompts.<benchmark>
     keys: dict[str, str]
     rows: dict[str, int]
+    read: dict[str, int]  # rows of the sources, of which some may not have been taken
 
     def table(self, name: str) -> Path:
         """The Parquet file of table ``name`` (train, validation, sft, prompts, prompts.<benchmark>)."""
@@ -44,7 +45,8 @@ def prepared_data(context: Context) -> Prepared:
     tables = context.once(preparation)
     folders = {group.name: group.output.folder for group in tables.groups}
     keys = {group.name: group.output.key for group in tables.groups}
-    return Prepared(context.once(tokenizer_folder), folders, keys, tables.read_report().rows)
+    report = tables.read_report()
+    return Prepared(context.once(tokenizer_folder), folders, keys, report.rows, report.read)
 
 
 def base_ref(context: Context) -> ModelRef:

@@ -16,8 +16,10 @@ from raydaa.store.artifacts import key_of
 from raydaa.store.records import PREFERENCE_LOSS, Point, Trial, TrialState
 from raydaa.store.study_folder import StudyFolder
 from raydaa.training.spec import ObjectiveSpec, Placement, Recipe
+from raydaa.tuning.ledger import FolderLedger
 from raydaa.tuning.search_space import groups
-from raydaa.tuning.sweep import Sweep, SweepBudget
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.sweep_budget import SweepBudget
 
 
 def trial_recipe(settings: StudySettings, placement: Placement, point: Point) -> Recipe:
@@ -57,7 +59,7 @@ def make_sweep(context: Context, make: Callable[[Point], tuple[str, Recipe]]) ->
     points = groups(settings.search, settings.data.preferences.fraction)
     early = settings.search.early_stopping
     rows = context.once(prepared_data).rows["train"]
-    return Sweep(points, make, context.at.trials, early, rows, budget)
+    return Sweep(points, make, FolderLedger(context.at.trials), early, rows, budget)
 
 
 def sweep_before(context: Context) -> Sweep:

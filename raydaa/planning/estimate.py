@@ -4,10 +4,8 @@ Looks at the data where it is at hand, and says what it could not look at. The s
 brackets are the real ones, on trials that need no time.
 """
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -36,9 +34,11 @@ from raydaa.training.memory import Layout, Shape, memory
 from raydaa.training.spec import Recipe, in_half
 from raydaa.training.token_budget import SHARE
 from raydaa.training.tokenizer import TokenizerError, load_tokenizer
+from raydaa.tuning.ledger import Ledger
 from raydaa.tuning.search_space import groups, title_of
 from raydaa.tuning.simulate import SimulatedSweep, simulate
-from raydaa.tuning.sweep import Sweep, SweepBudget
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.sweep_budget import SweepBudget
 
 UTILISATION = 0.4  # of a card's operations: an assumption, to be replaced by what a first trial shows
 UNKNOWN_STEPS = 100  # of a trial whose data could not be looked at; only shares are told then
@@ -58,10 +58,12 @@ def make_plan(study: Study) -> Plan:
     """InputError where the study can't be planned at all."""
     quiet_transformers()
     settings = study.settings
+    search = study.settings.search
     prepared, data, problems = _look_at_data(study)
     resolved = resolve(settings, expected_resources(settings.scaling.accelerator))
     size = UNKNOWN_STEPS * settings.training.batch_size if prepared is None else prepared.rows["train"]
     sweep, whole = (_simulate(settings, resolved, size, early) for early in (True, False))
+    brackets = list({id(trial.bracket): trial.bracket for trial in sweep.trials}.values())
     counts = Counter((trial.point.init, title_of(trial.point)) for trial in sweep.trials)
     shape: Shape | None = None
     try:
@@ -79,6 +81,8 @@ def make_plan(study: Study) -> Plan:
             without_early_stopping=sum(trial.reached for trial in whole.trials),
             trials_finished=len(finished),
             sized=prepared is not None,
+            brackets=len(brackets),
+            brackets_of_one=sum(len(bracket.settings) == 1 for bracket in brackets) if search.early_stopping else 0,
         ),
         data=data,
         problems=tuple(problems),
@@ -132,8 +136,7 @@ def _simulate(
     points = groups(search, settings.data.preferences.fraction)
     budget = None if search.budget is None else SweepBudget(search.budget)
     early = search.early_stopping if with_early_stopping else None
-    with tempfile.TemporaryDirectory() as name:
-        return simulate(Sweep(points, make, Path(name), early, table_size, budget))
+    return simulate(Sweep(points, make, Ledger(), early, table_size, budget))
 
 
 def _memory(settings: StudySettings, resolved: Resolved, shape: Shape) -> MemoryPlan:

@@ -17,6 +17,13 @@ def _lines(plan: Plan) -> Iterator[str]:
     counted = f"{steps.planned} of {steps.without_early_stopping}, " if steps.sized else ""
     share = steps.planned / steps.without_early_stopping
     yield f"steps: {counted}{share:.0%} of those without early stopping; {steps.trials_finished} trials finish"
+    if steps.brackets_of_one:
+        alone = f"{steps.brackets_of_one} of {steps.brackets} brackets hold"
+        which = "every bracket holds" if steps.brackets_of_one == steps.brackets else alone
+        yield (
+            f"early stopping: {which} one setting, which nothing can stop; search.early_stopping.within: method has "
+            "larger ones"
+        )
     if plan.data is not None:
         yield "data: " + ", ".join(f"{count} {name}" for name, count in plan.data.rows.items())
         yield from (f"  problem: {reason}: {count} rows rejected" for reason, count in plan.data.rejected.items())
@@ -73,10 +80,13 @@ def _saving(saving: SavingPlan) -> str:
 
 def _judging(judging: JudgingPlan) -> str:
     paid = "" if judging.cost is None else f": {judging.cost:,.2f}"
+    more = ""
+    if judging.more_prompts is not None:
+        more = f"; orders: 1 on {judging.more_prompts} prompts costs the same and is surer, for the source has them"
     return (
         f"judging: {judging.benchmark}: {judging.games:,} games of {judging.models} models; "
         f"{judging.sent / 1e6:,.1f} million tokens are sent at most, about {judging.written / 1e6:,.2f} million "
-        f"written{paid}"
+        f"written{paid}{more}"
     )
 
 

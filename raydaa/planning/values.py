@@ -20,6 +20,8 @@ class StepPlan:
     without_early_stopping: int
     trials_finished: int
     sized: bool
+    brackets: int = 0
+    brackets_of_one: int = 0  # in which early stopping can stop nothing
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class JudgingPlan:
     sent: float
     written: float
     cost: float | None
+    more_prompts: int | None = None  # that one order each would judge at the same price, where the source has them
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """One trial's place; ``ranking`` chooses its symbol, ``facts`` stand beside the pointer, ``note`` beside it."""
+    """One trial's place; ``ranking`` chooses its symbol, ``facts`` stand beside the pointer, ``note`` beside it;
+    ``faint`` ones are there to be seen, not to be chosen."""
 
     x: Value
     y: Value
@@ -50,6 +51,7 @@ class Mark:
     ranking: str = "pairwise"
     facts: tuple[str, ...] = ()
     note: str | None = None
+    faint: bool = False
 
 
 @dataclass(frozen=True)

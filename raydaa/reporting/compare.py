@@ -9,16 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydaa.evaluation.seeds import mean_over_seeds
 from raydaa.evaluation.win_rate import bootstrap_indices, interval
 from raydaa.reporting.charts import Studies, all_methods, comparison_charts
-from raydaa.reporting.formatting import Table, number, won
+from raydaa.reporting.formatting import Table, number
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.summary import summarize
-from raydaa.reporting.tables import settings_of, trial_facts
+from raydaa.reporting.tables import settings_of, trial_facts, without_optimism
 from raydaa.reporting.with_matplotlib import draw
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
-from raydaa.store.artifacts import read_json, renew_files
+from raydaa.store.artifacts import key_of, read_json, renew_files
 from raydaa.store.study_folder import PAGE
 from raydaa.store.tables import column, read
 from raydaa.training.spec import RunSpec
@@ -70,7 +71,7 @@ def compare_studies(studies: Studies) -> StudiesComparison:
             best.append(
                 BestOfStudy(
                     study=name,
-                    method=row.method,
+                    method=row.title,
                     ranking=row.ranking,
                     trial=row.key,
                     value=value if math.isfinite(value) else None,
@@ -155,16 +156,22 @@ def _measured_on(results: TrialResults) -> tuple[str, ...]:
 
 
 def _prompts(questions: Path) -> list[str]:
-    return column(read(questions), "prompt_id") if questions.is_file() else []
+    """Each prompt with what models were compared with: two studies' own baselines need not be the same."""
+    if not questions.is_file():
+        return []
+    table = read(questions)
+    names = column(table, "prompt_id")
+    baselines = column(table, "baseline")
+    return [key_of(prompt=name, baseline=response) for name, response in zip(names, baselines, strict=True)]
 
 
 def _best(results: TrialResults) -> dict[str, TrialRow]:
-    return {row.method: row for row in results.best_of_each()}
+    return {row.title: row for row in results.best_of_each()}
 
 
 def _score(results: TrialResults, row: TrialRow) -> str:
     if results.judged:
-        return won(row.figures)
+        return without_optimism(row, results.optimism_of(row))
     value = results.ranking.value_of(row)
     return number(value if math.isfinite(value) else None, 3)
 
@@ -194,16 +201,17 @@ def _rankings_table(studies: Studies) -> Table:
     """Pairwise methods against pointwise ones, where both were judged."""
     rows = []
     for name, results in studies.items():
-        methods, outcomes = results.outcomes()
-        pairwise = np.array([_best(results)[method].ranking == "pairwise" for method in methods], bool)
+        best, outcomes = results.outcomes()
+        pairwise = np.array([row.ranking == "pairwise" for row in best], bool)
         if not pairwise.any() or pairwise.all():
             continue
-        known = outcomes[:, ~np.isnan(outcomes).any(axis=0)]
+        means = mean_over_seeds(outcomes)
+        known = means[:, ~np.isnan(means).any(axis=0)]
         one, other = 100 * known[pairwise].mean(axis=0), 100 * known[~pairwise].mean(axis=0)
         drawn = bootstrap_indices(known.shape[1], 1000, 0)
-        means = [(one.mean(), one[drawn].mean(axis=1)), (other.mean(), other[drawn].mean(axis=1))]
-        means.append(((one - other).mean(), (one - other)[drawn].mean(axis=1)))
-        cells = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in ((v, interval(d)) for v, d in means)]
+        rates = [(one.mean(), one[drawn].mean(axis=1)), (other.mean(), other[drawn].mean(axis=1))]
+        cells = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in ((v, interval(d)) for v, d in rates)]
+        cells.append(f"{(one - other).mean():.1f}")  # methods are the sample, and few: prompts say nothing of them
         rows.append([name, str(int(pairwise.sum())), str(int((~pairwise).sum())), *cells])
     header = ("study", "pairwise methods", "pointwise methods", "pairwise (%)", "pointwise (%)", "difference (points)")
     return Table("Pairwise and pointwise methods", header, rows)

@@ -58,7 +58,7 @@ def costs(results: TrialResults) -> Costs:
 def _cost(
     results: TrialResults, method: str, hours: float, workers: int, references: list[ReferenceCost] | None
 ) -> Cost:
-    rows = [row for row in results if row.method == method]
+    rows = [row for row in results if row.title == method]
     stopped = [row for row in rows if row.state == TrialState.STOPPED]
     left = [(row.seconds or 0) * (row.trial.steps / row.training.step - 1) for row in stopped if row.training.step]
     saved = None if references is None else sum(_found(results, row, references) for row in rows)

@@ -8,6 +8,8 @@ from raydaa.evaluation.figures import BenchmarkFigures
 from raydaa.evaluation.kl import Divergence
 from raydaa.evaluation.win_rate import WinRate
 
+TWO_SIDED = 1.96  # standard errors within which 95 % of a normal distribution lie
+
 
 @dataclass(frozen=True)
 class Table:
@@ -30,9 +32,9 @@ def with_interval(value: float | None, low: float | None, high: float | None, di
     return f"{value:.{digits}f} [{number(low, digits)}, {number(high, digits)}]"
 
 
-def with_error(value: float | None, error: float | None) -> str:
-    """A value and its standard error."""
-    return "–" if value is None else f"{value:.1f} ± {error or 0:.1f}"
+def p_value(p: float) -> str:
+    """No smaller than anybody would believe."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def rate(score: WinRate | ArenaScore | None) -> str:
@@ -51,6 +53,17 @@ def distance(divergence: Divergence | None) -> str:
 
 
 def controlled(figures: BenchmarkFigures | None) -> str:
-    """A length-controlled win rate."""
+    """A length-controlled win rate; beside it the one without difficulty, where that is taken for length."""
     length_controlled = None if figures is None else figures.length_controlled
-    return "–" if length_controlled is None else with_error(length_controlled.value, length_controlled.standard_error)
+    if length_controlled is None or length_controlled.value is None:
+        return "–"
+    shown = _with_error(length_controlled.value, length_controlled.standard_error)
+    if length_controlled.alone is None:
+        return shown
+    return f"{shown}; {_with_error(length_controlled.alone, length_controlled.alone_error)} without difficulty"
+
+
+def _with_error(value: float, error: float | None) -> str:
+    if error is None:
+        return number(value, 1)
+    return with_interval(value, max(0.0, value - TWO_SIDED * error), min(100.0, value + TWO_SIDED * error))

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 from raydaa.evaluation.comparison import Comparison, verdict
 from raydaa.reporting.charts import charts
 from raydaa.reporting.costs import Costs, costs
+from raydaa.reporting.edges import edges
 from raydaa.reporting.formatting import Table
 from raydaa.reporting.page import data_url, latex_table, markdown_table, render
 from raydaa.reporting.samples import samples, shown
 from raydaa.reporting.scores import benchmark_scores, variants
 from raydaa.reporting.search_charts import search_charts
-from raydaa.reporting.summary import summarize
-from raydaa.reporting.tables import settings_of, tables, trial_facts
+from raydaa.reporting.summary import certainty, cost_of_limits, is_better_than_start, nothing_better, summarize
+from raydaa.reporting.tables import CORRECTED, settings_of, tables, trial_facts, without_optimism
 from raydaa.reporting.with_matplotlib import draw
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.results import TrialResults
@@ -49,6 +50,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
             "comparison": compared,
             "judged_by": results.judged_by,
             "variants": variants(results),
+            "certainty": certainty(results),
             "lost": [row for row in results if not row.finished],
             "figures": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in shown_charts],
             "searches": [(chart.name, chart.caption, data_url(drawn[chart.name])) for chart in searches],
@@ -78,7 +80,7 @@ def write_report(results: TrialResults, folder: Path) -> Path:
 def _compared(results: TrialResults, comparisons: Sequence[Comparison]) -> list[str]:
     """Methods that were compared, best first."""
     compared = {name for comparison in comparisons for name in (comparison.one, comparison.other)}
-    return [row.method for row in results.best_of_each() if row.method in compared]
+    return [row.title for row in results.best_of_each() if row.title in compared]
 
 
 def answer_of(results: TrialResults, comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
@@ -90,14 +92,23 @@ def answer_of(results: TrialResults, comparisons: Sequence[Comparison]) -> list[
     beta = [] if best.beta is None else [f"β {best.beta:g}"]
     what = ", ".join([best.title, *beta, f"learning rate {best.learning_rate:g}", *settings_of(best)])
     names = {"win rate (%)", "KL (nats)", "held-out preference loss"}
-    answer = [("recommended", what), *(fact for fact in trial_facts(best) if fact[0] in names)]
-    with_best = [comparison for comparison in comparisons if best.method in (comparison.one, comparison.other)]
+    better = is_better_than_start(results, best)
+    answer = [("recommended", what) if better else ("recommended", f"{nothing_better(best)}; the best: {what}")]
+    answer += [fact for fact in trial_facts(best) if fact[0] in names]
+    if best.rate is not None:
+        answer.append((CORRECTED, without_optimism(best, results.optimism_of_best)))
+    at_edges = [f"{edge.name} ({edge.end})" for edge in edges(results) if edge.row.key == best.key]
+    if at_edges:
+        answer.append(("at the edge of what was tried", ", ".join(at_edges)))
+    if (cost := cost_of_limits(results)) is not None:
+        answer.append(("chosen among those with a", cost))
+    with_best = [comparison for comparison in comparisons if best.title in (comparison.one, comparison.other)]
     if with_best:
         equals = {
             name for comparison in with_best if not comparison.different for name in (comparison.one, comparison.other)
-        } - {best.method}
+        } - {best.title}
         names_of = [
-            row.title + ("" if row.kl is None else f" (KL {row.kl:.2f})") for row in best_rows if row.method in equals
+            row.title + ("" if row.kl is None else f" (KL {row.kl:.2f})") for row in best_rows if row.title in equals
         ]
         answer.append(("not told apart from it", ", ".join(names_of) or "no other method"))
     return answer
@@ -133,7 +144,7 @@ def _markdown(results: TrialResults, tables: Mapping[str, Table], verdict_on_pai
     """The tables below their titles, with what is to be said of them."""
     before = {"pairs": f"{verdict_on_pairs}\n\n"}
     judged = f"Win rates above: {results.judged_by or 'not judged'}\n\n"
-    parts = [f"# {results.folder.name}\n\n{summarize(results)}"]
+    parts = [f"# {results.folder.name}\n\n{summarize(results)}", *certainty(results)]
     for name, table in tables.items():
         heading = f"{judged if name == 'benchmarks' else ''}## {table.title}\n\n{before.get(name, '')}"
         parts.append(heading + markdown_table(table.header, table.rows))

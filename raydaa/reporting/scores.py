@@ -52,8 +52,8 @@ def _on_benchmark(
         controlled(figures),
         rate(figures.arena),
         _changed(own.mean_characters, before["mean_characters"], 0),
-        _changed(own.distinct_1, before["distinct_1"], 3),
-        _changed(own.distinct_2, before["distinct_2"], 3),
+        _varied(own.distinct_1, own.distinct_1_low, own.distinct_1_high, before["distinct_1"]),
+        _varied(own.distinct_2, own.distinct_2_low, own.distinct_2_high, before["distinct_2"]),
         number(100 * own.cut_share, 1),
     ]
 
@@ -101,13 +101,32 @@ def _changed(value: float | None, start: float | None, digits: int) -> str:
     return text if value is None or start is None or value == start else f"{text} ({value - start:+.{digits}f})"
 
 
+def _varied(value: float | None, low: float | None, high: float | None, start: float | None) -> str:
+    """A share of different n-grams with its interval, and by how much it differs from the start's."""
+    shown = _changed(value, start, 3)
+    if value is None or low is None or high is None:
+        return shown
+    share, _, change = shown.partition(" ")
+    return " ".join(filter(None, [share, f"[{low:.3f}, {high:.3f}]", change]))
+
+
 def variants(results: TrialResults) -> list[str]:
-    """How win rates were length-controlled: what the fits knew of the prompts."""
-    models = [*(row.benchmarks for row in results), *(model.benchmarks for model in results.models.values())]
-    names: dict[str, None] = {}
+    """How win rates were length-controlled: what the fits knew of the prompts, and what they could not tell apart."""
+    rows = [(row.title, row.benchmarks) for row in results.best_of_each()]
+    models = [*rows, *((name, model.benchmarks) for name, model in results.models.items())]
+    notes: dict[str, None] = {}
     for info in results.benchmarks:
-        for benchmarks in models:
+        alike: list[str] = []
+        for name, benchmarks in models:
             figures = benchmarks.get(info.name)
-            if figures is not None and figures.length_controlled is not None:
-                names[f"{info.label}: {figures.length_controlled.variant}"] = None
-    return list(names)
+            fitted = None if figures is None else figures.length_controlled
+            if fitted is not None:
+                notes[f"{info.label}: {fitted.variant}"] = None
+                if fitted.alone is not None and fitted.alike is not None:
+                    alike.append(f"{name} {fitted.alike:.2f}")
+        if alike:
+            notes[
+                f"{info.label}: takes out only part of the length's effect, for other models' answers are long where "
+                f"a model's are (correlation of {', '.join(alike)}); the value without difficulty stands beside it"
+            ] = None
+    return list(notes)

@@ -105,10 +105,11 @@ def _draw_series(axes: Any, series: Series) -> None:
     pale = 0.35 if series.pale else 1.0
     style = LINES[series.colour // len(COLOURS) % len(LINES)] if series.joined else "none"
     axes.plot(*_places(series.marks), color=colour, ls=style, lw=1, alpha=pale, zorder=1)
-    for ranking in dict.fromkeys(mark.ranking for mark in series.marks):
-        marks = [mark for mark in series.marks if mark.ranking == ranking]
+    for ranking, faint in dict.fromkeys((mark.ranking, mark.faint) for mark in series.marks):
+        marks = [mark for mark in series.marks if (mark.ranking, mark.faint) == (ranking, faint)]
         bars = {"xerr": _errors([mark.x for mark in marks]), "yerr": _errors([mark.y for mark in marks])}
-        look = {"color": colour, "marker": MARKERS[ranking], "ms": 4, "ls": "none", "lw": 0.8, "alpha": pale}
+        alpha = 0.3 if faint else pale
+        look = {"color": colour, "marker": MARKERS[ranking], "ms": 4, "ls": "none", "lw": 0.8, "alpha": alpha}
         axes.errorbar(*_places(marks), **bars, **look, elinewidth=0.8, zorder=2)
     if series.listed:
         marker = MARKERS[series.marks[0].ranking] if series.marks else "o"

@@ -60,6 +60,7 @@ def _series(series: Series, place_x: Callable[[float], float], place_y: Callable
             "color": COLOURS[series.colour % len(COLOURS)],
             "symbol": [SYMBOLS[mark.ranking] for mark in marks],
             "size": 8,
+            "opacity": [0.3 if mark.faint else 1 for mark in marks],
         },
         "line": {"width": 1.5, "dash": "solid" if series.colour < len(COLOURS) else "dash"},
     }

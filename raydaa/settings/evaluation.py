@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from raydaa.settings.base import Gpus, Settings, wrong
 from raydaa.settings.data import HELD_OUT, PromptSource
 from raydaa.settings.judge import Judge, JudgeSettings, NoJudge, PromptName
-from raydaa.settings.limits import Names, Natural, NonNegative, PositiveInt, Share
+from raydaa.settings.limits import Names, Natural, NonNegative, PositiveFloat, PositiveInt, Share
 
 CHOSEN = "chosen"  # as a baseline: the response that stands beside each prompt
 FILES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
@@ -138,6 +138,14 @@ class HarnessSettings(Settings):
         return self
 
 
+class ChooseSettings(Settings):
+    """What a setting has to keep to be recommended."""
+
+    max_kl: PositiveFloat | None = None  # nats per response from its start
+    max_length_ratio: PositiveFloat | None = None  # of its responses' mean tokens to those of its start
+    min_tasks: dict[str, float] = Field(default_factory=dict)  # by task of lm_eval: the least score in its first metric
+
+
 class EvaluationSettings(Settings):
     benchmarks: Annotated[tuple[BenchmarkSettings, ...], BeforeValidator(_benchmarks), Field(min_length=1)] = (
         BenchmarkSettings(name="validation"),
@@ -145,15 +153,23 @@ class EvaluationSettings(Settings):
     models: Names | None = None  # judged beside the trials; None: sft, where the study has it
     baseline: str = "sft"  # of the study's own prompts, and where a benchmark has none
     judge: Judge = NoJudge()
+    racing: bool = True  # a language model as judge leaves out what is clearly behind, block of prompts by block
+    further_benchmarks: Literal["best", "all"] = "best"  # whose responses benchmarks after the first are for
     second_judge: Judge | None = None  # judges the first benchmark as well; how far the two agree is reported
     lm_eval: HarnessSettings | None = None
     judge_trials: Literal["finished", "best_lr_per_beta", "best_per_method"] = "finished"
     kl_prompts: PositiveInt = 500
     kl_sampling: Literal["study", "exact"] = "study"
     bootstrap_draws: PositiveInt = 10_000
+    choose: ChooseSettings = ChooseSettings()
 
     @model_validator(mode="after")
     def check(self) -> "EvaluationSettings":
+        tasks = () if self.lm_eval is None else self.lm_eval.tasks
+        for task in self.choose.min_tasks:
+            if task not in tasks:
+                choices = ", ".join(tasks) or "none: name them in evaluation.lm_eval.tasks"
+                raise wrong(f"{task!r} is not among the tasks that are asked ({choices})", "choose.min_tasks")
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) < len(names):
             raise wrong(f"{names!r} names a benchmark twice", "benchmarks")

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from raydaa.store.artifacts import key_of
+
 # Names of metrics that a trial logs.
 LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"
 PREFERENCE_LOSS = "validation/preference_loss"  # what trials are compared by before anybody has judged them
@@ -65,6 +67,11 @@ class Point:
     align_weight: float = 1.0
     fraction: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> str:
+        """The key of everything but the seed: seeds are repetitions of one setting."""
+        return key_of(**{name: value for name, value in vars(self).items() if name != "seed"})
 
 
 @dataclass(frozen=True)

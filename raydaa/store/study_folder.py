@@ -1,6 +1,7 @@
 """Where everything lies in a study's folder and in a trial's: every path, and every file as the value that it holds."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -265,8 +266,8 @@ class StudyFolder:
         return self.path / "rewards"
 
     def best(self, method: str) -> Path:
-        """The best model of a method, handed over."""
-        return self.path / "best" / method
+        """The best model of a method, by its title, handed over."""
+        return self.path / "best" / re.sub(r"[^\w.-]+", "-", method).strip("-")
 
     @property
     def report(self) -> Path:

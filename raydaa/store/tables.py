@@ -46,6 +46,10 @@ PAIRS = make_schema(
         ("rejected_tokens", TOKENS),
     ]
 )
+HELD_OUT = TableFile(
+    "held-out.parquet",
+    make_schema([("row", pa.int64()), ("preference_loss", pa.float64())]),  # of the validation pairs at a trial's end
+)
 EXAMPLES = make_schema([("example_id", pa.int64()), ("tokens", TOKENS), ("scored", pa.list_(pa.bool_()))])
 PROMPTS = make_schema(
     [
@@ -88,7 +92,14 @@ REWARDS = TableFile(
 )
 SCORES = TableFile(
     "scores.parquet",
-    make_schema([("prompt_id", pa.string()), ("logp", pa.float64())]),
+    make_schema(
+        [
+            ("prompt_id", pa.string()),
+            ("logp", pa.float64()),  # Σ log π of the tokens, raw, nats
+            ("start_logp", pa.float64()),  # the same under what the model started from
+            ("kl", pa.float64()),  # Σ KL between what both would write next, nats
+        ]
+    ),
 )
 ORDERS = ("first", "second")  # where the model's response stood; columns of verdicts begin so
 VERDICTS = TableFile(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from raydaa.store.artifacts import write_text
 from raydaa.store.study_folder import TrialFolder
-from raydaa.training.collectives import rank
+from raydaa.store.tables import HELD_OUT
+from raydaa.training.collectives import from_all, rank
 from raydaa.training.run import Metrics, Run
 
 
@@ -38,6 +39,8 @@ def train_until(run: Run, folder: Path, until: int, notify: Callable[[Metrics], 
         metrics = {"step": run.step + 1, "total_steps": run.total_steps, **run.train_step()}
         if run.step in validated:
             metrics |= run.validate()
+        if run.step == run.total_steps:
+            _keep_held_out(run, trial)
         metrics["seconds"] = run.seconds
         if rank() == 0:
             with trial.metrics.open("a", encoding="utf-8") as file:
@@ -46,6 +49,16 @@ def train_until(run: Run, folder: Path, until: int, notify: Callable[[Metrics], 
         if run.step < until and run.save_is_due:
             run.save(trial.checkpoint)
     return metrics
+
+
+def _keep_held_out(run: Run, trial: TrialFolder) -> None:
+    """Each held-out pair's loss at the trial's end: how sure one is of their mean depends on how they differ."""
+    losses: dict[int, float] = {}
+    for of_worker in from_all(run.held_out_losses):
+        losses |= of_worker
+    if rank() == 0 and losses:
+        rows = [{"row": row, "preference_loss": loss} for row, loss in sorted(losses.items())]
+        HELD_OUT.write(trial.path, rows)
 
 
 def resume(run: Run, folder: Path) -> None:

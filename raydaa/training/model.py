@@ -147,21 +147,46 @@ class Policy(nn.Module):
         """Summed log-probability of every sequence, ``(sequences,)`` float32, in nats."""
         return self.ask(batch, self.way)
 
+    def logits_of(self, batch: PackedBatch) -> Callable[[slice], Tensor]:
+        """What gives the logits of a slice of the scored tokens, ``(scored, vocabulary)`` float32; not for training."""
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.autocast):
+            inputs, places = self._laid_out(batch, self.way)
+            if self.way.own_head:
+                logits = self._own_logits(inputs, places)
+                return lambda part: logits[part].float()
+            hidden = self._hidden(inputs, places)
+
+        def of_part(part: slice) -> Tensor:
+            with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.autocast):
+                return self._logits(hidden[part]).float()
+
+        return of_part
+
+    def num_parts(self, scored: int) -> int:
+        """Into how many parts so many scored tokens are cut for the head."""
+        return self.calls or -(-scored // self.chunk)
+
     def ask(self, batch: PackedBatch, way: Way) -> Tensor:
         """`forward` in a given way."""
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.autocast):
-            inputs, places = self._padded(batch) if way.attention == PADDED else self._packed(batch, way.attention)
+            inputs, places = self._laid_out(batch, way)
             self.laid_out += inputs["input_ids"].numel()
             if way.own_head:
                 logits = self._own_logits(inputs, places)
                 logps = -cross_entropy(logits.float(), batch.targets, reduction="none")
             else:
-                output = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-                hidden = output.flatten(0, 1)[places]
-                chunks = self.calls or -(-len(batch.targets) // self.chunk)
-                logps = chunked_logps(self._logits, hidden, batch.targets, chunks)
+                hidden = self._hidden(inputs, places)
+                logps = chunked_logps(self._logits, hidden, batch.targets, self.num_parts(len(batch.targets)))
         sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=logps.device)
         return sums.index_add(0, batch.sequences, logps)
+
+    def _laid_out(self, batch: PackedBatch, way: Way) -> tuple[dict[str, Any], Tensor]:
+        """The model's input, and where in it scored tokens are predicted from."""
+        return self._padded(batch) if way.attention == PADDED else self._packed(batch, way.attention)
+
+    def _hidden(self, inputs: dict[str, Any], places: Tensor) -> Tensor:
+        output = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        return output.flatten(0, 1)[places]
 
     def _packed(self, batch: PackedBatch, attention: str) -> tuple[dict[str, Any], Tensor]:
         """One row of tokens, and where in it scored tokens are predicted from."""

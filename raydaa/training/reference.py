@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from raydaa.data.batches import split_work
-from raydaa.data.packing import PairTable, Table, mismatched
+from raydaa.data.packing import PackedBatch, PairTable, Table, mismatched
 from raydaa.store.tables import REFERENCE, column, read, write
 from raydaa.training.collectives import rank, world_size
 from raydaa.training.device import device_of_worker
@@ -45,6 +46,11 @@ class Scoring:
     apart: bool = False  # its weights are spread over the workers of a group
     cpu_offload: bool = False  # of such weights
 
+    @property
+    def half(self) -> bool:
+        """Whether weights are bf16 on this worker's device."""
+        return self.precision == "bf16" and device_of_worker().type == "cuda"
+
 
 @contextlib.contextmanager
 def scorer(source: str, scoring: Scoring) -> Iterator[Policy]:
@@ -52,18 +58,77 @@ def scorer(source: str, scoring: Scoring) -> Iterator[Policy]:
     if not scoring.apart:
         yield make_policy(source, scoring.precision, scoring.trust_remote_code, scoring.attention)
         return
-    from raydaa.training.zero import gathering, load_on_first, take_apart, way_on_first
+    from raydaa.training.zero import gathering
 
-    device = device_of_worker()
-    half = scoring.precision == "bf16" and device.type == "cuda"
-    dtype = torch.bfloat16 if half else torch.float32
-    autocast = scoring.precision == "bf16" and not half
-    model = load_on_first(source, dtype, scoring.trust_remote_code)
-    way = way_on_first(source, dtype, autocast, scoring.attention, scoring.trust_remote_code)
-    take_apart(model, half, scoring.cpu_offload)
-    policy = Policy(model, autocast, way, device, tokens=scoring.budget).eval()
-    with gathering(policy, half, scoring.cpu_offload):
+    (policy,) = _spread(scoring, source)
+    with gathering(policy, scoring.half, scoring.cpu_offload):
         yield policy
+
+
+@contextlib.contextmanager
+def two_scorers(source: str, start: str, scoring: Scoring) -> Iterator["TwoPolicies"]:
+    """A model and what it started from, which is of the same architecture, as `scorer` has one."""
+    if not scoring.apart:
+        before = make_policy(start, scoring.precision, scoring.trust_remote_code, scoring.attention)
+        model = fixed_model(source, scoring.precision, scoring.trust_remote_code)
+        policy = Policy(model, before.autocast, before.way, device_of_worker()).eval()
+        yield TwoPolicies(policy, before)
+        return
+    from raydaa.training.zero import gathering
+
+    before, policy = _spread(scoring, start, source)
+    both = TwoPolicies(policy, before)
+    with gathering(both, scoring.half, scoring.cpu_offload):
+        yield both
+
+
+def _spread(scoring: Scoring, *sources: str) -> list[Policy]:
+    """Models whose weights are spread over all workers, to be gathered layer by layer; all of one architecture."""
+    from raydaa.training.zero import load_on_first, take_apart, way_on_first
+
+    dtype = torch.bfloat16 if scoring.half else torch.float32
+    autocast = scoring.precision == "bf16" and not scoring.half
+    way = way_on_first(sources[0], dtype, autocast, scoring.attention, scoring.trust_remote_code)
+    policies: list[Policy] = []
+    for source in sources:
+        model = load_on_first(source, dtype, scoring.trust_remote_code)
+        take_apart(model, scoring.half, scoring.cpu_offload)
+        policies.append(Policy(model, autocast, way, device_of_worker(), tokens=scoring.budget).eval())
+    return policies
+
+
+class TwoPolicies(nn.Module):
+    """A model beside what it started from: how far apart they are at each token that the model may write next."""
+
+    def __init__(self, policy: Policy, start: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.start = start
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """Of every sequence, ``(sequences, 3)`` float64 in nats: log-probability under the model and under its start,
+        and Σ_t KL(π(·|x, y_<t) ‖ π_start(·|x, y_<t)), which is not drawn but summed over all tokens of the vocabulary.
+
+        Logits of both exist for one part of the tokens at a time.
+        """
+        of_policy = self.policy.logits_of(batch)
+        of_start = self.start.logits_of(batch)
+        figures: list[torch.Tensor] = []
+        # Twice as many parts: there are two models, and probabilities beside logits.
+        for numbers in torch.arange(len(batch.targets)).tensor_split(2 * self.policy.num_parts(len(batch.targets))):
+            if not len(numbers):
+                continue
+            part = slice(int(numbers[0]), int(numbers[-1]) + 1)
+            logps = of_policy(part).log_softmax(-1)
+            before = of_start(part).log_softmax(-1)
+            probabilities = logps.exp()
+            # A token that can't come adds nothing, though both of its log-probabilities may be −∞.
+            apart = torch.where(probabilities > 0, probabilities * (logps - before), 0.0).sum(-1)
+            targets = batch.targets[part, None]
+            of_targets = [logps.gather(1, targets)[:, 0], before.gather(1, targets)[:, 0]]
+            figures.append(torch.stack([*of_targets, apart.clamp(min=0)], dim=1).double())
+        sums = torch.zeros(len(batch.lengths), 3, dtype=torch.float64, device=batch.tokens.device)
+        return sums.index_add(0, batch.sequences, torch.cat(figures))
 
 
 def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.ndarray:
@@ -74,8 +139,8 @@ def score(policy: Policy, table: Table, rows: np.ndarray, budget: int) -> np.nda
     return result
 
 
-def score_share(policy: Policy, table: Table, budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """This worker's share of a table: numbers of rows, and what `score` gives for them.
+def score_share(policy: nn.Module, table: Table, budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """This worker's share of a table: numbers of rows, and what ``policy`` gives for each row's responses.
 
     All workers ask the model equally often, which one that is spread over them needs.
     """
@@ -85,10 +150,9 @@ def score_share(policy: Policy, table: Table, budget: int) -> tuple[np.ndarray, 
 
 
 def _sums(
-    policy: Policy, table: Table, rows: np.ndarray, budget: int, workers: int = 1, worker: int = 0
+    policy: nn.Module, table: Table, rows: np.ndarray, budget: int, workers: int = 1, worker: int = 0
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Places in ``rows`` and their sums, micro-batch by micro-batch."""
-    responses = 2 if isinstance(table, PairTable) else 1
     device = next(policy.parameters()).device
     with torch.no_grad():
         for first in range(0, len(rows), BLOCK * workers):
@@ -96,7 +160,7 @@ def _sums(
             lengths = table.row_lengths[block]
             for places in split_work(lengths, workers, budget)[worker]:
                 numbers = [int(block[index]) for index in places or [int(lengths.argmin())]]
-                logps = policy(table.pack(numbers).to(device)).double().cpu().numpy().reshape(-1, responses)
+                logps = policy(table.pack(numbers).to(device)).double().cpu().numpy().reshape(len(numbers), -1)
                 if places:
                     yield [first + index for index in places], logps
 

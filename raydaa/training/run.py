@@ -53,6 +53,7 @@ class Run:
         rows = subset(len(self.train.rows), recipe.fraction)
         batches = global_batches(len(rows), recipe.training.batch_size, recipe.training.epochs, recipe.seed)
         self.batches = [rows[batch] for batch in batches]
+        self.held_out_losses: dict[int, float] = {}  # by row, of this worker's at the newest validation
         self.step = 0
         self.seconds = 0.0
         self.saved_after = 0.0  # seconds of training
@@ -98,13 +99,14 @@ class Run:
         began = time.monotonic()
         self.engine.module.eval()
         sums: Sums = {}
+        self.held_out_losses = {}
         size = len(self.held_out.rows)
         block = max(self.spec.recipe.training.batch_size, 256)
         with torch.no_grad():
             kl = self._kl(self.held_out.mismatched, np.arange(size))
             for first in range(0, size, block):
                 rows = np.arange(first, min(first + block, size))
-                part, _ = self._pass(self.held_out.rows, rows, kl, train=False)
+                part, _ = self._pass(self.held_out.rows, rows, kl, train=False, kept=self.held_out_losses)
                 sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
         self.engine.module.train()
         self.seconds += time.monotonic() - began
@@ -135,9 +137,17 @@ class Run:
         return (sum_over_workers(total)[0] / (2 * len(indices))).clamp(min=0)
 
     def _pass(
-        self, table: PairTable | ExampleTable, indices: np.ndarray, kl: Tensor | None, train: bool
+        self,
+        table: PairTable | ExampleTable,
+        indices: np.ndarray,
+        kl: Tensor | None,
+        train: bool,
+        kept: dict[int, float] | None = None,
     ) -> tuple[Sums, float]:
-        """Forward (and backward) over a global batch; metric sums and tokens over all workers."""
+        """Forward (and backward) over a global batch; metric sums and tokens over all workers.
+
+        ``kept`` takes up this worker's preference losses by row.
+        """
         names: list[str] = []
         sums = torch.zeros(0, dtype=torch.float64)
         tokens = 0.0
@@ -145,6 +155,8 @@ class Run:
             output = self.objective(self.engine.module(batch), batch, table, rows, kl)
             if train:
                 self.engine.backward((output.loss * batch.weights).sum() / len(indices))
+            if kept is not None and weight and "preference_loss" in output.metrics:
+                kept |= dict(zip(rows, output.metrics["preference_loss"].double().tolist(), strict=True))
             parts = torch.stack([values.detach() for values in output.metrics.values()]).double().cpu()
             added = (parts * weight).sum(dim=1)
             sums = sums + added if names else added

@@ -20,7 +20,8 @@ from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.spec import Recipe, RunSpec
 from raydaa.training.workers import Workers
 from raydaa.tuning.search_space import label_of
-from raydaa.tuning.sweep import Sweep, SweptTrial
+from raydaa.tuning.sweep import LOST, Sweep
+from raydaa.tuning.swept_trial import SweptTrial
 from raydaa.tuning.trial import ASSIGNMENT, KEY, POINT, Assignment, GroupTrial, OneWorkerTrial
 
 Limit = Callable[[], int]
@@ -56,8 +57,7 @@ class _Points(_NotWritten, Searcher):
         trial = self.sweep.next_trial() if self.sweep.running < self.limit() and not self.sweep.winners() else None
         if trial is None:
             return Searcher.FINISHED if self.sweep.over else None
-        trial.started = True
-        trial.move(TrialState.RUNNING)
+        self.sweep.start(trial)
         trial.folder.path.mkdir(parents=True, exist_ok=True)
         trial.folder.record.write(TrialRecord(trial.state))  # in the place of one that no longer holds
         write_json(trial.folder.spec, self.spec_of(trial, self.sweep.recipe_of(trial)).to_json())
@@ -105,7 +105,7 @@ class _Brackets(_NotWritten, TrialScheduler):
         return str(TrialScheduler.CONTINUE)
 
     def _lost(self, swept: SweptTrial) -> None:
-        self.sweep.close(swept, TrialState.STOPPED, "the others of its bracket were better at a rung")
+        self.sweep.close(swept, TrialState.STOPPED, LOST)
         self.notify(swept, {})
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -142,19 +142,18 @@ class _Brackets(_NotWritten, TrialScheduler):
         for trial in trials:
             # Not while it is being paused: the next trial would start an actor of its own instead of taking this one's.
             if trial.status == trial.PAUSED and (swept := self._of(trial)).state == TrialState.RUNNING:
-                swept.move(TrialState.WAITING)
+                self.sweep.pause(swept)
                 self.notify(swept, {"step": swept.reached})
             if trial.status == trial.PAUSED and self._of(trial).bracket.decision(trial.config[KEY]) == "stop":
                 self._lost(self._of(trial))
                 ray_tune.stop_trial(tune_controller, trial)
-        active = self.sweep.running
-        winners = self.sweep.winners()
+        room = self.sweep.running < self.limit()
+        winners = {swept.key for swept in self.sweep.winners()} if room else set()
         for trial in trials:
-            swept = self._of(trial)
             if trial.status == trial.PENDING:
                 return trial
-            if swept in winners and active < self.limit():
-                swept.move(TrialState.RUNNING)
+            if trial.config[KEY] in winners:
+                self.sweep.start(self._of(trial))
                 return trial
         for swept in self.sweep.close_if_spent():
             self.notify(swept, {})

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raydaa.store.records import PREFERENCE_LOSS, TrialState
-from raydaa.tuning.sweep import Sweep, SweptTrial
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.swept_trial import SweptTrial
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,14 @@ def simulate(
         if trial is None:
             sweep.close_if_spent()
             continue
-        trial.folder.path.mkdir(parents=True, exist_ok=True)
-        trial.started = True
-        trial.move(TrialState.RUNNING)
+        sweep.start(trial)
         step = trial.reached + trial.steps_to_next_rung
         sweep.decide(trial, {**metrics_at(trial, step), "step": step})
-        trial.move(TrialState.WAITING)
         if step == trial.steps:
             sweep.close(trial, TrialState.FINISHED)
-        _stop_losers(sweep)
-        at_rungs = sum(t.state == TrialState.WAITING and t.reached > 0 for t in sweep.trials.values())
-        waiting = max(waiting, at_rungs)
+        else:
+            sweep.pause(trial)
+        for loser in sweep.losers():
+            sweep.close(loser, TrialState.STOPPED)
+        waiting = max(waiting, sweep.waiting)
     return SimulatedSweep(tuple(sweep.trials.values()), waiting)
-
-
-def _stop_losers(sweep: Sweep) -> None:
-    for trial in list(sweep.trials.values()):
-        if trial.state == TrialState.WAITING and trial.bracket.decision(trial.key) == "stop":
-            sweep.close(trial, TrialState.STOPPED)

@@ -1,73 +1,26 @@
 """The state of a sweep: which trials there are, how far each is, and which may go on.
 
-Each trial is one folder, named by its key; the folders are the only truth. A sweep that starts again reads
-them: finished trials are not run, unfinished ones go on from their checkpoints, and brackets are refilled
-from the logged metrics.
+A sweep that starts again reads what was done before: finished trials are not run, unfinished ones go on from their
+checkpoints, and brackets are refilled from the logged metrics. Nothing that happens to one trial takes a look at all
+others: a sweep of thousands costs as much a trial at its end as at its beginning.
 """
 
-import shutil
+import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from raydaa.settings.search import Budget, EarlyStopping
-from raydaa.store.artifacts import intact, key_of
-from raydaa.store.records import PREFERENCE_LOSS, TOKENS, Point, TrialRecord, TrialState
-from raydaa.store.study_folder import TrialFolder
-from raydaa.training.loop import rung_steps
+from raydaa.settings.search import EarlyStopping
+from raydaa.store.artifacts import key_of
+from raydaa.store.records import PREFERENCE_LOSS, TOKENS, Point, TrialState
 from raydaa.training.spec import Recipe
 from raydaa.tuning.bracket import Bracket
-from raydaa.tuning.search_space import Group, Result
+from raydaa.tuning.ledger import Ledger
+from raydaa.tuning.search_space import Group
+from raydaa.tuning.sweep_budget import SweepBudget, steps_to_finisher
+from raydaa.tuning.swept_trial import Cohort, SweptTrial
 
-
-@dataclass(frozen=True)
-class SweepBudget:
-    """A sweep's budget, and how many GPUs (or workers without one) a trial keeps busy."""
-
-    budget: Budget
-    gpus: float = 1.0
-
-    def holds(self, steps: int, seconds: float) -> bool:
-        """Whether a sweep may come to so many steps and seconds of training."""
-        if self.budget.trial_steps is not None:
-            return steps <= self.budget.trial_steps
-        assert self.budget.gpu_hours is not None
-        return seconds * self.gpus / 3600 <= self.budget.gpu_hours
-
-
-@dataclass
-class SweptTrial:
-    """One trial of the sweep while it runs."""
-
-    key: str
-    point: Point
-    recipe: Recipe
-    folder: TrialFolder
-    steps: int
-    bracket: Bracket
-    requested_by: list[tuple[Group, int]] = field(default_factory=list)
-    started: bool = False
-    failures: int = 0
-    state: TrialState = TrialState.WAITING
-    reached: int = 0  # steps
-    seconds: float = 0.0  # of training, so far
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left to do for it."""
-        return self.state.is_over
-
-    def move(self, state: TrialState) -> None:
-        """The trial is now in ``state``."""
-        self.state = self.state.to(state)
-
-    @property
-    def steps_to_next_rung(self) -> int:
-        """Steps to its next rung, or to its end."""
-        return (
-            next((s for s in rung_steps(self.recipe.rungs, self.steps) if s > self.reached), self.steps) - self.reached
-        )
+LOST = "the others of its bracket were better at a rung"
+SPENT = "the budget was spent"
 
 
 class Sweep:
@@ -77,55 +30,87 @@ class Sweep:
         self,
         groups: list[Group],
         make: Callable[[Point], tuple[str, Recipe]],
-        folder: Path,
+        ledger: Ledger,
         early_stopping: EarlyStopping | None,
         table_size: int,
         budget: SweepBudget | None = None,
     ) -> None:
         self.groups = groups
         self.make = make
-        self.folder = folder
+        self.ledger = ledger
         self.table_size = table_size
         self.early = early_stopping
         self.budget = budget
         self.room: int | None = None  # tokens that a micro-batch may have, where one with more was out of memory
         self.trials: dict[str, SweptTrial] = {}
         self.brackets: dict[str, Bracket] = {}
+        self._by_number: list[SweptTrial] = []
+        self._unbegun: list[int] = []  # a heap of their numbers: the next to be handed out is the first
+        self._at_work: dict[str, SweptTrial] = {}  # what Tune runs
+        self._paused: dict[str, SweptTrial] = {}  # waiting at a rung that is not decided
+        self._winners: dict[str, SweptTrial] = {}  # waiting there, and may go on
+        self._losers: dict[str, SweptTrial] = {}  # waiting there, and out
+        self._open = 0  # trials that are not over
+        self._steps, self._seconds = 0, 0.0  # that all trials have done
         for group in groups:
             self._draw(group)
 
     @property
     def undrawn(self) -> int:
-        """Points of groups that wait for results before they draw on."""
-        return sum(group.total - group.asked for group in self.groups)
+        """Trials of groups that wait for results before they draw on."""
+        return sum(group.undrawn for group in self.groups)
+
+    @property
+    def running(self) -> int:
+        """How many trials Tune has at work."""
+        return len(self._at_work)
+
+    @property
+    def waiting(self) -> int:
+        """How many trials keep a checkpoint at a rung."""
+        return len(self._paused) + len(self._winners) + len(self._losers)
+
+    @property
+    def over(self) -> bool:
+        """Whether every trial is over."""
+        return not self._open
 
     def _draw(self, group: Group) -> None:
         """The group's next cohort becomes trials; cohorts that are over already are followed by the next."""
-        while cohort := group.next_cohort():
-            joined = [self._join(group, number, point) for number, point in cohort]
-            for trial in joined:
+        while drawn := group.next_cohort():
+            cohort = Cohort(group)
+            known = len(self._by_number)
+            for number, point in drawn:
+                self._join(cohort, number, point)
+            for trial in self._by_number[known:]:
                 self._read(trial)
-            if not all(trial.over for trial in joined):
+                if trial.over:
+                    self._forget(trial)
+                else:
+                    heapq.heappush(self._unbegun, trial.number)
+            if cohort.left:
                 return
-            for number, trial in zip([number for number, _ in cohort], joined, strict=True):
-                group.tell(number, _result(trial))
+            cohort.tell()
 
-    def _join(self, group: Group, number: int, point: Point) -> SweptTrial:
+    def _join(self, cohort: Cohort, number: int, point: Point) -> None:
         key, recipe = self.make(point)
-        if key not in self.trials:
-            bracket = self._bracket(point, group.asked)
-            bracket.add(key)
-            folder = TrialFolder(self.folder / key)
+        trial = self.trials.get(key)
+        if trial is None:
+            bracket = self._bracket(point, cohort.group)
+            bracket.add(key, point.setting)
+            folder = self.ledger.folder(key)
             steps = recipe.steps(self.table_size)
-            self.trials[key] = SweptTrial(key, point, recipe, folder, steps, bracket)
-        trial = self.trials[key]
-        trial.requested_by.append((group, number))
-        return trial
+            trial = SweptTrial(key, len(self._by_number), point, recipe, folder, steps, bracket)
+            self.trials[key] = trial
+            self._by_number.append(trial)
+            self._open += 1
+        cohort.add(number, trial)
 
-    def _bracket(self, point: Point, drawn: int) -> Bracket:
-        # Trials on less data would lose, and a study of how much is needed would have no answer.
+    def _bracket(self, point: Point, group: Group) -> Bracket:
+        # Trials on less data would lose, and a study of how much is needed would have no answer. Who is in a bracket
+        # the study file fixes: one entry of it, and one cohort of that.
         comparable: dict[str, Any] = {"init": point.init, "method": point.method, "fraction": point.fraction}
-        comparable["drawn"] = drawn
+        comparable |= {"entry": group.entry, "cohort": group.cohorts}
         if self.early is None or self.early.within == "beta":
             # Every objective keeps a finisher: curves over β and Pareto fronts stay whole.
             comparable |= {"parameters": point.parameters, "weights": [point.sft_weight, point.align_weight]}
@@ -133,93 +118,139 @@ class Sweep:
         return self.brackets.setdefault(key_of(**comparable), Bracket(rungs, keep))
 
     def _read(self, trial: SweptTrial) -> None:
-        """What the trial's folder says of it."""
-        for metrics in trial.folder.read_metrics():
+        """What was done for the trial before."""
+        for metrics in self.ledger.read_metrics(trial):
             self._note(trial, metrics)
-        record = trial.folder.record.read()
-        if record is None:
-            return
-        whole = trial.reached == trial.steps if record.removed is not None else intact(trial.folder.model)
-        if record.state == TrialState.FINISHED and whole:
-            trial.move(TrialState.FINISHED)
-        elif record.state == TrialState.FAILED and not record.retry:
-            trial.move(TrialState.FAILED)
-        if trial.over:
-            trial.bracket.leave(trial.key)
+        end = self.ledger.read_end(trial)
+        if end is not None:
+            trial.move(end)
 
     def _note(self, trial: SweptTrial, metrics: dict[str, Any]) -> None:
         """Remember how far the trial is, and pass a rung's metric to the bracket."""
-        trial.reached = max(trial.reached, metrics["step"])
-        trial.seconds = max(trial.seconds, metrics.get("seconds", 0.0))
-        if self.early is None or PREFERENCE_LOSS not in metrics:
+        reached = trial.reached
+        seconds = trial.seconds
+        trial.reached = max(reached, metrics["step"])
+        trial.seconds = max(seconds, metrics.get("seconds", 0.0))
+        self._steps += trial.reached - reached
+        self._seconds += trial.seconds - seconds
+        if PREFERENCE_LOSS not in metrics:
             return
-        for rung, step in enumerate(rung_steps(trial.recipe.rungs, trial.steps)):
+        trial.loss = metrics[PREFERENCE_LOSS]
+        if self.early is None:
+            return
+        for rung, step in enumerate(trial.rungs):
             if step == metrics["step"]:
+                before = trial.bracket.rung
                 trial.bracket.report(trial.key, rung, metrics[PREFERENCE_LOSS])
+                self._carry_out(trial.bracket, before)
+
+    def _carry_out(self, bracket: Bracket, before: int) -> None:
+        """What was decided since rung ``before``, for the bracket's trials that wait."""
+        if bracket.rung == before:
+            return
+        for key in bracket.values:
+            trial = self.trials[key]
+            if self._paused.pop(key, None) is not None:
+                self._rest(trial)
+            elif not trial.started and not trial.over:
+                heapq.heappush(self._unbegun, trial.number)
+
+    def _rest(self, trial: SweptTrial) -> None:
+        """A trial that was begun waits, among those that are decided about as it is."""
+        of_decision = {"wait": self._paused, "go": self._winners, "stop": self._losers}
+        of_decision[trial.bracket.decision(trial.key)][trial.key] = trial
+
+    def start(self, trial: SweptTrial) -> None:
+        """Tune runs the trial."""
+        self._winners.pop(trial.key, None)
+        trial.started = True
+        trial.move(TrialState.RUNNING)
+        self._at_work[trial.key] = trial
+
+    def pause(self, trial: SweptTrial) -> None:
+        """Tune has put the trial aside at a rung."""
+        self._at_work.pop(trial.key, None)
+        trial.move(TrialState.WAITING)
+        self._rest(trial)
 
     def hand_back(self, trial: SweptTrial) -> None:
         """A trial whose worker died waits to be handed out again.
 
-        It may have reached a rung, or its end, before anybody heard of it: its folder is asked.
+        It may have reached a rung, or its end, before anybody heard of it: the ledger is asked.
         """
         if trial.over:  # its worker died after it had been closed
             return
+        self._set_aside(trial)
         trial.started = False
         trial.move(TrialState.WAITING)
         self._read(trial)
         if trial.over:
             self._settle(trial)
+        else:
+            heapq.heappush(self._unbegun, trial.number)
+
+    def _set_aside(self, trial: SweptTrial) -> None:
+        for trials in (self._at_work, self._paused, self._winners, self._losers):
+            trials.pop(trial.key, None)
 
     def next_trial(self) -> SweptTrial | None:
         """The next trial to hand to Tune, in the order of the study; those that lost already are closed here."""
-        known = 0
-        while known < len(self.trials):  # closing the last of a cohort may draw new ones
-            waiting = list(self.trials.values())[known:]
-            known += len(waiting)
-            for trial in waiting:
-                if trial.started or trial.over:
-                    continue
-                decision = trial.bracket.decision(trial.key)
-                if decision == "stop":
-                    self.close(trial, TrialState.STOPPED, "the others of its bracket were better at a rung")
-                elif decision == "go" and self.fits_budget(trial):
-                    return trial
-        return None
+        too_long: list[int] = []
+        chosen: SweptTrial | None = None
+        while self._unbegun and chosen is None:
+            trial = self._by_number[self._unbegun[0]]
+            decision = trial.bracket.decision(trial.key)
+            if not (trial.started or trial.over) and decision == "go" and self.fits_budget(trial):
+                chosen = trial  # stays the first until it is started
+                continue
+            heapq.heappop(self._unbegun)
+            if trial.started or trial.over:
+                continue
+            if decision == "stop":
+                self.close(trial, TrialState.STOPPED, LOST)
+            elif decision == "go":
+                too_long.append(trial.number)
+            # One that waits at a rung since before comes back when that is decided.
+        for number in too_long:
+            heapq.heappush(self._unbegun, number)
+        return chosen
 
     def winners(self) -> list[SweptTrial]:
         """Trials that wait at a rung, may go on, and come before new ones: a bracket ends before the next begins."""
-        return [trial for trial in self.trials.values() if trial.started and self._may_run(trial)]
+        able = [trial for trial in self._winners.values() if self.fits_budget(trial)]
+        return sorted(able, key=lambda trial: trial.number)
 
-    def _may_run(self, trial: SweptTrial) -> bool:
-        return (
-            trial.state == TrialState.WAITING and trial.bracket.decision(trial.key) == "go" and self.fits_budget(trial)
-        )
+    def losers(self) -> list[SweptTrial]:
+        """Trials that wait at a rung, and are out."""
+        return list(self._losers.values())
 
     def fits_budget(self, trial: SweptTrial) -> bool:
-        """Whether the budget holds what was used, what runs on to its next rung, and this trial's way to its own.
+        """Whether the budget holds what was used, what runs on to its next rung, and this trial's way to its own; and,
+        where it is the first of its bracket, to an end of one of the bracket's.
 
         Hours are foreseen by the mean step so far; before the first report they are unknown.
         """
         # Without steps to go it was paid for, and is trained again for its model.
         if self.budget is None or not trial.steps_to_next_rung:
             return True
-        done = sum(t.reached for t in self.trials.values())
-        seconds = sum(t.seconds for t in self.trials.values())
-        ahead = trial.steps_to_next_rung + sum(
-            t.steps_to_next_rung for t in self.trials.values() if t.state == TrialState.RUNNING
-        )
-        return self.budget.holds(done + ahead, seconds + (seconds / done * ahead if done else 0.0))
+        ahead = trial.steps_to_next_rung + sum(running.steps_to_next_rung for running in self._at_work.values())
+        if not any(self.trials[key].begun for key in trial.bracket.values):
+            held = [*self._at_work.values(), *self._paused.values(), *self._winners.values()]
+            brackets = {id(other.bracket): other.bracket for other in [*held, trial]}
+            ahead = sum(steps_to_finisher(bracket, self.trials) for bracket in brackets.values())
+        seconds = self._seconds / self._steps * ahead if self._steps else 0.0
+        return self.budget.holds(self._steps + ahead, self._seconds + seconds)
 
     def close_if_spent(self) -> list[SweptTrial]:
         """Where nothing runs and the budget holds no trial's next leg, those that wait are over; returns them.
 
         Their checkpoints stay: with a larger budget they go on.
         """
-        left = [trial for trial in self.trials.values() if not trial.over]
-        if self.budget is None or self.running or any(map(self._may_run, left)):
+        if self.budget is None or self.running or self.winners() or self.next_trial() is not None:
             return []
+        left = [trial for trial in self._by_number if not trial.over]
         for trial in left:
-            self.close(trial, TrialState.STOPPED, "the budget was spent", retry=True)
+            self.close(trial, TrialState.STOPPED, SPENT, retry=True)
         return left
 
     def recipe_of(self, trial: SweptTrial) -> Recipe:
@@ -236,8 +267,7 @@ class Sweep:
         self._note(trial, metrics)
         if TOKENS in metrics and metrics[TOKENS] < self.recipe_of(trial).tokens:
             self.room = metrics[TOKENS]
-        rungs = rung_steps(trial.recipe.rungs, trial.steps)
-        if metrics["step"] < max((rungs[rung] for rung in trial.bracket.values[trial.key]), default=0):
+        if metrics["step"] < max((trial.rungs[rung] for rung in trial.bracket.values[trial.key]), default=0):
             return "go"
         return trial.bracket.decision(trial.key)
 
@@ -246,43 +276,22 @@ class Sweep:
         if trial.over:
             return
         trial.move(state)
-        # A trial that finished, or whose loss was no number, wrote its record itself.
-        record = trial.folder.record.read()
-        if state == TrialState.STOPPED or (
-            state == TrialState.FAILED and (record is None or record.state != TrialState.FAILED)
-        ):
-            trial.folder.record.write(TrialRecord(state, reason, retry))
+        self.ledger.write_end(trial, reason, retry)
         self._settle(trial, retry)
 
     def _settle(self, trial: SweptTrial, retry: bool = False) -> None:
         """What follows from a trial's end."""
-        trial.bracket.leave(trial.key)
+        self._set_aside(trial)
         if not retry:
-            shutil.rmtree(trial.folder.checkpoint, ignore_errors=True)
-        for group in {id(group): group for group, _ in trial.requested_by}.values():
-            members = [t for t in self.trials.values() if any(g is group for g, _ in t.requested_by)]
-            if all(t.over for t in members):
-                for t in members:
-                    self._tell(group, t)
-                self._draw(group)
+            self.ledger.drop_checkpoints(trial)
+        for cohort in self._forget(trial):
+            cohort.tell()
+            self._draw(cohort.group)
 
-    def _tell(self, group: Group, trial: SweptTrial) -> None:
-        for asker, number in trial.requested_by:
-            if asker is group and not group.study.trials[number].state.is_finished():
-                group.tell(number, _result(trial))
-
-    @property
-    def running(self) -> int:
-        """How many trials Tune has at work."""
-        return sum(trial.state == TrialState.RUNNING for trial in self.trials.values())
-
-    @property
-    def over(self) -> bool:
-        """Whether every trial is over."""
-        return all(trial.over for trial in self.trials.values())
-
-
-def _result(trial: SweptTrial) -> Result:
-    failed = trial.state == TrialState.FAILED
-    metrics = [] if failed else [m for m in trial.folder.read_metrics() if PREFERENCE_LOSS in m]
-    return Result(metrics[-1][PREFERENCE_LOSS] if metrics else None)
+    def _forget(self, trial: SweptTrial) -> list[Cohort]:
+        """Nobody waits for the trial any more; the cohorts that it was the last of."""
+        self._open -= 1
+        before = trial.bracket.rung
+        trial.bracket.leave(trial.key)
+        self._carry_out(trial.bracket, before)
+        return [cohort for cohort in trial.cohorts if cohort.done(trial)]

@@ -29,9 +29,11 @@ from raydaa.store.records import ACCURACY, LOSS, PREFERENCE_LOSS, Point
 from raydaa.study import Study
 from raydaa.training.spec import Recipe, RunSpec
 from raydaa.trial_row import TrialRow
+from raydaa.tuning.ledger import Ledger
 from raydaa.tuning.search_space import groups
 from raydaa.tuning.simulate import simulate
-from raydaa.tuning.sweep import Sweep, SweptTrial
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.swept_trial import SweptTrial
 
 SETTINGS = [
     {"within": "beta", "rungs": [0.1, 0.3], "keep": 0.5},
@@ -98,9 +100,8 @@ class Record:
 
         found = groups(self.search.model_copy(update={"seeds": (seed,)}))
         pairs = json.loads((self.results.folder / "data.json").read_text())["rows"]["train"]
-        with tempfile.TemporaryDirectory() as folder:
-            sweep = Sweep(found, make, Path(folder), early, pairs)
-            return simulate(sweep, lambda trial, step: self.metrics[trial.key].get(step, WORST)).trials
+        sweep = Sweep(found, make, Ledger(), early, pairs)
+        return simulate(sweep, lambda trial, step: self.metrics[trial.key].get(step, WORST)).trials
 
     def compare(self, early: EarlyStopping) -> dict[str, float]:
         """Share of the steps, and regret over methods and seeds."""

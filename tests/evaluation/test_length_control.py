@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raydaa.evaluation.length_control import difficulty_of, length_controlled_win_rate
+from raydaa.evaluation.length_control import difficulty_of, length_controlled_win_rate, length_correlation
 from raydaa.evaluation.win_rate import win_rate
 
 DRAW = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def test_published_figures(published: dict[str, Any]) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     for expected in published["expected"]:
         preference, own, baseline = columns(published["annotations"][expected["model"]])
-        plain = win_rate(preference, 10)
+        plain = win_rate(preference)
         assert plain.value == pytest.approx(float(expected["win_rate"]), abs=1e-8)
         assert plain.standard_error == pytest.approx(float(expected["standard_error"]), abs=1e-8)
         given = (preference, own, baseline, published["difficulty"], published["gamed"])
@@ -126,7 +126,7 @@ def test_what_has_no_end_is_not_estimable() -> None:
     """Who wins every prompt: the coefficient of the model grows for ever."""
     found = length_controlled_win_rate(np.ones(50), np.arange(50.0), np.full(50, 20.0))
     assert (found.value, found.standard_error, found.coefficients) == (None, None, None)
-    assert found.variant.endswith("not estimable")
+    assert found.variant.endswith("not estimable: the fit has no end")
 
 
 def test_equal_lengths_leave_the_win_rate() -> None:
@@ -150,3 +150,29 @@ def test_difficulty_where_nobody_published_one() -> None:
     assert found is not None
     assert found == pytest.approx([np.log(0.8 / 0.2), np.log(0.02 / 0.98), 0.0])
     assert difficulty_of(others[:4]) is None
+
+
+def test_hopeless_cases_are_refused_by_name() -> None:
+    generator = np.random.default_rng(3)
+    outcomes = generator.integers(0, 2, 200).astype(float)
+    baseline = generator.integers(80, 120, 200).astype(float)
+    refused = length_controlled_win_rate(outcomes, baseline + 100, baseline, draws=50)
+    assert (refused.value, refused.standard_error) == (None, None)
+    assert refused.variant.endswith("not estimable: hardly an answer is as short as the baseline's")
+    refused = length_controlled_win_rate(outcomes, baseline - 60, baseline, draws=50)
+    assert refused.variant.endswith("not estimable: hardly an answer is as long as the baseline's")
+    same = length_controlled_win_rate(outcomes, baseline, baseline, draws=50)  # equal lengths are no such case
+    assert same.value == pytest.approx(100 * outcomes.mean())
+
+
+def test_lengths_of_a_sweep_go_together() -> None:
+    generator = np.random.default_rng(4)
+    baseline = generator.normal(100, 20, 500)
+    common = generator.normal(0, 20, 500)
+    sweep = np.array([baseline + common + generator.normal(0, 5, 500) for _ in range(6)])
+    strangers = np.array([baseline + generator.normal(0, 20, 500) for _ in range(6)])
+    alike = length_correlation(sweep[0], sweep[1:], baseline)
+    assert alike is not None
+    assert alike > 0.8
+    assert abs(length_correlation(sweep[0], strangers, baseline) or 0.0) < 0.15
+    assert length_correlation(baseline, strangers, baseline) is None

@@ -13,7 +13,7 @@ from raydaa.data.packing import ResponseTable
 from raydaa.evaluation.kl import Divergence, kl_divergence
 from raydaa.generation.sample import Sampling, generate
 from raydaa.training.model import Policy, load_model
-from raydaa.training.reference import score
+from raydaa.training.reference import TwoPolicies, score, score_share
 from tests.models import save_llama
 
 WORDS, EOS, LENGTH, PROMPT, SAMPLES = 5, 2, 4, [1, 3, 4], 4000
@@ -51,25 +51,38 @@ def enumerated(policy: Any, reference: Any) -> float:
 
 
 def estimated(policy: Any, reference: Any, sampling: Sampling) -> Divergence:
-    drawn = generate(policy, [PROMPT] * SAMPLES, sampling, [EOS], pad=0, batch_size=1000)
-    sizes = np.array([len(response.tokens) for response in drawn])
-    reference_logps = logps(reference, [response.tokens for response in drawn])
-    return kl_divergence(np.array([response.logp for response in drawn]), reference_logps, sizes, draws=2000)
+    drawn = [r.tokens for r in generate(policy, [PROMPT] * SAMPLES, sampling, [EOS], pad=0, batch_size=1000)]
+    both = TwoPolicies(Policy(copy.deepcopy(policy)), Policy(copy.deepcopy(reference)))
+    rows, figures = score_share(both, ResponseTable([PROMPT] * SAMPLES, drawn), budget=4096)
+    sizes = np.array([len(drawn[row]) for row in rows])
+    logp, start_logp, kl = figures.T
+    assert (kl >= 0).all()
+    return kl_divergence(kl, logp - start_logp, sizes, draws=2000)
 
 
-def distance(found: Divergence, exact: float) -> float:
-    """From estimate to truth, in half-widths of the 99 % interval."""
-    return abs(found.per_response - exact) / ((found.high - found.low) / 2 * 2.576 / 1.96)
+def half_widths(error: float, low: float, high: float) -> float:
+    """Of the 99 % interval."""
+    return abs(error) / ((high - low) / 2 * 2.576 / 1.96)
 
 
 def test_exact_sampling_finds_the_enumerated_kl(models: tuple[Any, Any]) -> None:
     exact = enumerated(*models)
     assert exact > 0.1
-    assert distance(estimated(*models, Sampling(1.0, 0, 1.0, LENGTH, seed=0)), exact) < 1
+    found = estimated(*models, Sampling(1.0, 0, 1.0, LENGTH, seed=0))
+    assert half_widths(found.per_response - exact, found.low, found.high) < 1
+    assert half_widths(found.log_ratio - exact, found.log_ratio_low, found.log_ratio_high) < 1
+    assert found.high - found.low < 0.8 * (found.log_ratio_high - found.log_ratio_low)  # nothing of it is drawn
 
 
-def test_the_papers_sampling_does_not(models: tuple[Any, Any]) -> None:
-    """Colder samples and a short list of words: the mean is that of another distribution, and no number of samples
-    would mend it."""
+def test_the_papers_sampling_misses_by_its_log_ratio(models: tuple[Any, Any]) -> None:
+    """Colder samples and a short list of words: the mean log-ratio is that of another distribution, and no number of
+    samples would mend it. What both models would write next stays near."""
     exact = enumerated(*models)
-    assert distance(estimated(*models, Sampling(0.9, 2, 1.0, LENGTH, seed=0)), exact) > 2
+    found = estimated(*models, Sampling(0.9, 2, 1.0, LENGTH, seed=0))
+    assert half_widths(found.log_ratio - exact, found.log_ratio_low, found.log_ratio_high) > 2
+    assert abs(found.per_response - exact) < 0.5 * abs(found.log_ratio - exact)
+
+
+def test_of_a_model_against_itself_it_is_nothing(models: tuple[Any, Any]) -> None:
+    found = estimated(models[0], models[0], Sampling(1.0, 0, 1.0, LENGTH, seed=0))
+    assert (found.low, found.per_response, found.high, found.log_ratio, found.largest) == (0, 0, 0, 0, 0)

@@ -31,10 +31,10 @@ HOSTILE = f"</script><script>document.title='owned'</script><img src=x onerror=a
 PROMPTS = 9
 REFERENCES = (ReferenceCost("sft", ("dpo", "nca"), pairs=12, worker_seconds=6.0),)
 LABEL = f"validation (judge {LINK}, prompt tldr v1)"
-RESPONSES = ResponseFigures(mean_length=8.0, mean_characters=40.0, distinct_1=0.2, distinct_2=None, cut_share=0.0)
+RESPONSES = ResponseFigures(mean_length=8.0, mean_characters=40.0, distinct_1=0.2, cut_share=0.0)
 CONTROLLED = LengthControlled(61.5, 2.5, 1.0, None, HOSTILE, PROMPTS)
 RATE = WinRate(value=70.0, standard_error=5.0, low=60.0, high=80.0, wins=60.0, ties=20.0, losses=20.0, prompts=PROMPTS)
-KL = Divergence(per_response=1.0, low=0.9, high=1.1, per_token=0.1, per_token_low=0.05, per_token_high=0.15)
+KL = Divergence(1.0, 0.9, 1.1, 0.1, 0.05, 0.15, log_ratio=1.2, log_ratio_low=0.7, log_ratio_high=1.7, largest=0.1)
 
 
 def trial(key: str, method: str, state: str, steps: int = 4, init: str = "sft") -> Trial:

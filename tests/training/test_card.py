@@ -14,12 +14,11 @@ import pytest
 import torch
 
 from raydaa.data.packing import PairTable, ResponseTable, pack_responses
-from raydaa.evaluation.kl import kl_divergence
 from raydaa.generation.sample import Sampling, generate
 from raydaa.store.tables import read
 from raydaa.training import launch, workers
 from raydaa.training.model import Policy
-from raydaa.training.reference import fixed_model, make_policy, score
+from raydaa.training.reference import Scoring, fixed_model, make_policy, score, score_share, two_scorers
 from raydaa.training.run import Run
 from raydaa.training.token_budget import measure
 from tests.training.runs import Make, changed, losses
@@ -168,13 +167,10 @@ def test_kl_of_a_model_against_itself_is_nothing(make: Make, pocket_model: Path)
     prompts = [[1, *[4 + (7 * i + j) % 60 for j in range(5)], 7] for i in range(64)]
     drawn = generate(fixed_model(str(pocket_model), "bf16"), prompts, Sampling(1.0, 0, 1.0, 32, 0), [2], 0, 32)
     table = ResponseTable(prompts, [response.tokens for response in drawn])
-    own, start = (
-        score(make_policy(str(pocket_model), "bf16"), table, np.arange(len(table)), budget=512)[:, 0] for _ in range(2)
-    )
-    sizes = np.array([len(response.tokens) for response in drawn])
-    found = kl_divergence(own, start, sizes, draws=200)
-    assert found.per_response == pytest.approx(0.0, abs=1e-3)
-    assert found.low <= 0.0 <= found.high
+    with two_scorers(str(pocket_model), str(pocket_model), Scoring("bf16", 512)) as both:
+        _, figures = score_share(both, table, budget=512)
+    assert (figures[:, 0] == figures[:, 1]).all()
+    assert (figures[:, 2] == 0).all()
 
 
 def test_reference_on_the_card_is_the_cpus(make: Make, pocket_model: Path) -> None:

@@ -230,7 +230,12 @@ def responses(spec: RunSpec, folder: Path) -> ScoreTask:
     pairs = read(Path(spec.data.train)).to_pylist()
     said = [{"prompt_id": str(pair["pair_id"]), "tokens": pair["chosen_tokens"]} for pair in pairs]
     GENERATIONS.write(folder, said)
-    return ScoreTask(str(folder), spec.data.train, Output(folder, {}), spec.start, SCORING, None)
+    moved = load_model(spec.start)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1.1)
+    moved.save_pretrained(folder / "moved")
+    return ScoreTask(str(folder), spec.data.train, Output(folder, {}), str(folder / "moved"), spec.start, SCORING)
 
 
 def tables_of(spec: RunSpec) -> dict[str, str]:
@@ -335,7 +340,9 @@ def test_responses_are_scored_by_a_model_that_no_worker_holds_whole(
     places = [Output(folder, {}).folder for folder in (walked / "responses", tmp_path)]
     mine, theirs = (read(place / "scores.parquet") for place in places)
     assert mine["prompt_id"].equals(theirs["prompt_id"])
-    assert mine["logp"].to_pylist() == pytest.approx(theirs["logp"].to_pylist(), abs=1e-4)
+    for name in ("logp", "start_logp", "kl"):
+        assert mine[name].to_pylist() == pytest.approx(theirs[name].to_pylist(), abs=1e-4), name
+    assert min(mine["kl"].to_pylist()) > 0.001
 
 
 @pytest.mark.parametrize("suffix", ["", "-mismatched", "-apart"])

@@ -7,8 +7,10 @@ from raydaa.settings.search import EarlyStopping, SearchSettings
 from raydaa.store.artifacts import key_of
 from raydaa.store.records import Point
 from raydaa.training.spec import Recipe
+from raydaa.tuning.ledger import FolderLedger
 from raydaa.tuning.search_space import groups
-from raydaa.tuning.sweep import Sweep, SweepBudget
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.sweep_budget import SweepBudget
 from tests.training.runs import run_spec
 
 
@@ -34,7 +36,7 @@ def spec(point: Point) -> tuple[str, Recipe]:
 
 def sweep(folder: Path, within: str = "beta", budget: SweepBudget | None = None, **changes: Any) -> Sweep:
     early = EarlyStopping.model_validate({"within": within, "rungs": [0.5], "keep": 0.5})
-    return Sweep(groups(search(**changes)), spec, folder, early, table_size=10, budget=budget)
+    return Sweep(groups(search(**changes)), spec, FolderLedger(folder), early, table_size=10, budget=budget)
 
 
 def log(loss: float) -> dict[str, float]:

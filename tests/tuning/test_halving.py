@@ -44,6 +44,27 @@ def test_nan_is_worst_ties_go_to_the_first_and_one_always_stays() -> None:
     assert [made.decision(f"t{i}") for i in range(3)] == ["stop", "go", "stop"]
 
 
+def test_seeds_go_on_or_stop_together_by_their_mean() -> None:
+    made = Bracket(1, 0.5)
+    for key, setting in (("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")):
+        made.add(key, setting)
+    for key, value in (("a0", 1.0), ("a1", 4.0), ("b0", 2.0)):  # the best single one is a's
+        made.report(key, 0, value)
+    assert made.decision("a0") == "wait"
+    made.report("b1", 0, 2.5)
+    assert [made.decision(key) for key in ("a0", "a1", "b0", "b1")] == ["stop", "stop", "go", "go"]
+
+
+def test_a_seed_that_fails_does_not_take_its_setting_along() -> None:
+    made = Bracket(1, 0.5)
+    for key, setting in (("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")):
+        made.add(key, setting)
+    made.leave("a1")
+    for key, value in (("a0", 1.0), ("b0", 2.0), ("b1", 2.0)):
+        made.report(key, 0, value)
+    assert [made.decision(key) for key in ("a0", "b0", "b1")] == ["go", "stop", "stop"]
+
+
 def test_without_rungs_everybody_goes() -> None:
     assert bracket(2, rungs=0).decision("t0") == "go"
 

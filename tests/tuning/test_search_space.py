@@ -10,7 +10,9 @@ from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import make_folder, write_json
 from raydaa.store.records import Point, TrialRecord, TrialState
 from raydaa.tuning.search_space import Group, Result, export, groups, label_of, title_of
-from raydaa.tuning.sweep import Sweep, SweepBudget, SweptTrial
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.sweep_budget import SweepBudget
+from raydaa.tuning.swept_trial import SweptTrial
 from tests.tuning.sweeps import log, search, sweep
 
 
@@ -92,7 +94,7 @@ def test_studies_are_exported_into_one_storage(tmp_path: Path) -> None:
 
 def test_trials_on_less_data_do_not_compete_with_those_on_more(tmp_path: Path) -> None:
     entry = {"name": "dpo", "beta": [0.1], "data.preferences.fraction": [0.1, 1.0]}
-    assert [len(b.members) for b in sweep(tmp_path, "method", methods=[entry]).brackets.values()] == [2, 2]
+    assert [len(b.settings) for b in sweep(tmp_path, "method", methods=[entry]).brackets.values()] == [2, 2]
 
 
 def test_more_trials_in_a_bracket_lose_more() -> None:
@@ -126,7 +128,7 @@ def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> 
     made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
     died, other = made.trials.values()
     for trial in (died, other):
-        trial.started, trial.state = True, TrialState.RUNNING
+        made.start(trial)
     died.folder.path.mkdir()
     died.folder.metrics.write_text(json.dumps(log(2.0)) + "\n")
     made.hand_back(died)
@@ -139,7 +141,7 @@ def test_a_trial_that_died_at_a_rung_unheard_is_judged_there(tmp_path: Path) -> 
 def test_a_trial_that_died_after_its_end_is_not_run_again(tmp_path: Path) -> None:
     made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
     died = next(iter(made.trials.values()))
-    died.started, died.state = True, TrialState.RUNNING
+    made.start(died)
     make_folder(died.folder.model, lambda folder: write_json(folder / "config.json", {}))
     died.folder.record.write(TrialRecord(TrialState.FINISHED, steps=10, seconds=1.0))
     made.hand_back(died)
@@ -150,7 +152,7 @@ def test_a_trial_that_died_after_its_end_is_not_run_again(tmp_path: Path) -> Non
 def test_a_trial_whose_worker_dies_after_it_was_stopped_stays_so(tmp_path: Path) -> None:
     made = sweep(tmp_path, methods=[{"name": "dpo", "beta": [0.1]}])
     trial = next(iter(made.trials.values()))
-    trial.started, trial.state = True, TrialState.RUNNING
+    made.start(trial)
     made.close(trial, TrialState.STOPPED, "the others were better")
     made.hand_back(trial)
     assert trial.state == TrialState.STOPPED
@@ -166,7 +168,7 @@ def played(made: Sweep, slots: int) -> int:
             trial = next(iter(made.winners()), None) or made.next_trial()
             if trial is None:
                 break
-            trial.started, trial.state = True, TrialState.RUNNING
+            made.start(trial)
             running.append(trial)
         if not running:
             made.close_if_spent()
@@ -174,12 +176,12 @@ def played(made: Sweep, slots: int) -> int:
         trial = running[0]
         step = trial.reached + trial.steps_to_next_rung
         decision = made.decide(trial, {**log(places[trial.key]), "step": step, "seconds": 60.0 * step})
-        trial.state = TrialState.WAITING
         if decision == "stop" or step == trial.steps:
             made.close(trial, TrialState.STOPPED if decision == "stop" else TrialState.FINISHED)
-        for other in made.trials.values():
-            if other.state == "waiting" and other.bracket.decision(other.key) == "stop":
-                made.close(other, TrialState.STOPPED)
+        else:
+            made.pause(trial)
+        for loser in made.losers():
+            made.close(loser, TrialState.STOPPED)
     return sum(trial.reached for trial in made.trials.values())
 
 
@@ -205,10 +207,17 @@ def test_a_sweep_ends_within_its_budget(tmp_path: Path, budget: int, finished: i
 
 
 def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
-    first = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=10)))
-    assert played(first, 1) == 10
-    again = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=15)))
+    first = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=15)))
+    assert played(first, 1) == 15
+    again = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=30)))
     assert [trial.state for trial in again.trials.values()] == ["waiting"] * 4
+
+
+def test_a_bracket_that_cannot_afford_a_finisher_is_not_begun(tmp_path: Path) -> None:
+    """Its first legs would be paid for nothing."""
+    made = sweep(tmp_path, budget=SweepBudget(Budget(trial_steps=14)))
+    assert made.next_trial() is None
+    assert played(made, 1) == 0
 
 
 def test_a_sweep_reads_what_its_folders_say(tmp_path: Path) -> None:
@@ -225,7 +234,7 @@ def test_a_sweep_reads_what_its_folders_say(tmp_path: Path) -> None:
     following = again.next_trial()
     assert following is not None
     assert following.key == keys[0]
-    following.started = True
+    again.start(following)
     # The second of the bracket lost at the rung already: it is closed without being started.
     last = again.next_trial()
     assert last is not None

@@ -1,6 +1,9 @@
 """The stage align: the sweep of all trials."""
 
-from collections.abc import Sequence
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +17,7 @@ from raydaa.pipeline.prepared import prepared_data
 from raydaa.pipeline.prune_models import reopen_missing
 from raydaa.pipeline.stage import Count, Recorded, RecordStage, missing
 from raydaa.pipeline.stages.reference import references
-from raydaa.pipeline.stages.score import is_scored
+from raydaa.pipeline.stages.score import score_work
 from raydaa.pipeline.stages.sft import starts
 from raydaa.pipeline.token_budget import lower_tokens, tokens_of
 from raydaa.pipeline.trials import keyed_recipe, make_sweep, sweep_before, trials_listed, trials_to_evaluate
@@ -23,7 +26,10 @@ from raydaa.store.mirror import STUDY, push_in_background
 from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialState
 from raydaa.training.spec import DataSpec, Recipe, RunSpec
 from raydaa.tuning.search_space import export, label_of, title_of
-from raydaa.tuning.sweep import Sweep, SweptTrial
+from raydaa.tuning.sweep import Sweep
+from raydaa.tuning.swept_trial import SweptTrial
+
+SHARE = 50  # of the time that writing the list took, until it is written again
 
 
 def _sweep(context: Context) -> Sweep:
@@ -82,11 +88,11 @@ def _unanswered(context: Context, trials: Sequence[Trial]) -> list[Trial]:
     removed = [trial for trial in looked_at if not context.at.trial(trial.key).model.exists()]
     models = [evaluated_trial(context, trial) for trial in removed]
     judged, for_kl = wanted_responses(context, benchmarks(context), models)
-    on_gpu = context.workers.gpus > 0  # where generation and the scorer always differ
     unanswered: list[Trial] = []
     for trial in removed:
-        responses = [for_kl[trial.key], *(by_name[trial.key] for by_name in judged.values())]
-        if missing(responses) or (on_gpu and not is_scored(context, for_kl[trial.key])):
+        responses = [for_kl[trial.key], *(work[trial.key] for work in judged.values() if trial.key in work)]
+        start = context.once(starts)[trial.point.init]
+        if missing(responses) or not score_work(context, for_kl[trial.key], start).output.done:
             unanswered.append(trial)
     return unanswered
 
@@ -112,6 +118,26 @@ def _spec_of(context: Context, trial: SweptTrial, recipe: Recipe) -> RunSpec:
     return RunSpec(recipe=recipe, data=data, start=start, tokenizer=str(prepared.tokenizer))
 
 
+@dataclass
+class Pace:
+    """How often something may be done that takes longer the more trials there are: it gets a fiftieth of the time."""
+
+    last: float = -math.inf  # when it was done, and what it took
+    took: float = 0.0
+
+    def allows(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self.last > SHARE * self.took
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around what is done."""
+        began = time.monotonic()
+        yield
+        self.last = time.monotonic()
+        self.took = self.last - began
+
+
 @dataclass(frozen=True)
 class _News:
     """What becomes of trials while they run, told and written down."""
@@ -119,6 +145,7 @@ class _News:
     context: Context
     sweep: Sweep
     reached: dict[str, float] = field(default_factory=dict)  # share of its steps that each trial has done
+    listing: Pace = field(default_factory=Pace)
 
     def notify(self, trial: SweptTrial, result: dict[str, Any]) -> None:
         """A trial has reported, or is over."""
@@ -135,13 +162,18 @@ class _News:
         if trial.state == TrialState.FAILED:
             record = trial.folder.record.read()
             progress.line(f"align     {name} failed: {record and record.reason}")
-        self.write_list()
+        if self.listing.allows():
+            self.write_list()
         work = sum(1.0 if t.over else self.reached.get(t.key, 0.0) for t in trials.values())
         over = sum(t.over for t in trials.values())
         progress.update(work, len(trials), f"{over}/{len(trials)} trials over; {name} {trial.state}")
 
     def write_list(self) -> None:
         """All trials as they are now, for who looks from outside."""
+        with self.listing.measured():
+            self._write_list()
+
+    def _write_list(self) -> None:
         trials = tuple(_trial(trial) for trial in self.sweep.trials.values())
         workers = self.context.workers.count
         slots = self.context.resolved.slots

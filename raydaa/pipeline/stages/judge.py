@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from raydaa.errors import InputError
+from raydaa.evaluation.racing import Race
 from raydaa.judging.judge import Comparisons, JudgeError, JudgeResources, Rows
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.contest import contest
@@ -47,10 +48,34 @@ def _verdict_work(context: Context, benchmark: Benchmark, judged: dict[str, Gene
     if benchmark.judge is None:
         return []
     common = {"baseline": benchmark.baseline_key(judged), "judge": benchmark.judge.identity()}
+    if _is_raced(context, benchmark):  # who is judged on what depends on all of them
+        raced = [key for keys in _settings(context, judged).values() for key in keys]
+        common["race"] = {key: judged[key].output.key for key in raced}
     return [
         VerdictWork(name, benchmark, judged, Output(context.at.verdicts, {"model": responses.output.key, **common}))
         for name, responses in judged.items()
     ]
+
+
+def _is_raced(context: Context, benchmark: Benchmark) -> bool:
+    """Whether a benchmark's judge leaves out what is clearly behind: by the first one settings are ranked."""
+    first = context.once(contest).benchmarks[0]
+    costly = benchmark.judge is not None and benchmark.judge.by_language
+    return context.settings.evaluation.racing and costly and benchmark is first
+
+
+def _settings(context: Context, judged: dict[str, GenerationWork]) -> dict[str, list[str]]:
+    """Those of the trials that are judged, by setting."""
+    settings = context.once(contest).settings
+    return {setting: keys for setting, keys in settings.items() if all(key in judged for key in keys)}
+
+
+def _race(context: Context, benchmark: Benchmark, judged: dict[str, GenerationWork]) -> Race | None:
+    if not _is_raced(context, benchmark):
+        return None
+    settings = _settings(context, judged)
+    raced = {key for keys in settings.values() for key in keys}
+    return Race(benchmark.prompts, settings, [name for name in judged if name not in raced])
 
 
 def _make(context: Context, missing: Sequence[VerdictWork]) -> str:
@@ -64,16 +89,20 @@ def _make(context: Context, missing: Sequence[VerdictWork]) -> str:
     others = [texts for name, texts in responses.items() if name != benchmark.baseline]
     if judge.by_language and others and all(texts == against for texts in others):
         raise _stopped(context, NOTHING_TO_JUDGE)
-    comparisons = Comparisons(prompts, against, {work.name: responses[work.name] for work in missing})
+    race = _race(context, benchmark, judged)
+    names = [work.name for work in missing] if race is None else list(judged)
+    comparisons = Comparisons(prompts, against, {name: responses[name] for name in names})
     try:
-        verdicts = judge.judge(comparisons, _resources(context))
+        verdicts = judge.judge(comparisons, _resources(context), race)
     except JudgeError as error:
         raise _stopped(context, str(error), error.passing) from None
     for work in missing:
         rows = verdicts[work.name]
         _check_readable(context, comparisons, work.name, rows)
         work.output.seal(partial(_write_verdicts, rows))
-    return f"{len(missing) * len(prompts)} verdicts"
+    count = sum(len(verdicts[work.name]) for work in missing)
+    whole = len(missing) * len(prompts)
+    return f"{count} verdicts" if count == whole else f"{count} verdicts of {whole}: the others were clearly behind"
 
 
 def _resources(context: Context) -> JudgeResources:
@@ -99,7 +128,7 @@ def _check_readable(context: Context, comparisons: Comparisons, name: str, verdi
     or speak of the few responses that equal the baseline's."""
     judged = [
         row
-        for row, (_, response, other) in zip(verdicts, comparisons.games(comparisons.responses[name]), strict=True)
+        for row, (_, response, other) in zip(verdicts, comparisons.games(comparisons.responses[name]), strict=False)
         if response != other
     ]
     readable = sum(row["outcome"] is not None for row in judged)

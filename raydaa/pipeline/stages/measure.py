@@ -1,6 +1,6 @@
 """The stage measure: every figure of quality and distance that the report shows, made anew in each run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,22 +8,26 @@ import numpy as np
 import pyarrow.compute as pc
 
 from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, Evaluation, ModelFigures
-from raydaa.evaluation.kl import Divergence, kl_divergence
+from raydaa.evaluation.kl import kl_divergence
+from raydaa.evaluation.limits import Limits
 from raydaa.evaluation.reliability import kappa
 from raydaa.pipeline.benchmark_figures import measure, notes_on_judge
 from raydaa.pipeline.benchmarks import Benchmark
-from raydaa.pipeline.contest import Contest, EvaluatedModel, contest
+from raydaa.pipeline.contest import Contest, best_keys, contest
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.outputs import write_outputs, write_questions
+from raydaa.pipeline.over_seeds import ScoredResponses, with_settings
 from raydaa.pipeline.prune_models import reopen_missing
 from raydaa.pipeline.responses import GenerationWork, repeatable
 from raydaa.pipeline.stage import Count, Recorded, RecordStage
-from raydaa.pipeline.stages import align
+from raydaa.pipeline.stages import align, generate
 from raydaa.pipeline.stages.judge import verdicts_of
-from raydaa.pipeline.stages.score import AGREEMENT, Scores, scorers_gap, scores
+from raydaa.pipeline.stages.score import scores
+from raydaa.pipeline.trials import trials_listed
 from raydaa.results import TrialResults
 from raydaa.store.tables import GENERATIONS, SCORES, VERDICTS, column
 
+AGREEMENT = 1e-4  # nats between two engines that are nothing but rounding
 Figures = dict[str, dict[str, BenchmarkFigures]]  # by contestant and benchmark
 
 
@@ -35,20 +39,38 @@ def _measure(context: Context) -> Recorded:
     """Write ``evaluation.json``; back to align, where a model is worth keeping and was removed."""
     wanted = context.once(contest)
     figures: Figures = {contestant.name: {} for contestant in wanted.contestants}
-    notes = _notes(context)
+    notes = _notes(context, wanted)
     about = [_measure_benchmark(context, wanted, benchmark, figures, notes) for benchmark in wanted.benchmarks]
     if wanted.second is not None:
         notes += _agreement(context, wanted.second, wanted.judged[wanted.second.name], figures)
-    distances = context.once(scores)
+    responses = _scored_responses(context, wanted)
+    draws = context.settings.evaluation.bootstrap_draws
     of_trials: dict[str, ModelFigures] = {}
     of_models: dict[str, ModelFigures] = {}
     for contestant in wanted.contestants:
-        divergence = _distance(context, contestant, wanted.for_kl[contestant.name], distances)
-        model_figures = ModelFigures(divergence, figures[contestant.name])
-        (of_trials if contestant.is_trial else of_models)[contestant.name] = model_figures
-    context.at.evaluation.write(Evaluation(tuple(about), of_trials, of_models, tuple(notes)))
-    reopened = reopen_missing(context, TrialResults.load(context.folder).worth_keeping())
-    return Recorded("written", align.STAGE.name if reopened else None)
+        name = contestant.name
+        scored = responses.get(name)
+        divergence = None if scored is None else kl_divergence(**vars(scored), draws=draws)
+        (of_trials if contestant.is_trial else of_models)[name] = ModelFigures(divergence, figures[name])
+    notes += _heavy_tails(of_trials, {contestant.name: contestant.model.name for contestant in wanted.contestants})
+    limits = Limits(**context.settings.evaluation.choose.model_dump())
+    evaluation = Evaluation(tuple(about), of_trials, of_models, tuple(notes), limits=limits)
+    results = TrialResults.of(context.folder, context.once(trials_listed), evaluation, {})
+    context.at.evaluation.write(with_settings(results, wanted.benchmarks, responses, draws))
+    measured = TrialResults.load(context.folder)
+    if reopen_missing(context, measured.worth_keeping()):
+        return Recorded("written", align.STAGE.name)
+    if _has_other_best(context, wanted, measured):
+        return Recorded("written; the methods' best come before all other benchmarks", generate.STAGE.name)
+    return Recorded("written")
+
+
+def _has_other_best(context: Context, wanted: Contest, measured: TrialResults) -> bool:
+    """Whether benchmarks after the first were not those of every method's best, which they are for."""
+    if len(wanted.benchmarks) == 1 or context.settings.evaluation.further_benchmarks == "all":
+        return False
+    trials = {contestant.name for contestant in wanted.contestants if contestant.is_trial}
+    return best_keys(measured) & trials != wanted.judged[wanted.benchmarks[-1].name].keys() & trials
 
 
 def _look(context: Context) -> Count:
@@ -63,7 +85,8 @@ def _measure_benchmark(
     verdicts = verdicts_of(context, benchmark, judged)
     if verdicts:
         notes += notes_on_judge(benchmark, verdicts.values())
-    for name, measured in measure(context, benchmark, judged, verdicts).items():
+    beside = {contestant.name for contestant in wanted.contestants if not contestant.is_trial}
+    for name, measured in measure(context, benchmark, judged, verdicts, beside).items():
         figures[name][benchmark.name] = measured
     titles = {contestant.name: contestant.model.name for contestant in wanted.contestants}
     write_outputs(context.at.outputs, benchmark, judged, titles)
@@ -81,10 +104,10 @@ def _with_price(info: BenchmarkInfo, benchmark: Benchmark, verdicts: Iterable[Pa
     return replace(info, sent=sent, written=written, cost=cost)
 
 
-def _notes(context: Context) -> list[str]:
+def _notes(context: Context, wanted: Contest) -> list[str]:
     """What the report must say of the figures' making."""
     notes: list[str] = []
-    gap = context.once(scorers_gap)
+    gap = _engines_gap(context, wanted)
     if not repeatable(context):
         notes.append(
             "Responses were generated on GPU without batch-invariant kernels (generation.batch_invariant): generated "
@@ -93,21 +116,47 @@ def _notes(context: Context) -> list[str]:
     if gap > AGREEMENT:
         notes.append(
             f"Generation and scoring differ by {gap:.2g} nats per response in what they say of the same responses' "
-            f"log-probability (mean over the first of one model): KL is of the scorer's alone."
+            f"log-probability (the largest mean of a model): KL is of the scorer's alone."
         )
+    return notes
+
+
+def _engines_gap(context: Context, wanted: Contest) -> float:
+    """How far the log-probabilities that came with a model's responses are from the scorer's: the largest mean, in
+    nats."""
+    gaps = [0.0]
+    for name, folder in context.once(scores).items():
+        scored = SCORES.read(folder)["logp"].to_numpy()
+        generated = GENERATIONS.read(wanted.for_kl[name].folder)["logp"].to_numpy()
+        gaps.append(float(np.abs(generated - scored).mean()))
+    return max(gaps)
+
+
+def _heavy_tails(of_trials: Mapping[str, ModelFigures], titles: Mapping[str, str]) -> list[str]:
+    """Which KL one response makes so much of that no interval can be trusted."""
+    notes: list[str] = []
+    for name, figures in of_trials.items():
+        if figures.kl is not None and figures.kl.heavy:
+            notes.append(
+                f"One response makes {100 * figures.kl.largest:.0f} % of the KL of {titles[name]}: its interval may "
+                f"be too narrow."
+            )
     return notes
 
 
 def _agreement(context: Context, second: Benchmark, judged: dict[str, GenerationWork], figures: Figures) -> list[str]:
     """How far a second judge agrees with the first on the same responses."""
-    outcomes: list[tuple[np.ndarray, np.ndarray]] = []
+    pairs: list[tuple[float, float]] = []
     for name, folder in verdicts_of(context, second, judged).items():
         if name == second.baseline:
             continue
-        first_folder = context.folder / str(figures[name][second.name].verdicts)
-        first, other = (VERDICTS.read(verdicts)["outcome"].to_numpy() for verdicts in (first_folder, folder))
-        outcomes.append((first, other))
-    one, two = (np.concatenate(side) for side in zip(*outcomes, strict=True))
+        first_table = VERDICTS.read(context.folder / str(figures[name][second.name].verdicts))
+        of_first = dict(zip(column(first_table, "prompt_id"), first_table["outcome"].to_numpy(), strict=True))
+        table = VERDICTS.read(folder)
+        for prompt, other in zip(column(table, "prompt_id"), table["outcome"].to_numpy(), strict=True):
+            if prompt in of_first:  # in a race one is not asked about all
+                pairs.append((of_first[prompt], other))
+    one, two = np.array(pairs, float).reshape(-1, 2).T
     both = ~(np.isnan(one) | np.isnan(two))
     if not both.any():
         return []
@@ -118,22 +167,17 @@ def _agreement(context: Context, second: Benchmark, judged: dict[str, Generation
     ]
 
 
-def _distance(
-    context: Context, contestant: EvaluatedModel, responses: GenerationWork, distances: dict[str, Scores]
-) -> Divergence | None:
-    """How far a contestant is from its start; a start itself is not measured."""
-    settings = context.settings.evaluation
-    if contestant.start is None:
-        return None
-    drawn = GENERATIONS.read(responses.folder).slice(0, settings.kl_prompts)
-    sizes = np.array([len(tokens) for tokens in column(drawn, "tokens")])
-
-    def scored(folder: Path) -> np.ndarray:
-        return SCORES.read(folder).slice(0, settings.kl_prompts)["logp"].to_numpy()
-
-    folders = distances[contestant.name]
-    policy = drawn["logp"].to_numpy() if folders.own is None else scored(folders.own)
-    return kl_divergence(policy, scored(folders.start), sizes, settings.bootstrap_draws)
+def _scored_responses(context: Context, wanted: Contest) -> dict[str, ScoredResponses]:
+    """Of every model that has moved from a start."""
+    size = context.settings.evaluation.kl_prompts
+    responses: dict[str, ScoredResponses] = {}
+    for name, folder in context.once(scores).items():
+        drawn = GENERATIONS.read(wanted.for_kl[name].folder).slice(0, size)
+        scored = SCORES.read(folder).slice(0, size)
+        log_ratios = scored["logp"].to_numpy() - scored["start_logp"].to_numpy()
+        lengths = np.array([len(tokens) for tokens in column(drawn, "tokens")])
+        responses[name] = ScoredResponses(scored["kl"].to_numpy(), log_ratios, lengths)
+    return responses
 
 
 STAGE = RecordStage(
