@@ -16,7 +16,7 @@ class ToySettings(Settings):
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 3)
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 0.3, 0.1, 0.05, 0.03, 0.01)
     betas: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (5.0, 2.0, 1.0, 0.2, 0.1, 0.05, 0.01)
-    runs: Annotated[int, Field(ge=4)] = 100  # the first half chooses the settings, the second is reported
+    runs: Annotated[int, Field(ge=4)] = 100  # each half chooses the settings that are reported on the other
     triplets: Annotated[int, Field(ge=10)] = 2000
     train_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
     prompt_bias: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.0, 2.0)
@@ -24,7 +24,6 @@ class ToySettings(Settings):
     steps: PositiveInt = 200
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     interval: Share = 0.95
-    bootstrap_draws: PositiveInt = 10_000
     workers: Literal["auto"] | PositiveInt = "auto"
 
     @model_validator(mode="after")

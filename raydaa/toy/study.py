@@ -1,4 +1,4 @@
-"""The toy study from settings to page: settings chosen on one half of the runs, reported on the other."""
+"""The toy study from settings to page: settings chosen on each half of the runs, and reported on the other."""
 
 import itertools
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from raydaa.errors import InputError
-from raydaa.evaluation.win_rate import bootstrap_indices, interval
+from raydaa.evaluation import comparison, win_rate
+from raydaa.evaluation.student import t_quantile
 from raydaa.progress import Progress
 from raydaa.reporting.chart import Axis, Chart, Mark, Series, Value
 from raydaa.reporting.page import data_url, markdown_table, render
@@ -25,24 +26,27 @@ from raydaa.toy.training import RunResult, all_runs, make_grid
 HEADER = ("prompt bias", "hidden size", "ranking", "learning rate", "β", "accuracy (%)", "standard error", "ties (%)")
 DIFFERENCE_HEADER = ("prompt bias", "hidden size", "pairwise − pointwise (points)")
 COLOUR_OF = {"pairwise": 0, "pointwise": 3}
+ACCURACIES = win_rate.ADDED  # that an interval adds
+DIFFERENCES = comparison.ADDED
 CAPTION = "Accuracy of the best setting of each ranking, with intervals over the runs it was not chosen on."
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best setting of a ranking and size on one kind of data, and what it reached on the other runs."""
+    """The best settings of a ranking and size on one kind of data, one by each half of the runs, and what each reached
+    on the other half."""
 
     prompt_bias: float
     hidden_size: int
     ranking: str
-    learning_rate: float
-    beta: float
-    accuracies: np.ndarray  # (reported runs,)
+    learning_rates: tuple[float, float]
+    betas: tuple[float, float]
+    accuracies: np.ndarray  # (runs,)
     ties: float
 
     @property
     def accuracy(self) -> float:
-        """Mean over the reported runs."""
+        """Mean over all runs."""
         return float(self.accuracies.mean())
 
     @property
@@ -76,7 +80,11 @@ def run_toy(settings: ToySettings, progress: Progress) -> tuple[Path, str]:
 
 
 def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
-    """For each kind of data, size and ranking: the best mean accuracy on the first half of the runs."""
+    """For each kind of data, size and ranking: the best mean accuracy on either half of the runs.
+
+    Both halves choose, and are reported with what the other chose: which one chose alone would move the difference of
+    two rankings by about 3 points.
+    """
     grid = list(itertools.product(settings.learning_rates, settings.betas))
     cut = settings.runs // 2
     best = []
@@ -88,20 +96,32 @@ def choose(settings: ToySettings, results: list[RunResult]) -> list[Best]:
                 ]
                 accuracy = np.stack([result.accuracy for result in group])
                 ties = np.stack([result.ties for result in group])
-                best_setting = int(accuracy[:cut].mean(axis=0).argmax())
-                figures = accuracy[cut:, best_setting], float(ties[cut:, best_setting].mean())
-                best.append(Best(prompt_bias, size, ranking, *grid[best_setting], *figures))
+                by_first = int(accuracy[:cut].mean(axis=0).argmax())
+                by_second = int(accuracy[cut:].mean(axis=0).argmax())
+                rates, betas = zip(grid[by_first], grid[by_second], strict=True)
+                reported = np.concatenate([accuracy[:cut, by_second], accuracy[cut:, by_first]])
+                tied = np.concatenate([ties[:cut, by_second], ties[cut:, by_first]])
+                best.append(Best(prompt_bias, size, ranking, rates, betas, reported, float(tied.mean())))
     return best
 
 
-def _bracketed(values: np.ndarray, settings: ToySettings) -> str:
+def _bracketed(values: np.ndarray, settings: ToySettings, added: tuple[float, ...] = ACCURACIES) -> str:
     """Mean and interval of fractions, in percent."""
-    low, high = _interval(values, settings)
+    low, high = _interval(values, settings, added)
     return f"{100 * values.mean():.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _interval(values: np.ndarray, settings: ToySettings) -> tuple[float, float]:
-    return interval(values[bootstrap_indices(len(values), settings.bootstrap_draws)].mean(axis=1), settings.interval)
+def _interval(values: np.ndarray, settings: ToySettings, added: tuple[float, ...]) -> tuple[float, float]:
+    """Student's, with a few values more: most accuracies are 0 or 1, where the bootstrap's is too narrow."""
+    more = np.concatenate([values, added])
+    around = t_quantile(settings.interval, len(values) - 1) * float(more.std(ddof=1)) / len(more) ** 0.5
+    middle = float(more.mean())
+    return max(min(added), middle - around), min(max(added), middle + around)
+
+
+def _both(values: tuple[float, float]) -> str:
+    """One of each half of the runs, once where they agree."""
+    return " / ".join(dict.fromkeys(f"{value:g}" for value in values))
 
 
 def best_table(settings: ToySettings, best: list[Best]) -> list[list[str]]:
@@ -111,8 +131,8 @@ def best_table(settings: ToySettings, best: list[Best]) -> list[list[str]]:
             f"{b.prompt_bias:g}",
             str(b.hidden_size),
             b.ranking,
-            f"{b.learning_rate:g}",
-            f"{b.beta:g}",
+            _both(b.learning_rates),
+            _both(b.betas),
             _bracketed(b.accuracies, settings),
             f"{100 * b.standard_error:.2f}",
             f"{100 * b.ties:.2f}",
@@ -136,7 +156,7 @@ def summary(settings: ToySettings, best: list[Best]) -> str:
     lines = []
     for bias in settings.prompt_bias:
         parts = [
-            f"{_bracketed(values, settings)} points at hidden size {size}"
+            f"{_bracketed(values, settings, DIFFERENCES)} points at hidden size {size}"
             for at, size, values in differences(best)
             if at == bias
         ]
@@ -155,7 +175,7 @@ def chart_of(settings: ToySettings, best: list[Best]) -> Chart:
             rows = [b for b in best if (b.prompt_bias, b.ranking) == (bias, ranking)]
             marks = []
             for index, row in enumerate(rows):
-                low, high = (100 * end for end in _interval(row.accuracies, settings))
+                low, high = (100 * end for end in _interval(row.accuracies, settings, ACCURACIES))
                 marks.append(Mark(Value(index + aside), Value(100 * row.accuracy, low, high), ranking=ranking))
             panel = f"prompt bias {bias:g}"
             series.append(Series(ranking, ranking, COLOUR_OF[ranking], tuple(marks), panel=panel))
@@ -180,7 +200,7 @@ def every_run(settings: ToySettings, results: list[RunResult]) -> pa.Table:
 
 def _write(settings: ToySettings, results: list[RunResult], best: list[Best], answer: str, folder: Path) -> None:
     rows = best_table(settings, best)
-    gaps = [[f"{bias:g}", str(size), _bracketed(v, settings)] for bias, size, v in differences(best)]
+    gaps = [[f"{bias:g}", str(size), _bracketed(v, settings, DIFFERENCES)] for bias, size, v in differences(best)]
     figures = draw([chart_of(settings, best)], folder)
     pq.write_table(every_run(settings, results), folder / "runs.parquet")
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
@@ -195,7 +215,6 @@ def _write(settings: ToySettings, results: list[RunResult], best: list[Best], an
         "rows": rows,
         "difference_header": DIFFERENCE_HEADER,
         "differences": gaps,
-        "chosen": settings.runs // 2,
         "runs": settings.runs,
         "level": settings.interval,
         "settings": text,
