@@ -104,6 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"raydaa: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         again = {"toy": "; the same command starts anew", "run": "; the same command goes on from here"}
         print(f"raydaa: interrupted{again.get(options.command, '')}", file=sys.stderr)

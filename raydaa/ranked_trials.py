@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from raydaa.evaluation.figures import BenchmarkInfo, Evaluation, ModelFigures
-from raydaa.evaluation.pareto import pareto_front
+from raydaa.evaluation.limits import Limits
+from raydaa.evaluation.seeds import SeedSpread
 from raydaa.ranking import BY_LOSS, BY_WIN_RATE, Ranking
 from raydaa.store.records import HarnessScores
 from raydaa.store.study_folder import StudyFolder
@@ -73,7 +75,7 @@ class RankedTrials:
         more seeds than another, that other is left out."""
         finished: dict[str, list[TrialRow]] = {}
         for row in self.rows:
-            if row.finished:
+            if row.finished and not row.trial.finalist:
                 finished.setdefault(row.trial.point.setting, []).append(row)
         most: dict[str, int] = {}
         for rows in finished.values():
@@ -87,17 +89,36 @@ class RankedTrials:
                 settings.append(replace(merged, held_out=self.evaluation.held_out.get(setting)))
         return settings
 
+    @cached_property
+    def finals(self) -> dict[str, TrialRow]:
+        """The methods' best settings over the fresh seeds of their finalists, of those that finished, by
+        `Point.setting`."""
+        finished: dict[str, list[TrialRow]] = {}
+        for row in self.rows:
+            if row.finished and row.trial.finalist:
+                finished.setdefault(row.trial.point.setting, []).append(row)
+        first = self.benchmarks[0].name if self.benchmarks else ""
+        finals: dict[str, TrialRow] = {}
+        for setting, rows in finished.items():
+            merged = over_seeds(max(rows, key=self.rank), rows, self.evaluation.finals.get(setting), first)
+            finals[setting] = replace(merged, held_out=self.evaluation.final_held_out.get(setting))
+        return finals
+
     def trials_of(self, setting: TrialRow) -> list[TrialRow]:
         """The finished trials of a setting.
 
         Args:
-            setting: One of `settings`, or one of its trials.
+            setting: One of `settings` or `finals`, or one of its trials.
 
         Returns:
-            One for each seed.
+            One for each seed: of a finalist the fresh ones, else those of the sweep.
         """
-        same = setting.trial.point.setting
-        return [row for row in self.rows if row.finished and row.trial.point.setting == same]
+        same = setting.trial
+        return [
+            row
+            for row in self.rows
+            if row.finished and (row.trial.point.setting, row.trial.finalist) == (same.point.setting, same.finalist)
+        ]
 
     def best(self, method: str) -> TrialRow:
         """The best setting of a method, the nearer one to its start where two are equal.
@@ -111,7 +132,8 @@ class RankedTrials:
         Raises:
             ValueError: Where none of the method finished.
         """
-        row = self._best(method)
+        self._best(method)  # says what there is, where there is none
+        row = next(row for row in self.best_of_each() if method in (row.title, row.method))
         handed = self.at.best(row.title)
         return replace(row, checkpoint=str(handed)) if (handed / "config.json").exists() else row
 
@@ -121,7 +143,19 @@ class RankedTrials:
             choices = ", ".join(self.methods)
             raise ValueError(f"no trial of {method!r} finished; the study has {choices}")
         titled = [row for row in of_method if row.title == method]
-        return max(titled or of_method, key=lambda row: (self._keeps_distance(row), *self.rank(row)))
+        return max(titled or of_method, key=lambda row: (*self.standing(row), *self.rank(row)))
+
+    def standing(self, row: TrialRow) -> tuple[bool, int]:
+        """What comes before quality.
+
+        Args:
+            row: One of `settings`.
+
+        Returns:
+            Whether it probably keeps the limits of KL and length, and on how many prompts it was judged: one that was
+            left out of a race was clearly behind those that were not, whatever its mean over fewer prompts.
+        """
+        return self._keeps_distance(row), 0 if row.rate is None else row.rate.judged
 
     def rank(self, row: TrialRow) -> tuple[float, float]:
         """What decides between two settings.
@@ -139,15 +173,35 @@ class RankedTrials:
 
         Returns:
             Those that keep the study's limits first, then best first: by what is left without the optimism of choosing
-            it. Where none of a method keeps the limits of KL and length, its best is among all.
+            it. Where none of a method keeps the limits of KL and length, its best is among all. Where all of them were
+            trained again with fresh seeds, they are over those.
+        """
+        chosen = self.chosen()
+        if all(row.trial.point.setting in self.finals for row in chosen):
+            chosen = [self.finals[row.trial.point.setting] for row in chosen]
+        return sorted(chosen, key=self.rank_of_best, reverse=True)
+
+    def chosen(self) -> list[TrialRow]:
+        """The best setting of every method, as the sweep has it.
+
+        Returns:
+            In the study's order.
         """
         finished = {row.title for row in self.settings}
-        rows = [self._best(method) for method in self.methods if method in finished]
-        return sorted(rows, key=self._rank_of_best, reverse=True)
+        return [self._best(method) for method in self.methods if method in finished]
 
-    def _rank_of_best(self, row: TrialRow) -> tuple[bool, float, float]:
+    def rank_of_best(self, row: TrialRow) -> tuple[bool, bool, int, float, float]:
+        """What decides between the methods' bests.
+
+        Args:
+            row: One of them.
+
+        Returns:
+            Whether it keeps the limits, its `standing`, and what is left of its quality without the optimism of its
+            choice; of equals the nearer one to its start comes first.
+        """
         quality, distance = self.rank(row)
-        return self.keeps_limits(row), quality - self.optimism_of(row), distance
+        return self.keeps_limits(row), *self.standing(row), quality - self.optimism_of(row), distance
 
     def keeps_limits(self, row: TrialRow) -> bool:
         """Whether a setting probably keeps what the study asks of one that it recommends (`evaluation.choose`).
@@ -172,20 +226,30 @@ class RankedTrials:
             ratio = row.figures.responses.mean_length / start.responses.mean_length
         return self.evaluation.limits.keep_distance(row.divergence, ratio)
 
-    def without_limits(self) -> TrialRow | None:
-        """The setting that would be recommended if nothing were asked of it.
+    def without_limits(self) -> Self:
+        """The same results, with nothing asked of what is recommended.
 
         Returns:
-            None where that is the recommended one, or nothing finished.
+            Which have another best setting, where limits cost something.
         """
-        best = max(self.settings, key=self.rank, default=None)
-        return None if best is None or best.key == self.best_of_each()[0].key else best
+        return replace(self, evaluation=replace(self.evaluation, limits=Limits()))
+
+    @property
+    def spread(self) -> SeedSpread | None:
+        """How much seeds move what `best_of_each` is compared by; None where each has one."""
+        best = self.best_of_each()
+        finals = bool(best) and best[0].trial.finalist
+        return self.evaluation.final_spread if finals else self.evaluation.spread
 
     @property
     def optimism_of_best(self) -> float:
         """By how much the recommended setting is too good for having been chosen among all: points of win rate, or nats
         of held-out loss."""
-        return self.evaluation.optimism.best * (100 if self.judged else 1)
+        best = self.best_of_each()
+        optimism = self.evaluation.optimism.best
+        if best and best[0].trial.finalist:
+            optimism = self.evaluation.final_optimism
+        return optimism * (100 if self.judged else 1)
 
     def optimism_of(self, row: TrialRow) -> float:
         """By how much the value of a method's best is too high for having been chosen.
@@ -194,45 +258,9 @@ class RankedTrials:
             row: The best setting of a method.
 
         Returns:
-            Points of win rate; nats of held-out loss where nobody judged.
+            Points of win rate; nats of held-out loss where nobody judged; 0 over fresh seeds, by which nothing was
+            chosen.
         """
+        if row.trial.finalist:
+            return 0.0
         return self.evaluation.optimism.groups.get(row.title, 0.0) * (100 if self.judged else 1)
-
-    def pareto_fronts(self) -> dict[str, list[TrialRow]]:
-        """Settings that no other of the same start beats in quality and KL at once.
-
-        Returns:
-            By start, nearest to it first.
-        """
-        by_start: dict[str, list[TrialRow]] = {}
-        for row in self.settings:
-            if row.kl is not None:
-                by_start.setdefault(row.init, []).append(row)
-        fronts: dict[str, list[TrialRow]] = {}
-        for start, rows in by_start.items():
-            front = pareto_front([row.kl or 0.0 for row in rows], [self.quality(row) for row in rows])
-            fronts[start] = [rows[number] for number in front]
-        return fronts
-
-    def may_be_on_front(self, row: TrialRow) -> bool:
-        """Whether a setting is on the Pareto front of its start, for all that these prompts can tell.
-
-        Args:
-            row: One of `settings`.
-
-        Returns:
-            False where another beats it in nearly all draws of the prompts; True where nobody has looked.
-        """
-        possible = self.evaluation.possible_front
-        return not possible or row.trial.point.setting in possible
-
-    def worth_keeping(self) -> list[TrialRow]:
-        """Settings whose model somebody may choose.
-
-        Returns:
-            The best of each method, the Pareto fronts, and what is not told apart from either.
-        """
-        fronts = [row for front in self.pareto_fronts().values() for row in front]
-        undecided = {*self.evaluation.possible_front, *self.evaluation.as_good}
-        others = [row for row in self.settings if row.trial.point.setting in undecided]
-        return list({row.key: row for row in [*self.best_of_each(), *fronts, *others]}.values())

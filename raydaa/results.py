@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from raydaa.evaluation.comparison import Comparison, compare
 from raydaa.evaluation.figures import Evaluation, ModelFigures
+from raydaa.evaluation.pareto import pareto_front
 from raydaa.outcomes import read_held_out, read_outcomes, stack
 from raydaa.ranked_trials import RankedTrials
 from raydaa.store.records import HarnessRecord, HarnessScores, Trial
@@ -136,6 +137,52 @@ class TrialResults(RankedTrials):
             outcomes = self.outcomes_of(best)
         if not outcomes.size:
             return []
-        optimism = [self.evaluation.optimism.groups.get(row.title, 0.0) for row in best]
+        optimism = [self.optimism_of(row) / (100 if self.judged else 1) for row in best]
         titles = [row.title for row in best]
-        return compare(titles, outcomes, self.evaluation.spread, optimism, bounded=self.judged)
+        return compare(titles, outcomes, self.spread, optimism, bounded=self.judged)
+
+    def pareto_fronts(self) -> dict[str, list[TrialRow]]:
+        """Settings that no other of the same start beats in quality and KL at once.
+
+        Returns:
+            By start, nearest to it first.
+        """
+        by_start: dict[str, list[TrialRow]] = {}
+        for row in self.settings:
+            if row.kl is not None:
+                by_start.setdefault(row.init, []).append(row)
+        fronts: dict[str, list[TrialRow]] = {}
+        for start, rows in by_start.items():
+            front = pareto_front([row.kl or 0.0 for row in rows], [self.quality(row) for row in rows])
+            fronts[start] = [rows[number] for number in front]
+        return fronts
+
+    def pareto_front(self) -> list[TrialRow]:
+        """Settings that no other of their start beats in quality and KL at once.
+
+        Returns:
+            Start by start, nearest to it first.
+        """
+        return [row for front in self.pareto_fronts().values() for row in front]
+
+    def may_be_on_front(self, row: TrialRow) -> bool:
+        """Whether a setting is on the Pareto front of its start, for all that these prompts can tell.
+
+        Args:
+            row: One of `settings`.
+
+        Returns:
+            False where another beats it in nearly all draws of the prompts; True where nobody has looked.
+        """
+        possible = self.evaluation.possible_front
+        return not possible or row.trial.point.setting in possible
+
+    def worth_keeping(self) -> list[TrialRow]:
+        """Settings whose model somebody may choose.
+
+        Returns:
+            The best of each method, the Pareto fronts, and what is not told apart from either.
+        """
+        undecided = {*self.evaluation.possible_front, *self.evaluation.as_good}
+        others = [row for row in self.settings if row.trial.point.setting in undecided]
+        return list({row.key: row for row in [*self.best_of_each(), *self.pareto_front(), *others]}.values())

@@ -12,7 +12,7 @@ from raydaa.evaluation.kl import Divergence
 from raydaa.evaluation.seeds import MeanInterval
 from raydaa.evaluation.win_rate import WinRate
 from raydaa.store.plain import to_plain
-from raydaa.store.records import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, Trial, TrialState
+from raydaa.store.records import ACCURACY, LOSS, MARGIN, PREFERENCE_LOSS, SPENT, Trial, TrialState
 from raydaa.store.study_folder import StudyFolder
 
 RESPONSE_COLUMNS = tuple(known.name for known in fields(ResponseFigures))
@@ -110,6 +110,11 @@ class TrialRow:
     def finished(self) -> bool:
         """Whether it was trained to its end."""
         return self.trial.state == TrialState.FINISHED
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether others of its bracket were better; one that the budget ended was not."""
+        return self.trial.state == TrialState.STOPPED and self.reason != SPENT
 
     @property
     def beta(self) -> float | None:

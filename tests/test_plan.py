@@ -131,7 +131,7 @@ def test_the_same_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(capsys.readouterr().out)
     assert found["trials"] == [{"count": 2, "title": name, "init": "sft"} for name in ("dpo", "orpo")]
     steps = {"planned": 26, "without_early_stopping": 40, "trials_finished": 2, "sized": True}
-    assert found["steps"] == {**steps, "brackets": 2, "brackets_of_one": 0}
+    assert found["steps"] == {**steps, "brackets": 2, "brackets_of_one": 0, "finalists": 0, "finalist_steps": 0}
     assert found["work"]["operations"]["trials"] > found["work"]["operations"]["reference"] > 0
     assert found["work"]["total_hours"] is None
 

@@ -116,6 +116,33 @@ def test_a_study_leads_to_the_next(
     assert "steps:" in done(command.run("plan", str(written)))
 
 
+def test_finalists_are_compared_by_seeds_that_they_were_not_chosen_by(
+    command: Command, undisturbed: tuple[Path, str]
+) -> None:
+    folder = command.folder / "finalists"
+    shutil.copytree(undisturbed[0], folder)
+    arguments = ["run", str(command.folder / "micro.yaml"), "--output", str(folder)]
+    arguments += ["--set", "search.finalists={seeds: 2}", "--set", "search.seeds=[0, 1]"]
+    arguments += ["--set", "evaluation.benchmarks=[validation, {name: tldr, num: 20}]"]
+    before = {row.key for row in TrialResults.load(folder)}
+    keys = trained(folder, lambda: done(command.run(*arguments)))
+    results = TrialResults.load(folder)
+    finalists = [row for row in results if row.trial.finalist]
+    assert {row.key for row in results} == before | keys
+    assert sorted((row.title, row.seed) for row in finalists) == [("dpo", 2), ("dpo", 3), ("orpo", 2), ("orpo", 3)]
+    best = results.best_of_each()
+    assert [row.seeds for row in best] == [(2, 3), (2, 3)]
+    assert {row.key for row in results if "tldr" in row.benchmarks} == {row.key for row in finalists}
+    for row in best:
+        rates = [trial.win_rate or 0.0 for trial in finalists if trial.title == row.title]
+        assert row.win_rate == pytest.approx(sum(rates) / 2)
+        assert results.optimism_of(row) == 0.0
+    assert [row.seeds for row in results.chosen()] == [(0, 1), (0, 1)]
+    assert results.spread is not None
+    assert "trained again with 2 fresh seeds" in (folder / "report" / "index.html").read_text()
+    assert trained(folder, lambda: makes_nothing_again(folder, lambda: done(command.run(*arguments)))) == set()
+
+
 def test_report_is_made_again(command: Command, undisturbed: tuple[Path, str]) -> None:
     folder, output = undisturbed
     shutil.rmtree(folder / "report")

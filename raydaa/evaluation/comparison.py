@@ -72,6 +72,8 @@ def compare(
     for i, j in pairs:
         apart = means[i] - means[j]
         apart = apart[~np.isnan(apart)]
+        if len(apart) + (len(ADDED) if bounded else 0) < 2:  # one value has no spread
+            continue
         shares = [parts[i], parts[j]]
         added = ADDED if bounded else ()
         variance = variance_of_mean(np.concatenate([apart, added]), shares, len(apart), spread)

@@ -102,6 +102,10 @@ class Evaluation:
     spread: SeedSpread | None = None
     optimism: Optimism = field(default_factory=Optimism)  # in shares of 1; groups are methods by their titles
     held_out: dict[str, MeanInterval] = field(default_factory=dict)  # preference loss in nats, by `Point.setting`
+    finals: dict[str, ModelFigures] = field(default_factory=dict)  # of finalists over their fresh seeds, as settings
+    final_held_out: dict[str, MeanInterval] = field(default_factory=dict)
+    final_optimism: float = 0.0  # of choosing among the methods' finalists
+    final_spread: SeedSpread | None = None
     limits: Limits = field(default_factory=Limits)  # of what is recommended
     possible_front: tuple[str, ...] = ()
     as_good: tuple[str, ...] = ()

@@ -75,3 +75,23 @@ def _behind(ahead: np.ndarray) -> bool:
         return False
     more = np.concatenate([ahead, ADDED])
     return float(ahead.mean()) > BEHIND * float(more.std(ddof=1)) / float(np.sqrt(ahead.size))
+
+
+def on_all_prompts(means: np.ndarray) -> np.ndarray:
+    """Outcomes of settings, ``(settings, prompts)``, with those that a race left out, so that means can stand beside
+    each other: what the first one has on these prompts, and by how much the setting is away from it on the others.
+
+    A setting that fell out early was judged on the first prompts alone, which may have been easy ones.
+    """
+    counts = (~np.isnan(means)).sum(axis=1)
+    if not len(means) or (counts == counts.max()).all():
+        return means
+    whole = np.flatnonzero(counts == counts.max())
+    first = means[whole[int(np.nanmean(means[whole], axis=1).argmax())]]
+    filled = means.copy()
+    for number in np.flatnonzero(counts < counts.max()):
+        away = means[number] - first
+        missing = np.isnan(means[number])
+        if not np.isnan(away).all():
+            filled[number, missing] = first[missing] + np.nanmean(away)
+    return filled

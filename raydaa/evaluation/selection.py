@@ -7,7 +7,7 @@ behind the first are drawn together until they differ as much as noise leaves ro
 optimism of a choice among equals would come out too small by a third.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,14 +35,15 @@ def optimism_of_choice(
     outcomes: np.ndarray,
     groups: Mapping[str, Sequence[int]],
     spread: SeedSpread | None = None,
+    among: Collection[str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Optimism:
     """The optimism of a choice among settings that was made by their mean outcomes, the higher the better.
 
     ``outcomes`` (``(settings, seeds, prompts)``, NaN where one is not known) are all that the choice was made from;
-    ``groups`` are the numbers of the settings among which each method's was chosen. With ``spread`` other seeds are
-    drawn as well.
+    ``groups`` are the numbers of the settings among which each method's was chosen, and ``among`` the groups that the
+    recommended one could be from (all). With ``spread`` other seeds are drawn as well.
     """
     means = mean_over_seeds(outcomes)
     known = ~np.isnan(means)
@@ -55,7 +56,10 @@ def optimism_of_choice(
     noise -= noise.mean(axis=0)  # where there is no choice there is no optimism
     every = np.arange(draws)
     lost: dict[str, float] = {}
-    centres = _drawn_together(own, noise)
+    could_be = [numbers for name, numbers in groups.items() if among is None or name in among]
+    together = np.array(sorted({number for numbers in could_be for number in numbers}), int)
+    centres = own.copy()
+    centres[together] = _drawn_together(own[together], noise[:, together])
     corrected: list[np.ndarray] = []
     winners: list[np.ndarray] = []
     for name, numbers in groups.items():
@@ -63,6 +67,8 @@ def optimism_of_choice(
         values = _drawn_together(own[members], noise[:, members]) + noise[:, members]
         chosen = members[values.argmax(axis=1)]
         lost[name] = float(noise[every, chosen].mean())
+        if among is not None and name not in among:
+            continue
         among_all = centres[members] + noise[:, members]
         chosen = members[among_all.argmax(axis=1)]
         corrected.append(among_all.max(axis=1) - lost[name])

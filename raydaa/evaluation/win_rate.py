@@ -23,6 +23,7 @@ class WinRate:
     losses: float
     prompts: int
     seeds: int = 1
+    judged: int = 0  # prompts, whether the judge's answer could be read or not
     unread: float = 0.0  # share of verdicts that can't be read, which are left out: had they all been losses, or all
     least: float | None = None  # wins, the value would be this
     most: float | None = None
@@ -83,6 +84,7 @@ def win_rate(outcomes: np.ndarray, spread: SeedSpread | None = None) -> WinRate:
         losses=100 * float((values < 0.5).mean()),
         prompts=prompts,
         seeds=len(by_seed),
+        judged=known.shape[1],
         unread=100 * unread,
         least=100 * float(np.where(known, by_seed, 0.0).mean()) if unread else None,
         most=100 * float(np.where(known, by_seed, 1.0).mean()) if unread else None,

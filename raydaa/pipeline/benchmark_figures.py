@@ -190,14 +190,20 @@ def _columns(source: str, *names: str) -> dict[str, np.ndarray]:
 
 def notes_on_judge(benchmark: Benchmark, verdicts: Iterable[Path]) -> list[str]:
     """What the report must say of who judged."""
-    every = pa.concat_tables([VERDICTS.read(folder) for folder in verdicts])
-    notes = []
+    tables = [VERDICTS.read(folder) for folder in verdicts]
+    every = pa.concat_tables(tables)
+    notes: list[str] = []
+    if left_out := sum(len(table) < benchmark.prompts for table in tables):
+        notes.append(
+            f"{benchmark.label}: {left_out} of {len(tables)} models were clearly behind and are judged on the first "
+            f"prompts alone (evaluation.racing): their win rates are of those, and they come after all others."
+        )
     prompts, first, second = (every[name].to_numpy() for name in ("prompt_id", *ORDERS))
     if unread := every["outcome"].null_count:
         heard = int((every["outcome"].is_null().to_numpy() & ~(np.isnan(first) & np.isnan(second))).sum())
-        left_out = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read"
+        missing = f"{unread} of {len(every)} comparisons are left out: the judge's answers could not be read"
         alone = f", of {heard} in one order alone" if heard else ""
-        notes.append(f"{benchmark.label}: {left_out}{alone}.")
+        notes.append(f"{benchmark.label}: {missing}{alone}.")
     consistency = reliability(prompts, first, second)
     if consistency is not None:
         share = f"{consistency.first_favoured:.1f} % [{consistency.low:.1f}, {consistency.high:.1f}]"

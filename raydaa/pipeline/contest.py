@@ -80,7 +80,8 @@ def contest(context: Context) -> Contest:
     second = None if settings.second_judge is None else every[0].before(settings.second_judge)
     by_setting: dict[str, list[str]] = {}
     for trial in trials:
-        by_setting.setdefault(trial.point.setting, []).append(trial.key)
+        if not trial.finalist:  # of these every verdict is wanted
+            by_setting.setdefault(trial.point.setting, []).append(trial.key)
     return Contest(contestants, every, *wanted_responses(context, every, contestants), second, by_setting)
 
 

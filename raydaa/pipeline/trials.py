@@ -17,7 +17,7 @@ from raydaa.store.records import PREFERENCE_LOSS, Point, Trial, TrialState
 from raydaa.store.study_folder import StudyFolder
 from raydaa.training.spec import ObjectiveSpec, Placement, Recipe
 from raydaa.tuning.ledger import FolderLedger
-from raydaa.tuning.search_space import groups
+from raydaa.tuning.search_space import FinalistGroup, Group, groups
 from raydaa.tuning.sweep import Sweep
 from raydaa.tuning.sweep_budget import SweepBudget
 
@@ -56,10 +56,27 @@ def make_sweep(context: Context, make: Callable[[Point], tuple[str, Recipe]]) ->
     workers = context.resolved.group
     limit = settings.search.budget
     budget = None if limit is None else SweepBudget(limit, workers.count * (workers.gpus or 1))
-    points = groups(settings.search, settings.data.preferences.fraction)
+    points: list[Group | FinalistGroup] = [*groups(settings.search, settings.data.preferences.fraction)]
+    if (finalists := _finalists(context)) is not None:
+        points.append(finalists)
     early = settings.search.early_stopping
     rows = context.once(prepared_data).rows["train"]
     return Sweep(points, make, FolderLedger(context.at.trials), early, rows, budget)
+
+
+def _finalists(context: Context) -> FinalistGroup | None:
+    """What was chosen to be trained after the sweep; of a study file that has changed it must be chosen anew."""
+    record = context.at.finalists.read()
+    if record is None or record.search != search_key(context):
+        return None
+    return FinalistGroup(record.points)
+
+
+def search_key(context: Context) -> str:
+    """Of all settings that finalists are chosen by."""
+    settings = context.settings.model_dump(mode="json")
+    parts = ("model", "data", "pocket", "sft", "training", "search", "generation", "evaluation")
+    return key_of(**{name: settings[name] for name in parts})
 
 
 def sweep_before(context: Context) -> Sweep:
@@ -76,22 +93,29 @@ def trials_listed(context: Context) -> list[Trial]:
 
 
 def trials_to_evaluate(folder: StudyFolder, trials: Sequence[Trial], rule: str) -> list[Trial]:
-    """The finished trials that ``judge_trials`` names, in the study's order.
+    """The finished trials that ``judge_trials`` names, in the study's order; finalists are all looked at.
 
-    ``best_lr_per_beta`` takes the lowest held-out preference loss among trials with the same objective and start,
-    ``best_per_method`` that of a method and start.
+    ``best_lr_per_beta`` takes the setting with the lowest held-out preference loss, the mean over its seeds, among
+    those with the same objective and start, ``best_per_method`` that of a method and start.
     """
     finished = [trial for trial in trials if trial.state == TrialState.FINISHED]
     if rule == "finished":
         return finished
-    best: dict[str, tuple[float, Trial]] = {}
+    losses: dict[str, list[float]] = {}  # by setting
+    groups_of: dict[str, str] = {}
     for trial in finished:
-        loss = folder.trial(trial.key).read_metrics()[-1][PREFERENCE_LOSS]
-        group = group_of(trial.point, rule)
-        if group not in best or loss < best[group][0]:
-            best[group] = loss, trial
-    keys = {trial.key for _, trial in best.values()}
-    return [trial for trial in finished if trial.key in keys]
+        if not trial.finalist:
+            loss = folder.trial(trial.key).read_metrics()[-1][PREFERENCE_LOSS]
+            losses.setdefault(trial.point.setting, []).append(loss)
+            groups_of[trial.point.setting] = group_of(trial.point, rule)
+    best: dict[str, tuple[float, str]] = {}
+    for setting, of_seeds in losses.items():
+        mean = sum(of_seeds) / len(of_seeds)
+        group = groups_of[setting]
+        if group not in best or mean < best[group][0]:
+            best[group] = mean, setting
+    chosen = {setting for _, setting in best.values()}
+    return [trial for trial in finished if trial.finalist or trial.point.setting in chosen]
 
 
 def group_of(point: Point, rule: str) -> str:

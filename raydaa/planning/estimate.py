@@ -73,6 +73,10 @@ def make_plan(study: Study) -> Plan:
         problems.append(f"model: could not be looked at, so memory is not known; give model.config: {reason}")
     work = None if shape is None or prepared is None else _operations(shape, prepared, bool(settings.data.sft))
     finished = [trial.point for trial in sweep.trials if trial.state == TrialState.FINISHED]
+    longest: dict[str, int] = {}  # of each method's trials
+    for trial in sweep.trials:
+        title = title_of(trial.point)
+        longest[title] = max(longest.get(title, 0), trial.steps)
     return Plan(
         name=settings.name,
         trials=tuple(TrialCount(count, title, init) for (init, title), count in counts.items()),
@@ -83,6 +87,8 @@ def make_plan(study: Study) -> Plan:
             sized=prepared is not None,
             brackets=len(brackets),
             brackets_of_one=sum(len(bracket.settings) == 1 for bracket in brackets) if search.early_stopping else 0,
+            finalists=len(longest) * len(search.fresh_seeds),
+            finalist_steps=sum(longest.values()) * len(search.fresh_seeds),
         ),
         data=data,
         problems=tuple(problems),

@@ -21,8 +21,13 @@ WRITTEN = {"token": 1, "winner": 80, "degrees": 500}  # tokens of a verdict, by 
 def plan_judging(settings: StudySettings, prepared: Prepared, finished: Sequence[Point]) -> Iterator[JudgingPlan]:
     """For each benchmark whose judge is paid by the token; responses are taken to be as long as they may be."""
     evaluation = settings.evaluation
+    search = settings.search
     trials = len({group_of(point, evaluation.judge_trials) for point in finished})
-    best = len({title_of(point) for point in finished}) * len(settings.search.seeds)
+    if evaluation.judge_trials != "finished":  # a setting is taken with all of its seeds
+        trials *= len(search.seeds)
+    methods = len({title_of(point) for point in finished})
+    trials += methods * len(search.fresh_seeds)
+    best = methods * len(search.fresh_seeds or search.seeds)
     beside = {*settings.models_beside, *evaluation.judged_models, *(point.init for point in finished)}
     for number, benchmark in enumerate(evaluation.benchmarks):
         judges: dict[str, JudgeSettings] = {benchmark.name: benchmark.judged_by(evaluation.judge)}

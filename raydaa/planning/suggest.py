@@ -41,7 +41,8 @@ def suggest(folder: Path, goal: str | None = None) -> Suggestion:
     if not results.best_of_each():
         raise ValueError(f"{folder}: no trial finished; there is nothing to go on from")
     tree = yaml.safe_load(results.at.settings.read_text(encoding="utf-8"))
-    suggestion = GOALS[goal or _open_goal(results)](results, tree)
+    tree["storage"]["study"] = str(results.folder)  # it may have been moved since
+    suggestion = GOALS[goal or _open_goal(results, tree)](results, tree)
     try:
         Study.from_tree(suggestion.tree)
     except InputError as error:
@@ -49,12 +50,18 @@ def suggest(folder: Path, goal: str | None = None) -> Suggestion:
     return suggestion
 
 
-def _open_goal(results: TrialResults) -> str:
+def _open_goal(results: TrialResults, tree: dict[str, Any]) -> str:
     if edges(results):
         return "edges"
     if _rivals(results):
-        return "seeds" if len(results.best_of_each()[0].seeds) == 1 else "prompts"
+        several = len(results.best_of_each()[0].seeds) > 1
+        return "prompts" if several and results.judged and _judges_own_prompts(tree) else "seeds"
     return "rates"
+
+
+def _judges_own_prompts(tree: dict[str, Any]) -> bool:
+    """Whether settings are ranked on the study's own prompts, of which there may be more."""
+    return tree["evaluation"]["benchmarks"][0].get("source") is None
 
 
 def _rivals(results: TrialResults) -> list[TrialRow]:
@@ -104,6 +111,8 @@ def _seeds(results: TrialResults, tree: dict[str, Any]) -> Suggestion:
 
 def _prompts(results: TrialResults, tree: dict[str, Any]) -> Suggestion:
     """The same study on twice the prompts: nothing is trained again."""
+    if not (results.judged and _judges_own_prompts(tree)):
+        raise ValueError(f"{results.folder}: its settings are not ranked on data.prompts; more of them change nothing")
     prompts = tree["data"]["prompts"]
     report = results.at.data_report.read()
     number = 0 if report is None else report.rows["prompts"]

@@ -17,6 +17,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     counted = f"{steps.planned} of {steps.without_early_stopping}, " if steps.sized else ""
     share = steps.planned / steps.without_early_stopping
     yield f"steps: {counted}{share:.0%} of those without early stopping; {steps.trials_finished} trials finish"
+    if steps.finalists:
+        more = f", {steps.finalist_steps} steps more" if steps.sized else ""
+        yield f"finalists: {steps.finalists} trials of the methods' best settings with fresh seeds{more}"
     if steps.brackets_of_one:
         alone = f"{steps.brackets_of_one} of {steps.brackets} brackets hold"
         which = "every bracket holds" if steps.brackets_of_one == steps.brackets else alone

@@ -22,6 +22,8 @@ class StepPlan:
     sized: bool
     brackets: int = 0
     brackets_of_one: int = 0  # in which early stopping can stop nothing
+    finalists: int = 0  # trials after the sweep, and their steps
+    finalist_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from raydaa.evaluation.figures import BenchmarkInfo
 from raydaa.results import TrialResults
 from raydaa.store.artifacts import read_json
-from raydaa.store.records import CostRecord, ReferenceCost, TrialState
+from raydaa.store.records import CostRecord, ReferenceCost
 from raydaa.training.spec import RunSpec
 from raydaa.trial_row import TrialRow, median
 
@@ -59,7 +59,7 @@ def _cost(
     results: TrialResults, method: str, hours: float, workers: int, references: list[ReferenceCost] | None
 ) -> Cost:
     rows = [row for row in results if row.title == method]
-    stopped = [row for row in rows if row.state == TrialState.STOPPED]
+    stopped = [row for row in rows if row.stopped_early]
     left = [(row.seconds or 0) * (row.trial.steps / row.training.step - 1) for row in stopped if row.training.step]
     saved = None if references is None else sum(_found(results, row, references) for row in rows)
     return Cost(

@@ -24,6 +24,7 @@ class Edge:
     neighbour: float
     next_values: tuple[float, ...]
     step: Comparison | None
+    otherwise: str = ""  # what became of the neighbour, where it was not measured
 
     def __str__(self) -> str:
         return f"{self.row.title}: {self.name} {self.value:g} is the {self.end} tried, {self.curve}; try {self.tries}"
@@ -43,7 +44,7 @@ class Edge:
         """How quality goes towards this end."""
         step = self.step
         if step is None:
-            return f"{self.neighbour:g} was stopped early"
+            return f"{self.neighbour:g} {self.otherwise}"
         digits = step.digits
         shown = f"{step.difference:+.{digits}f} {step.unit} [{step.low:.{digits}f}, {step.high:.{digits}f}]"
         return f"{shown} against {self.neighbour:g}"
@@ -65,7 +66,9 @@ def _edges_of(results: TrialResults, row: TrialRow) -> Iterator[Edge]:
             step = _step(results, row, name, neighbour)
             # Where it is shown that the curve goes on, two steps: the first may not be the last.
             steps = 2 if step is not None and step.low > 0 else 1
-            yield Edge(row, name, value, highest, neighbour, _further(value, neighbour, steps), step)
+            further = _further(value, neighbour, steps)
+            otherwise = _fate(results, at(point, name, neighbour))
+            yield Edge(row, name, value, highest, neighbour, further, step, otherwise)
 
 
 def _axes(point: Point) -> dict[str, float]:
@@ -83,6 +86,18 @@ def at(point: Point, name: str, value: float) -> Point:
     if name == LEARNING_RATE:
         return replace(point, learning_rate=value)
     return replace(point, parameters={**point.parameters, name: value})
+
+
+def _fate(results: TrialResults, point: Point) -> str:
+    """What became of a setting that there is no comparison with."""
+    trials = [row for row in results if row.trial.point.setting == point.setting and not row.trial.finalist]
+    if not trials:
+        return "was not tried with the rest"
+    if any(row.finished for row in trials):
+        return "was not judged"
+    if any(row.stopped_early for row in trials):
+        return "was stopped early"
+    return "did not finish"
 
 
 def _step(results: TrialResults, row: TrialRow, name: str, neighbour: float) -> Comparison | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,8 +119,7 @@ def _parquet(
     results: TrialResults, comparisons: Sequence[Comparison], spent: Costs, answers: pa.Table, folder: Path
 ) -> None:
     """The figures behind the tables, unrounded."""
-    best = {row.key for row in results.best_of_each()}
-    arrow_tables = {"trials": results.table, "best": results.table.filter([row.key in best for row in results])}
+    arrow_tables = {"trials": results.table, "best": _best_table(results)}
     arrow_tables |= {"costs": pa.Table.from_pylist(list(map(asdict, spent.methods))), "samples": answers}
     if results.benchmarks:
         arrow_tables["benchmarks"] = benchmark_scores(results)
@@ -127,6 +127,15 @@ def _parquet(
         arrow_tables["pairs"] = pa.Table.from_pylist(list(map(asdict, comparisons)))
     for name, table in arrow_tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
+
+
+def _best_table(results: TrialResults) -> pa.Table:
+    """The methods' best settings, over their seeds."""
+    rows: list[dict[str, Any]] = []
+    for row in results.best_of_each():
+        optimism = {"seeds": len(row.seeds), "optimism": results.optimism_of(row)}
+        rows.append({**row.columns(), "judged_by": results.judged_by, **optimism})
+    return pa.Table.from_pylist(rows)
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, ModelFigures
-from raydaa.reporting.formatting import controlled, number, rate
+from raydaa.reporting.formatting import TWO_SIDED, controlled, number, rate, with_interval
 from raydaa.results import TrialResults
 from raydaa.store.plain import to_plain
 from raydaa.store.records import HarnessScore
@@ -92,7 +92,10 @@ def harness_table(results: TrialResults) -> list[list[str]]:
 def _scored(score: HarnessScore | None) -> str:
     if score is None:
         return "–"
-    return f"{score.value:.3f}" + ("" if score.standard_error is None else f" ± {score.standard_error:.3f}")
+    if score.standard_error is None:
+        return number(score.value, 3)
+    around = TWO_SIDED * score.standard_error
+    return with_interval(score.value, score.value - around, score.value + around, 3)
 
 
 def _changed(value: float | None, start: float | None, digits: int) -> str:

@@ -48,10 +48,8 @@ def against_start(results: TrialResults, best: TrialRow) -> Comparison | None:
     own = [read_outcomes(results.folder, trial.figures) for trial in results.trials_of(best)]
     if not before.keys() & {name for by_prompt in own for name in by_prompt}:
         return None
-    optimism = [results.evaluation.optimism.best, 0.0]
-    return compare([best.title, best.init], stack([own, [before]]), results.evaluation.spread, optimism, untrained=[1])[
-        0
-    ]
+    optimism = [results.optimism_of_best / 100, 0.0]
+    return compare([best.title, best.init], stack([own, [before]]), results.spread, optimism, untrained=[1])[0]
 
 
 def nothing_better(best: TrialRow) -> str:
@@ -65,8 +63,16 @@ def certainty(results: TrialResults) -> list[str]:
     if not best:
         return []
     seeds = max(len(row.seeds) for row in best)
+    finalists = best[0].trial.finalist
     units = "prompts" if results.judged else "held-out pairs"
-    if seeds > 1:
+    failed = sum(not row.finished for row in results if row.trial.finalist)
+    if finalists:
+        whose = f"a setting, whatever the seed and the {units}" if results.spread else f"these models, over {units}"
+        drawn = (
+            f"Each method's best setting was trained again with {seeds} fresh seed{'s' if seeds > 1 else ''}; its "
+            f"figures are of those alone: nothing was chosen by them. Brackets are 95 % intervals of {whose}."
+        )
+    elif seeds > 1:
         drawn = (
             f"Values are means over seeds. Brackets are 95 % intervals of a setting, whatever the seed and the {units}."
         )
@@ -82,7 +88,13 @@ def certainty(results: TrialResults) -> list[str]:
         f"choice's optimism is what is left when the choice is repeated on {units} drawn anew, and what it then loses "
         f"is taken off; methods are ranked and compared by that."
     )
-    return [drawn, chosen, *_unread(best)]
+    if finalists:
+        chosen = (
+            f"What is left of the recommended setting without the choice's optimism is that of a choice among the "
+            f"methods alone, repeated on {units} drawn anew."
+        )
+    of_failed = [f"{failed} finalists did not finish, and are missing from the means."] if failed else []
+    return [drawn, chosen, *of_failed, *_unread(best)]
 
 
 def cost_of_limits(results: TrialResults) -> str | None:
@@ -92,13 +104,18 @@ def cost_of_limits(results: TrialResults) -> str | None:
         return None
     kept = sum(results.keeps_limits(setting) for setting in results.settings)
     among = f"{limits}: {kept} of {len(results.settings)} settings probably keep that"
-    other = results.without_limits()
-    if other is None:
+    free = results.without_limits()
+    best, other = _first_chosen(results), _first_chosen(free)
+    if best.key == other.key:
         return f"{among}; without it the same one is recommended"
-    best = results.best_of_each()[0]
-    lost = results.quality(other) - results.quality(best)
+    lost = free.quality(other) - free.optimism_of(other) - (results.quality(best) - results.optimism_of(best))
     cost = f"{lost:.1f} points of win rate" if results.judged else f"{lost:.3f} nats of held-out loss"
     return f"{among}; it costs {cost} against {_settings(other)}{_distance(other)}"
+
+
+def _first_chosen(results: TrialResults) -> TrialRow:
+    """What the sweep recommends, before any finalist."""
+    return max(results.chosen(), key=results.rank_of_best)
 
 
 def _unread(best: Sequence[TrialRow]) -> list[str]:

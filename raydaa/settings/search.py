@@ -148,6 +148,12 @@ class Budget(Settings):
         return self
 
 
+class FinalistSettings(Settings):
+    """After the sweep the best setting of each method is trained again, with seeds that it was not chosen by."""
+
+    seeds: PositiveInt = 3  # of each
+
+
 class SearchSettings(Settings):
     init: Names = ("sft",)
     learning_rate: Rates
@@ -156,7 +162,14 @@ class SearchSettings(Settings):
     sampler: Literal["grid", "tpe", "random"] = "grid"
     num_trials: PositiveInt = 12
     early_stopping: EarlyStopping | None = EarlyStopping()
-    budget: Budget | None = None
+    budget: Budget | None = None  # of the sweep; finalists come on top
+    finalists: FinalistSettings | None = None
+
+    @property
+    def fresh_seeds(self) -> list[int]:
+        """Of the finalists: after all that the sweep has."""
+        first = max(self.seeds) + 1
+        return [] if self.finalists is None else list(range(first, first + self.finalists.seeds))
 
     def starts_of(self, method: MethodSettings) -> tuple[str, ...]:
         """What ``method``'s trials start from: its own word, else the search's."""

@@ -10,6 +10,9 @@ from raydaa.store.artifacts import key_of
 LOSS, ACCURACY, MARGIN = "validation/loss", "validation/rewards/accuracies", "validation/rewards/margins"
 PREFERENCE_LOSS = "validation/preference_loss"  # what trials are compared by before anybody has judged them
 TOKENS = "tokens_per_microbatch"  # fewer than a trial began with where there was no room for them
+# Why a trial is over that did not finish.
+LOST = "the others of its bracket were better at a rung"
+SPENT = "the budget was spent"
 
 
 class TrialState(StrEnum):
@@ -89,6 +92,16 @@ class Trial:
     steps: int
     label: str
     point: Point
+    finalist: bool = False  # trained after the sweep, with a seed that its setting was not chosen by
+
+
+@dataclass(frozen=True)
+class FinalistsRecord:
+    """The best setting of each method at fresh seeds, as it was chosen when models were last measured; ``search`` is
+    the key of what it was chosen from."""
+
+    search: str
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from raydaa.store.records import (
     BudgetRecord,
     CostRecord,
     DataReport,
+    FinalistsRecord,
     FormatRecord,
     HarnessRecord,
     ProgressRecord,
@@ -155,6 +156,11 @@ class StudyFolder:
     def trial_list(self) -> RecordFile[TrialList]:
         """The trials of a sweep that is over; none before."""
         return RecordFile(self.path / "trials.json", TrialList)
+
+    @property
+    def finalists(self) -> RecordFile[FinalistsRecord]:
+        """What is trained after the sweep; none where the study wants none, or before it was chosen."""
+        return RecordFile(self.path / "finalists.json", FinalistsRecord)
 
     @property
     def sweep(self) -> RecordFile[SweepRecord]:

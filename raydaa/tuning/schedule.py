@@ -15,12 +15,12 @@ from raydaa.compat import ray_tune
 from raydaa.compat.ray import ON_HEAD
 from raydaa.errors import MachineError, machine_error
 from raydaa.store.artifacts import write_json
-from raydaa.store.records import TrialRecord, TrialState
+from raydaa.store.records import LOST, TrialRecord, TrialState
 from raydaa.training.checkpoint import newest_first, step_of
 from raydaa.training.spec import Recipe, RunSpec
 from raydaa.training.workers import Workers
 from raydaa.tuning.search_space import label_of
-from raydaa.tuning.sweep import LOST, Sweep
+from raydaa.tuning.sweep import Sweep
 from raydaa.tuning.swept_trial import SweptTrial
 from raydaa.tuning.trial import ASSIGNMENT, KEY, POINT, Assignment, GroupTrial, OneWorkerTrial
 

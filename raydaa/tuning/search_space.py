@@ -1,6 +1,7 @@
 """Which trials a study asks for: the settings of every start and method, from a grid or by Optuna's samplers."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -60,6 +61,8 @@ class Group:
     Seeds are none of its dimensions: every setting is trained with each of them.
     """
 
+    competes = True
+
     def __init__(
         self, entry: int, init: str, settings: MethodSettings, search: SearchSettings, fraction: Values
     ) -> None:
@@ -118,6 +121,30 @@ class Group:
             values[FRACTION],
             {key: values[f"training.{key}"] for key in own.training},
         )
+
+
+class FinalistGroup:
+    """Settings that were chosen, at seeds that they were not chosen by: all are trained, and nobody competes."""
+
+    entry = -1  # of the study file: none
+    competes = False
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self.points = list(points)
+        self.cohorts = 0
+
+    @property
+    def undrawn(self) -> int:
+        """Trials that are not drawn yet."""
+        return 0 if self.cohorts else len(self.points)
+
+    def next_cohort(self) -> list[tuple[int, Point]]:
+        """All of them, once."""
+        self.cohorts += 1
+        return list(enumerate(self.points)) if self.cohorts == 1 else []
+
+    def tell(self, number: int, result: Result) -> None:
+        """No sampler waits for it."""
 
 
 class Source(Protocol):

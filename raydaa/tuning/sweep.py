@@ -6,21 +6,18 @@ others: a sweep of thousands costs as much a trial at its end as at its beginnin
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raydaa.settings.search import EarlyStopping
 from raydaa.store.artifacts import key_of
-from raydaa.store.records import PREFERENCE_LOSS, TOKENS, Point, TrialState
+from raydaa.store.records import LOST, PREFERENCE_LOSS, SPENT, TOKENS, Point, TrialState
 from raydaa.training.spec import Recipe
 from raydaa.tuning.bracket import Bracket
 from raydaa.tuning.ledger import Ledger
-from raydaa.tuning.search_space import Group
+from raydaa.tuning.search_space import FinalistGroup, Group
 from raydaa.tuning.sweep_budget import SweepBudget, steps_to_finisher
 from raydaa.tuning.swept_trial import Cohort, SweptTrial
-
-LOST = "the others of its bracket were better at a rung"
-SPENT = "the budget was spent"
 
 
 class Sweep:
@@ -28,7 +25,7 @@ class Sweep:
 
     def __init__(
         self,
-        groups: list[Group],
+        groups: Sequence[Group | FinalistGroup],
         make: Callable[[Point], tuple[str, Recipe]],
         ledger: Ledger,
         early_stopping: EarlyStopping | None,
@@ -75,7 +72,7 @@ class Sweep:
         """Whether every trial is over."""
         return not self._open
 
-    def _draw(self, group: Group) -> None:
+    def _draw(self, group: Group | FinalistGroup) -> None:
         """The group's next cohort becomes trials; cohorts that are over already are followed by the next."""
         while drawn := group.next_cohort():
             cohort = Cohort(group)
@@ -106,7 +103,9 @@ class Sweep:
             self._open += 1
         cohort.add(number, trial)
 
-    def _bracket(self, point: Point, group: Group) -> Bracket:
+    def _bracket(self, point: Point, group: Group | FinalistGroup) -> Bracket:
+        if not group.competes:
+            return Bracket(0, 1.0)
         # Trials on less data would lose, and a study of how much is needed would have no answer. Who is in a bracket
         # the study file fixes: one entry of it, and one cohort of that.
         comparable: dict[str, Any] = {"init": point.init, "method": point.method, "fraction": point.fraction}
@@ -131,8 +130,9 @@ class Sweep:
         seconds = trial.seconds
         trial.reached = max(reached, metrics["step"])
         trial.seconds = max(seconds, metrics.get("seconds", 0.0))
-        self._steps += trial.reached - reached
-        self._seconds += trial.seconds - seconds
+        if not trial.finalist:  # these come on top of the sweep's budget
+            self._steps += trial.reached - reached
+            self._seconds += trial.seconds - seconds
         if PREFERENCE_LOSS not in metrics:
             return
         trial.loss = metrics[PREFERENCE_LOSS]
@@ -231,11 +231,12 @@ class Sweep:
         Hours are foreseen by the mean step so far; before the first report they are unknown.
         """
         # Without steps to go it was paid for, and is trained again for its model.
-        if self.budget is None or not trial.steps_to_next_rung:
+        if self.budget is None or not trial.steps_to_next_rung or trial.finalist:
             return True
-        ahead = trial.steps_to_next_rung + sum(running.steps_to_next_rung for running in self._at_work.values())
+        at_work = [running for running in self._at_work.values() if not running.finalist]
+        ahead = trial.steps_to_next_rung + sum(running.steps_to_next_rung for running in at_work)
         if not any(self.trials[key].begun for key in trial.bracket.values):
-            held = [*self._at_work.values(), *self._paused.values(), *self._winners.values()]
+            held = [*at_work, *self._paused.values(), *self._winners.values()]
             brackets = {id(other.bracket): other.bracket for other in [*held, trial]}
             ahead = sum(steps_to_finisher(bracket, self.trials) for bracket in brackets.values())
         seconds = self._seconds / self._steps * ahead if self._steps else 0.0

@@ -8,7 +8,7 @@ from raydaa.store.study_folder import TrialFolder
 from raydaa.training.loop import rung_steps
 from raydaa.training.spec import Recipe
 from raydaa.tuning.bracket import Bracket
-from raydaa.tuning.search_space import Group, Result
+from raydaa.tuning.search_space import FinalistGroup, Group, Result
 
 
 @dataclass
@@ -36,6 +36,11 @@ class SweptTrial:
         return self.state.is_over
 
     @property
+    def finalist(self) -> bool:
+        """Whether it was chosen to be trained, and does not compete."""
+        return not self.cohorts[0].group.competes
+
+    @property
     def begun(self) -> bool:
         """Whether something was done for it, in this run or one before."""
         return self.started or self.reached > 0
@@ -59,16 +64,16 @@ class SweptTrial:
 class Cohort:
     """Settings that a group has drawn together: the next are drawn when all of their trials are over."""
 
-    group: Group
+    group: Group | FinalistGroup
     trials: dict[int, list[SweptTrial]] = field(default_factory=dict)  # by the setting's number
     left: set[str] = field(default_factory=set)  # keys of trials that are not over
 
     def add(self, number: int, trial: SweptTrial) -> None:
         """Trial of setting ``number``."""
         self.trials.setdefault(number, []).append(trial)
+        trial.cohorts.append(self)
         if not trial.over:
             self.left.add(trial.key)
-            trial.cohorts.append(self)
 
     def done(self, trial: SweptTrial) -> bool:
         """Whether ``trial``, which is over, was the last."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from raydaa.evaluation.racing import Race
+from raydaa.evaluation.racing import Race, on_all_prompts
 
 
 def run(race: Race, outcomes: dict[str, np.ndarray]) -> dict[str, int]:
@@ -68,3 +68,13 @@ def test_blocks() -> None:
         sizes.append(len(race.block))
         race.tell({"a": [1.0] * len(race.block), "b": [0.0] * len(race.block)})
     assert sizes == [18, 50, 50, 50, 50, 50, 32]
+
+
+def test_what_was_left_out_is_filled_by_the_difference_to_the_first() -> None:
+    """The first prompts were easy: 0.9 of one that fell out there is worth less than 0.8 of all."""
+    first = np.array([1.0, 1.0, 1.0, 1.0, 0.4, 0.4])
+    out = np.array([0.9, 0.9, np.nan, np.nan, np.nan, np.nan])
+    filled = on_all_prompts(np.array([first, out]))
+    assert filled[1].tolist() == [0.9, 0.9, 0.9, 0.9, 0.30000000000000004, 0.30000000000000004]
+    assert filled[0].tolist() == first.tolist()
+    assert on_all_prompts(filled) is filled

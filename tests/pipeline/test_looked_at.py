@@ -1,6 +1,7 @@
 """Which finished trials are looked at."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,19 @@ def trials(tmp_path: Path) -> list[Trial]:
 @pytest.mark.parametrize(("rule", "keys"), [("finished", "0123"), ("best_lr_per_beta", "12"), ("best_per_method", "1")])
 def test_rules(tmp_path: Path, trials: list[Trial], rule: str, keys: str) -> None:
     assert [trial.key for trial in trials_to_evaluate(StudyFolder(tmp_path), trials, rule)] == list(keys)
+
+
+def test_seeds_are_looked_at_together(tmp_path: Path, trials: list[Trial]) -> None:
+    """A lucky seed does not choose its setting, and a setting's seeds are all looked at; so are finalists."""
+    first, second, third, fourth = (replace(trial, key=f"seed-{trial.key}") for trial in trials[:4])
+    seeds = [replace(trial, point=replace(trial.point, seed=1)) for trial in (first, second, third, fourth)]
+    finalist = replace(trials[0], key="finalist", point=replace(trials[0].point, seed=2), finalist=True)
+    for trial, loss in zip([*seeds, finalist], [0.1, 0.8, 0.4, 0.9, 9.0], strict=True):
+        folder = tmp_path / "trials" / trial.key
+        folder.mkdir(parents=True)
+        metrics = {"step": 10, "validation/preference_loss": loss}
+        (folder / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+    every = [*trials, *seeds, finalist]
+    # β 0.1: 0.3 on average at the first rate, 0.55 at the second, whose first seed is the best of all others.
+    chosen = [trial.key for trial in trials_to_evaluate(StudyFolder(tmp_path), every, "best_lr_per_beta")]
+    assert chosen == ["0", "2", "seed-0", "seed-2", "finalist"]

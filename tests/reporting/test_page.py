@@ -35,7 +35,16 @@ from raydaa.reporting.with_matplotlib import figure_of
 from raydaa.reporting.with_plotly import spec_of
 from raydaa.status import read_status, render_status
 from raydaa.store.artifacts import write_json
-from raydaa.store.records import CostRecord, ProgressRecord, ReferenceCost, SweepRecord, VersionsRecord
+from raydaa.store.records import (
+    SPENT,
+    CostRecord,
+    ProgressRecord,
+    ReferenceCost,
+    SweepRecord,
+    TrialRecord,
+    TrialState,
+    VersionsRecord,
+)
 from raydaa.store.study_folder import StudyFolder
 from tests.reporting.folders import HOSTILE, LABEL, LINK, PROMPTS, hostile_study
 
@@ -272,6 +281,16 @@ def test_a_store_that_does_not_say_what_it_took(tmp_path: Path) -> None:
     assert found.unit == "GPU-hours"
     assert found.methods[0].saved_by_reference is None
     assert found.methods[0].hours == pytest.approx(2 * 2 * 2 * 3 / 3600)
+
+
+def test_what_a_budget_ended_was_not_stopped_early(tmp_path: Path) -> None:
+    hostile_study(tmp_path)
+    before = costs(TrialResults.load(tmp_path)).methods[0]
+    stopped = next(row for row in TrialResults.load(tmp_path) if row.state == "stopped")
+    StudyFolder(tmp_path).trial(stopped.key).record.write(TrialRecord(TrialState.STOPPED, SPENT, retry=True))
+    after = costs(TrialResults.load(tmp_path)).methods[0]
+    assert (before.stopped, after.stopped) == (1, 0)
+    assert before.saved_by_stopping > after.saved_by_stopping == 0.0
 
 
 def test_what_was_made_of_the_cards_and_what_it_cost(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Points of a search space, and the sweep that they make."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -9,11 +10,14 @@ import pytest
 from raydaa.settings.search import Budget, EarlyStopping
 from raydaa.store.artifacts import make_folder, write_json
 from raydaa.store.records import Point, TrialRecord, TrialState
-from raydaa.tuning.search_space import Group, Result, export, groups, label_of, title_of
+from raydaa.training.spec import Recipe
+from raydaa.tuning.ledger import FolderLedger
+from raydaa.tuning.search_space import FinalistGroup, Group, Result, export, groups, label_of, title_of
+from raydaa.tuning.simulate import simulate
 from raydaa.tuning.sweep import Sweep
 from raydaa.tuning.sweep_budget import SweepBudget
 from raydaa.tuning.swept_trial import SweptTrial
-from tests.tuning.sweeps import log, search, sweep
+from tests.tuning.sweeps import log, search, spec, sweep
 
 
 def points(found: list[Group]) -> list[Point]:
@@ -183,6 +187,22 @@ def played(made: Sweep, slots: int) -> int:
         for loser in made.losers():
             made.close(loser, TrialState.STOPPED)
     return sum(trial.reached for trial in made.trials.values())
+
+
+def test_finalists_do_not_compete_and_no_budget_stops_them(tmp_path: Path) -> None:
+    point = Point("sft", "dpo", {"beta": 0.1}, 1e-3, 7)
+    group = FinalistGroup([point, replace(point, seed=8)])
+
+    def own(point: Point) -> tuple[str, Recipe]:
+        return str(point.seed), spec(point)[1]
+
+    nothing = SweepBudget(Budget(trial_steps=1))
+    finished = simulate(Sweep([group], own, FolderLedger(tmp_path), EarlyStopping(), 10, nothing)).trials
+    assert [(trial.point.seed, trial.state, trial.finalist) for trial in finished] == [
+        (7, TrialState.FINISHED, True),
+        (8, TrialState.FINISHED, True),
+    ]
+    assert (group.undrawn, group.next_cohort()) == (0, [])
 
 
 def record_of(trial: SweptTrial) -> TrialRecord:

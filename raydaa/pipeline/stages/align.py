@@ -25,7 +25,7 @@ from raydaa.reporting.tensorboard import export_trial
 from raydaa.store.mirror import STUDY, push_in_background
 from raydaa.store.records import Point, SweepRecord, Trial, TrialList, TrialState
 from raydaa.training.spec import DataSpec, Recipe, RunSpec
-from raydaa.tuning.search_space import export, label_of, title_of
+from raydaa.tuning.search_space import Group, export, label_of, title_of
 from raydaa.tuning.sweep import Sweep
 from raydaa.tuning.swept_trial import SweptTrial
 
@@ -76,7 +76,8 @@ def _run_trials(context: Context, sweep: Sweep) -> list[Trial]:
     run(sweep, partial(_spec_of, context), context.workers, LiveSlots(context), news.notify, callbacks)
     news.write_list()
     context.at.optuna.unlink(missing_ok=True)
-    export(sweep.groups, f"sqlite:///{context.at.optuna}")
+    searched = [group for group in sweep.groups if isinstance(group, Group)]
+    export(searched, f"sqlite:///{context.at.optuna}")
     trials = [_trial(trial) for trial in sweep.trials.values()]
     context.at.trial_list.write(TrialList(tuple(trials)))
     return trials
@@ -184,7 +185,17 @@ def _trial(swept: SweptTrial) -> Trial:
     point = swept.point
     cls = method_class(point.method)
     label = label_of(point, swept.key)
-    return Trial(swept.key, cls.name, title_of(point), cls.ranking, swept.state, swept.steps, label, point)
+    return Trial(
+        key=swept.key,
+        method=cls.name,
+        title=title_of(point),
+        ranking=cls.ranking,
+        state=swept.state,
+        steps=swept.steps,
+        label=label,
+        point=point,
+        finalist=swept.finalist,
+    )
 
 
 STAGE = RecordStage(

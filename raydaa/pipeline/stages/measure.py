@@ -20,11 +20,12 @@ from raydaa.pipeline.over_seeds import ScoredResponses, with_settings
 from raydaa.pipeline.prune_models import reopen_missing
 from raydaa.pipeline.responses import GenerationWork, repeatable
 from raydaa.pipeline.stage import Count, Recorded, RecordStage
-from raydaa.pipeline.stages import align, generate
+from raydaa.pipeline.stages import align
 from raydaa.pipeline.stages.judge import verdicts_of
 from raydaa.pipeline.stages.score import scores
-from raydaa.pipeline.trials import trials_listed
+from raydaa.pipeline.trials import search_key, trials_listed
 from raydaa.results import TrialResults
+from raydaa.store.records import FinalistsRecord
 from raydaa.store.tables import GENERATIONS, SCORES, VERDICTS, column
 
 AGREEMENT = 1e-4  # nats between two engines that are nothing but rounding
@@ -60,9 +61,25 @@ def _measure(context: Context) -> Recorded:
     measured = TrialResults.load(context.folder)
     if reopen_missing(context, measured.worth_keeping()):
         return Recorded("written", align.STAGE.name)
+    if _has_other_finalists(context, measured):
+        return Recorded("written; the methods' best are trained with fresh seeds", align.STAGE.name)
     if _has_other_best(context, wanted, measured):
-        return Recorded("written; the methods' best come before all other benchmarks", generate.STAGE.name)
+        # By way of align: a model that was removed is trained again before it answers.
+        return Recorded("written; the methods' best come before all other benchmarks", align.STAGE.name)
     return Recorded("written")
+
+
+def _has_other_finalists(context: Context, measured: TrialResults) -> bool:
+    """Whether the methods' best are to be trained with fresh seeds, and are not those that were; they are noted."""
+    seeds = context.settings.search.fresh_seeds
+    if not seeds:
+        return False
+    points = tuple(replace(row.trial.point, seed=seed) for row in measured.chosen() for seed in seeds)
+    chosen = FinalistsRecord(search_key(context), points)
+    if context.at.finalists.read() == chosen:
+        return False
+    context.at.finalists.write(chosen)
+    return True
 
 
 def _has_other_best(context: Context, wanted: Contest, measured: TrialResults) -> bool:
