@@ -56,12 +56,14 @@ def parser() -> argparse.ArgumentParser:
     status.set_defaults(action=_status)
     suggest = commands.add_parser("suggest", help="the study that would answer what a finished one leaves open")
     suggest.add_argument("folder", help="study folder")
-    suggest.add_argument(
-        "--for",
-        dest="goal",
-        choices=("edges", "seeds", "prompts", "rates"),
-        help="points beyond the edge of the grid, more seeds, more prompts, finer rates (default: what is open)",
-    )
+    goals = {
+        "edges": "points beyond the grid",
+        "seeds": "more seeds",
+        "prompts": "more prompts",
+        "rates": "finer rates",
+    }
+    what = ", ".join(f"{name}: {text}" for name, text in goals.items())
+    suggest.add_argument("--for", dest="goal", choices=goals, help=f"{what} (default: what is open)")
     suggest.add_argument("--output", metavar="FILE", default="next.yaml", help="study file (default: %(default)s)")
     suggest.set_defaults(action=_suggest)
     verdicts = commands.add_parser("verdicts", help="all that judges were paid for, as one Parquet file")

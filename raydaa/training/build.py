@@ -5,9 +5,10 @@ import torch
 from raydaa.training.engine import Engine, make_engine
 from raydaa.training.lora import add_adapters
 from raydaa.training.memory import Shape
-from raydaa.training.model import Policy, StartWeights, load_model, without_dropout
+from raydaa.training.model import Policy, load_model, without_dropout
 from raydaa.training.probe import Way
 from raydaa.training.spec import RunSpec
+from raydaa.training.start_weights import StartWeights
 from raydaa.training.zero import load_on_first, take_apart, way_on_first
 
 

@@ -284,25 +284,3 @@ def linear_per_cell(model: Any) -> float:
 def windows(config: Any) -> tuple[int | None, ...]:
     """What a model's layers may see: the whole past (None), a sliding window, or both kinds of layers."""
     return (None,) if getattr(config, "sliding_window", None) is None else (None, config.sliding_window)
-
-
-class StartWeights:
-    """The starting model of this process's trials: loaded once, its weights copied back before each trial."""
-
-    def __init__(self) -> None:
-        self._source: str | None = None
-        self._model: Any = None
-        self._weights: dict[str, Tensor] = {}
-
-    def fresh(self, source: str, trust_remote_code: bool = False) -> Any:
-        """The model of ``source`` with its own weights, whatever an earlier trial made of them."""
-        if source != self._source:
-            self._model = load_model(source, trust_remote_code=trust_remote_code)
-            self._weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-            self._source = source
-        else:
-            with torch.no_grad():
-                for name, tensor in self._model.state_dict().items():
-                    tensor.copy_(self._weights[name])
-            self._model.zero_grad(set_to_none=True)
-        return self._model

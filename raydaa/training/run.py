@@ -22,9 +22,10 @@ from raydaa.training.collectives import from_first, rank, sum_over_workers, worl
 from raydaa.training.device import device_of_worker
 from raydaa.training.lora import merged
 from raydaa.training.meter import Meter
-from raydaa.training.model import StartWeights, load_model, write_model
+from raydaa.training.model import load_model, write_model
 from raydaa.training.objective import OpenedTable, make_objective
 from raydaa.training.spec import RunSpec
+from raydaa.training.start_weights import StartWeights
 from raydaa.training.tokenizer import generation_config, load_tokenizer
 
 Metrics = dict[str, float]

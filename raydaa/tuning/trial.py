@@ -15,9 +15,9 @@ from raydaa.store.records import TOKENS, SlotRecord, TrialRecord, TrialState
 from raydaa.store.study_folder import TrialFolder
 from raydaa.training.launch import train
 from raydaa.training.loop import resume, rung_steps, train_until, validation_steps
-from raydaa.training.model import StartWeights
 from raydaa.training.run import NonFiniteLossError, Run
 from raydaa.training.spec import RunSpec
+from raydaa.training.start_weights import StartWeights
 from raydaa.training.token_budget import is_out_of_memory
 from raydaa.training.workers import Workers, prepare_process
 

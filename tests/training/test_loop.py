@@ -16,9 +16,10 @@ from raydaa.settings.training import LoraSettings
 from raydaa.store.study_folder import TrialFolder
 from raydaa.store.tables import REFERENCE, read, write
 from raydaa.training.loop import resume, rung_steps, train_until, validation_steps
-from raydaa.training.model import Policy, StartWeights, load_model
+from raydaa.training.model import Policy, load_model
 from raydaa.training.run import NonFiniteLossError, Run
 from raydaa.training.spec import RunSpec
+from raydaa.training.start_weights import StartWeights
 from raydaa.training.tokenizer import load_tokenizer
 from tests.training.runs import PATHS, Make, at, changed, losses
 
