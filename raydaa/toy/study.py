@@ -112,8 +112,9 @@ def _bracketed(values: np.ndarray, settings: ToySettings, added: tuple[float, ..
 
 
 def _interval(values: np.ndarray, settings: ToySettings, added: tuple[float, ...]) -> tuple[float, float]:
-    """Student's, with a few values more: most accuracies are 0 or 1, where the bootstrap's is too narrow."""
-    more = np.concatenate([values, added])
+    """Student's; where most accuracies are 0 or 1, with a few values more, or it would be too narrow."""
+    all_or_nothing = np.isin(values, (-1.0, 0.0, 1.0)).mean() > 0.5
+    more = np.concatenate([values, added]) if all_or_nothing else values
     around = t_quantile(settings.interval, len(values) - 1) * float(more.std(ddof=1)) / len(more) ** 0.5
     middle = float(more.mean())
     return max(min(added), middle - around), min(max(added), middle + around)
