@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 BEHIND = 2.0  # standard errors of a difference by which a setting is clearly behind
-BLOCK = 50  # prompts
+BLOCK = 25  # prompts
 FIRST = 16  # the first block is a share of 1/16 of them, or BLOCK where that is less
 ADDED = (1.0, -1.0)  # differences that the standard error adds: a few equal ones would make it 0
 

@@ -67,7 +67,7 @@ def test_blocks() -> None:
     while race.block:
         sizes.append(len(race.block))
         race.tell({"a": [1.0] * len(race.block), "b": [0.0] * len(race.block)})
-    assert sizes == [18, 50, 50, 50, 50, 50, 32]
+    assert sizes == [18, *[25] * 11, 7]
 
 
 def test_what_was_left_out_is_filled_by_the_difference_to_the_first() -> None:
