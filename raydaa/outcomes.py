@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from raydaa.evaluation.figures import BenchmarkFigures
 from raydaa.store.study_folder import TrialFolder
@@ -17,9 +18,13 @@ def read_outcomes(study: Path, figures: BenchmarkFigures | None) -> ByPrompt:
     folder = None if figures is None or figures.verdicts is None else study / figures.verdicts
     if folder is None or not VERDICTS.is_in(folder):
         return {}
-    table = VERDICTS.read(folder)
-    outcomes = table["outcome"].to_numpy()  # NaN for null
-    return dict(zip(column(table, "prompt_id"), outcomes.tolist(), strict=True))
+    return by_prompt(VERDICTS.read(folder))
+
+
+def by_prompt(verdicts: pa.Table) -> ByPrompt:
+    """The outcomes of a table of verdicts."""
+    outcomes = verdicts["outcome"].to_numpy()  # NaN for null
+    return dict(zip(column(verdicts, "prompt_id"), outcomes.tolist(), strict=True))
 
 
 def read_held_out(trial: TrialFolder) -> ByPrompt:
@@ -34,10 +39,10 @@ def stack(settings: Sequence[Sequence[ByPrompt]]) -> np.ndarray:
     """Each setting's outcomes by seed, ``(settings, seeds, prompts)``, NaN where one was not judged."""
     prompts: dict[str, None] = {}
     for seeds in settings:
-        for by_prompt in seeds:
-            prompts |= dict.fromkeys(by_prompt)
+        for outcomes in seeds:
+            prompts |= dict.fromkeys(outcomes)
     array = np.full((len(settings), max(map(len, settings), default=0), len(prompts)), np.nan)
     for number, seeds in enumerate(settings):
-        for seed, by_prompt in enumerate(seeds):
-            array[number, seed] = [by_prompt.get(name, np.nan) for name in prompts]
+        for seed, outcomes in enumerate(seeds):
+            array[number, seed] = [outcomes.get(name, np.nan) for name in prompts]
     return array

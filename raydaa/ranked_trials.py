@@ -80,7 +80,7 @@ class RankedTrials:
         most: dict[str, int] = {}
         for rows in finished.values():
             most[rows[0].title] = max(most.get(rows[0].title, 0), len(rows))
-        first = self.benchmarks[0].name if self.benchmarks else ""
+        first = self.evaluation.first_benchmark
         settings: list[TrialRow] = []
         for setting, rows in finished.items():
             if len(rows) == most[rows[0].title]:
@@ -97,7 +97,7 @@ class RankedTrials:
         for row in self.rows:
             if row.finished and row.trial.finalist:
                 finished.setdefault(row.trial.point.setting, []).append(row)
-        first = self.benchmarks[0].name if self.benchmarks else ""
+        first = self.evaluation.first_benchmark
         finals: dict[str, TrialRow] = {}
         for setting, rows in finished.items():
             merged = over_seeds(max(rows, key=self.rank), rows, self.evaluation.finals.get(setting), first)
@@ -219,7 +219,7 @@ class RankedTrials:
         return self._keeps_distance(row) and self.evaluation.limits.keep_tasks(scores)
 
     def _keeps_distance(self, row: TrialRow) -> bool:
-        first = self.benchmarks[0].name if self.benchmarks else ""
+        first = self.evaluation.first_benchmark
         start = self.models.get(row.init, ModelFigures()).benchmarks.get(first)
         ratio = None
         if row.figures is not None and start is not None and start.responses.mean_length > 0:

@@ -59,11 +59,10 @@ class TrialResults(RankedTrials):
         Returns:
             The results, in the order of ``trials``.
         """
-        first = evaluation.benchmarks[0].name if evaluation.benchmarks else ""
         rows: list[TrialRow] = []
         for trial in trials:
             figures = evaluation.trials.get(trial.key, ModelFigures())
-            rows.append(trial_row(StudyFolder(folder), trial, figures, first))
+            rows.append(trial_row(StudyFolder(folder), trial, figures, evaluation.first_benchmark))
         return cls(folder, rows, evaluation, harness)
 
     @property
@@ -116,7 +115,7 @@ class TrialResults(RankedTrials):
             return stack(
                 [[read_held_out(self.at.trial(row.key)) for row in self.trials_of(setting)] for setting in settings]
             )
-        name = benchmark or (self.benchmarks[0].name if self.benchmarks else "")
+        name = benchmark or self.evaluation.first_benchmark
         return stack(
             [
                 [read_outcomes(self.folder, trial.benchmarks.get(name)) for trial in self.trials_of(setting)]

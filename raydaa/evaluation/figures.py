@@ -109,3 +109,8 @@ class Evaluation:
     limits: Limits = field(default_factory=Limits)  # of what is recommended
     possible_front: tuple[str, ...] = ()
     as_good: tuple[str, ...] = ()
+
+    @property
+    def first_benchmark(self) -> str:
+        """The name of the one by which settings are ranked; empty where nothing was judged on any."""
+        return self.benchmarks[0].name if self.benchmarks else ""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raydaa.evaluation.win_rate import bootstrap_counts
+from raydaa.evaluation.win_rate import bootstrap_counts, drawn_means
 
 
 def pareto_front(kl: Sequence[float], quality: Sequence[float]) -> list[int]:
@@ -31,9 +31,9 @@ def possible_front(
     not known; where both are over as many prompts, these are the same and are drawn together. Points compete inside
     their group, which is what they started from.
     """
-    of_quality = _drawn_means(quality, bootstrap_counts(quality.shape[1], draws, seed))
+    of_quality = drawn_means(quality, bootstrap_counts(quality.shape[1], draws, seed))
     same = kl.shape[1] == quality.shape[1]
-    of_kl = _drawn_means(kl, bootstrap_counts(kl.shape[1], draws, seed if same else seed + 1))
+    of_kl = drawn_means(kl, bootstrap_counts(kl.shape[1], draws, seed if same else seed + 1))
     possible: list[bool] = []
     for number, group in enumerate(groups):
         others = [other for other, of_other in enumerate(groups) if of_other == group and other != number]
@@ -43,10 +43,3 @@ def possible_front(
         beaten = (nearer & better & strictly).any(axis=1)
         possible.append(bool(beaten.mean() < SURELY))
     return possible
-
-
-def _drawn_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``(draws, settings)``."""
-    known = ~np.isnan(values)
-    means: np.ndarray = (counts @ np.where(known, values, 0.0).T) / np.maximum(counts @ known.T, 1)
-    return means

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raydaa.evaluation.seeds import SeedSpread, count_seeds, mean_over_seeds
-from raydaa.evaluation.win_rate import bootstrap_counts
+from raydaa.evaluation.win_rate import bootstrap_counts, drawn_means
 
 DRAWS = 2000
 BEHIND = 3.0  # standard errors of a difference by which a setting is clearly behind
@@ -46,10 +46,9 @@ def optimism_of_choice(
     recommended one could be from (all). With ``spread`` other seeds are drawn as well.
     """
     means = mean_over_seeds(outcomes)
-    known = ~np.isnan(means)
     own = np.nanmean(means, axis=1)
     counts = bootstrap_counts(means.shape[1], draws, seed)
-    noise = (counts @ np.where(known, means, 0.0).T) / np.maximum(counts @ known.T, 1) - own
+    noise = drawn_means(means, counts) - own
     if spread is not None:
         by_seed = np.sqrt(spread.seed / np.maximum(1, count_seeds(outcomes)))
         noise = noise + by_seed * np.random.default_rng(seed + 1).standard_normal(noise.shape)

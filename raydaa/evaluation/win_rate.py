@@ -42,6 +42,14 @@ def bootstrap_counts(size: int, draws: int, seed: int = 0) -> np.ndarray:
     return counts
 
 
+def drawn_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means ``(draws, settings)`` of values ``(settings, size)`` over `bootstrap_counts`, NaN left out; 0 where a draw
+    holds none that is known."""
+    known = ~np.isnan(values)
+    means: np.ndarray = (counts @ np.where(known, values, 0.0).T) / np.maximum(counts @ known.T, 1)
+    return means
+
+
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """Percentile interval of bootstrap values."""
     tail = (1 - level) / 2

@@ -22,6 +22,7 @@ from raydaa.evaluation.length_control import (
 )
 from raydaa.evaluation.reliability import reliability
 from raydaa.evaluation.win_rate import win_rate
+from raydaa.outcomes import by_prompt
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.context import Context
 from raydaa.pipeline.responses import GenerationWork
@@ -132,7 +133,7 @@ class _Judged:
 
 def _in_order(verdicts: pa.Table, prompts: Sequence[str]) -> np.ndarray:
     """Outcomes of all prompts; NaN of one that nobody was asked about, or whose answer can't be read."""
-    outcomes = dict(zip(column(verdicts, "prompt_id"), verdicts["outcome"].to_numpy().tolist(), strict=True))
+    outcomes = by_prompt(verdicts)
     return np.array([outcomes.get(name, np.nan) for name in prompts], float)
 
 

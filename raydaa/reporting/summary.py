@@ -42,7 +42,7 @@ def is_better_than_start(results: TrialResults, best: TrialRow) -> bool:
 def against_start(results: TrialResults, best: TrialRow) -> Comparison | None:
     """The recommended setting against what it started from, without the optimism of having chosen it among all; None
     where these were not judged on a common prompt."""
-    first = results.benchmarks[0].name if results.benchmarks else ""
+    first = results.evaluation.first_benchmark
     start = results.models.get(best.init, ModelFigures())
     before = read_outcomes(results.folder, start.benchmarks.get(first))
     own = [read_outcomes(results.folder, trial.figures) for trial in results.trials_of(best)]

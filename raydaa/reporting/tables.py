@@ -98,7 +98,7 @@ def best_table(results: TrialResults) -> list[list[str]]:
         table.append(
             [row.title, row.ranking, *settings, shown, without_optimism(row, results.optimism_of(row)), *others]
         )
-    first = results.benchmarks[0].name if results.benchmarks else ""
+    first = results.evaluation.first_benchmark
     starts = {row.init for row in results}
     for name in dict.fromkeys([*results.models, *(row.init for row in results)]):
         figures = results.models.get(name, ModelFigures()).benchmarks.get(first)

@@ -23,38 +23,24 @@ from raydaa.evaluation.comparison import compare
 from raydaa.results import TrialResults
 from raydaa.store.records import Point
 from tests.benchmarks.figures import show
-from tests.benchmarks.sweep import by_hand
+from tests.benchmarks.sweep import by_hand, study
 from tests.benchmarks.work import add_arguments, make_work
 
 METHODS = {"dpo": 0.1, "ipo": 0.1, "simpo": 1.0, "orpo": 0.5}  # and a β around which the grid lies
 GRIDS = {24: (2, 3), 240: (6, 10)}  # values of β and learning rates
 
 
-def study(folder: Path, options: argparse.Namespace, trials: int, early: bool) -> dict[str, Any]:
+def grid_study(folder: Path, options: argparse.Namespace, trials: int, early: bool) -> dict[str, Any]:
     """A grid of so many trials, whose held-out pairs rank it."""
     betas, rates = GRIDS[trials]
     grid = [{"name": name, "beta": np.geomspace(beta / 2, beta * 2, betas).tolist()} for name, beta in METHODS.items()]
-    name = f"{'early' if early else 'whole'}-{trials}"
-    return {
-        "name": name,
-        "model": {"source": str(folder / "model")},
-        "data": {
-            "preferences": {"source": str(folder / "pairs.jsonl"), "validation": 0.1},
-            "prompts": {"num": 4},
-            "max_length": options.max_length,
-        },
-        "training": {"batch_size": options.batch, "precision": "fp32", "validations": 1, "checkpoint_every": 1000},
-        "search": {
-            "init": "base",
-            "learning_rate": np.geomspace(1e-5, 1e-3, rates).tolist(),
-            "methods": grid,
-            "early_stopping": {"within": "method"} if early else None,
-        },
-        "scaling": {"concurrent_trials": options.concurrent},
-        "generation": {"engine": "transformers", "max_new_tokens": 4},
-        "evaluation": {"judge": "none", "models": [], "baseline": "base", "kl_prompts": 4},
-        "storage": {"study": str(folder / name), "cache": str(folder / f"cache-{name}")},
+    search = {
+        "init": "base",
+        "learning_rate": np.geomspace(1e-5, 1e-3, rates).tolist(),
+        "methods": grid,
+        "early_stopping": {"within": "method"} if early else None,
     }
+    return study(folder, options, f"{'early' if early else 'whole'}-{trials}", search, {"kl_prompts": 4})
 
 
 def run(folder: Path, tree: dict[str, Any]) -> tuple[float, TrialResults]:
@@ -97,13 +83,13 @@ def main() -> None:
         texts = json.loads((folder / "texts.json").read_text())
         (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
         for trials in options.trials:
-            seconds, results = run(folder, study(folder, options, trials, early=True))
+            seconds, results = run(folder, grid_study(folder, options, trials, early=True))
             figures[f"decision of {trials} (s)"] = seconds
             if trials == min(GRIDS):
                 figures["TRL's run (s)"] = by_hand(folder, options)
                 figures["24 of TRL's runs / decision"] = 24 * figures["TRL's run (s)"] / seconds
                 if not options.without_regret:
-                    whole_seconds, whole = run(folder, study(folder, options, trials, early=False))
+                    whole_seconds, whole = run(folder, grid_study(folder, options, trials, early=False))
                     figures["whole grid of 24 (s)"] = whole_seconds
                     figures |= regret(whole, results.best_of_each()[0].trial.point)
     show(figures, options.json)

@@ -20,12 +20,29 @@ from raydaa.results import TrialResults
 from tests.benchmarks.figures import show
 from tests.benchmarks.work import add_arguments, make_work
 
+SEARCH = {  # 24 trials: 4 methods × 2 β × 3 learning rates, none stopped early
+    "init": "base",
+    "learning_rate": [1e-5, 3e-5, 1e-4],
+    "methods": [
+        {"name": "dpo", "beta": [0.05, 0.1]},
+        {"name": "ipo", "beta": [0.05, 0.1]},
+        {"name": "simpo", "beta": [1.0, 2.0]},
+        {"name": "orpo", "beta": [0.5, 1.0]},
+    ],
+    "early_stopping": None,
+}
 
-def study(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """24 trials: 4 methods × 2 β × 3 learning rates, none stopped early."""
-    methods = [("dpo", [0.05, 0.1]), ("ipo", [0.05, 0.1]), ("simpo", [1.0, 2.0]), ("orpo", [0.5, 1.0])]
+
+def study(
+    folder: Path,
+    options: argparse.Namespace,
+    name: str = "sweep",
+    search: dict[str, Any] = SEARCH,
+    evaluation: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A study of the work in the folder, in a folder of its name, that judges nothing."""
     return {
-        "name": "sweep",
+        "name": name,
         "model": {"source": str(folder / "model")},
         "data": {
             "preferences": {"source": str(folder / "pairs.jsonl"), "validation": 0.1},
@@ -33,16 +50,11 @@ def study(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "max_length": options.max_length,
         },
         "training": {"batch_size": options.batch, "precision": "fp32", "validations": 1, "checkpoint_every": 1000},
-        "search": {
-            "init": "base",
-            "learning_rate": [1e-5, 3e-5, 1e-4],
-            "methods": [{"name": name, "beta": betas} for name, betas in methods],
-            "early_stopping": None,
-        },
+        "search": search,
         "scaling": {"concurrent_trials": options.concurrent},
         "generation": {"engine": "transformers", "max_new_tokens": 4},
-        "evaluation": {"judge": "none", "models": [], "baseline": "base"},
-        "storage": {"study": str(folder / "study"), "cache": str(folder / "cache")},
+        "evaluation": {"judge": "none", "models": [], "baseline": "base", **(evaluation or {})},
+        "storage": {"study": str(folder / name), "cache": str(folder / f"cache-{name}")},
     }
 
 
@@ -60,7 +72,7 @@ def sweep(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     ended = next(line for line in done.stdout.splitlines() if "] align " in line and "24 finished" in line)
     minutes, _, seconds = ended.rpartition("(")[2].rstrip(")s").rpartition("m")
     align = 60 * int(minutes or 0) + int(seconds)
-    steps = sum(row.seconds or 0.0 for row in TrialResults.load(folder / "study").rows)
+    steps = sum(row.seconds or 0.0 for row in TrialResults.load(folder / "sweep").rows)
     return {"study_seconds": whole, "align_seconds": align, "idle_share": 1 - steps / (align * options.concurrent)}
 
 

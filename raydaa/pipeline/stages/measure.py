@@ -11,6 +11,7 @@ from raydaa.evaluation.figures import BenchmarkFigures, BenchmarkInfo, Evaluatio
 from raydaa.evaluation.kl import kl_divergence
 from raydaa.evaluation.limits import Limits
 from raydaa.evaluation.reliability import kappa
+from raydaa.outcomes import by_prompt, read_outcomes
 from raydaa.pipeline.benchmark_figures import measure, notes_on_judge
 from raydaa.pipeline.benchmarks import Benchmark
 from raydaa.pipeline.contest import Contest, best_keys, contest
@@ -167,10 +168,8 @@ def _agreement(context: Context, second: Benchmark, judged: dict[str, Generation
     for name, folder in verdicts_of(context, second, judged).items():
         if name == second.baseline:
             continue
-        first_table = VERDICTS.read(context.folder / str(figures[name][second.name].verdicts))
-        of_first = dict(zip(column(first_table, "prompt_id"), first_table["outcome"].to_numpy(), strict=True))
-        table = VERDICTS.read(folder)
-        for prompt, other in zip(column(table, "prompt_id"), table["outcome"].to_numpy(), strict=True):
+        of_first = read_outcomes(context.folder, figures[name][second.name])
+        for prompt, other in by_prompt(VERDICTS.read(folder)).items():
             if prompt in of_first:  # in a race one is not asked about all
                 pairs.append((of_first[prompt], other))
     one, two = np.array(pairs, float).reshape(-1, 2).T
